@@ -12,10 +12,11 @@
 //! | 3 | [`vault`] | the opened store: keys, snapshot, log and commits, kept consistent with each other |
 //! | 2 | [`store`], [`seal`], [`policy`], [`audit`] | bytes on disk; cryptography; decisions; the log |
 //! | 1 | [`sys`] | the only unsafe: caller facts, mounts, locked memory, checked opens, hardening |
-//! | 0 | [`id`], [`secret`], [`clock`] | newtypes, plaintext and sealed bytes, time |
+//! | 0 | [`id`], [`secret`], [`clock`], [`problem`] | newtypes, plaintext and sealed bytes, time, failures as users see them |
 
 pub mod clock;
 pub mod id;
+pub mod problem;
 pub mod secret;
 
 pub mod sys;
@@ -24,3 +25,5 @@ pub mod audit;
 pub mod policy;
 pub mod seal;
 pub mod store;
+
+pub mod control;
