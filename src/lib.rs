@@ -7,9 +7,9 @@
 //! |---|---|---|
 //! | 7 | `main.rs`, [`cli`], [`daemon`] | what was typed, and the wiring of a serving process |
 //! | 6 | [`fuse`], [`control`] | the two doors: the FUSE adapter and the admin socket |
-//! | 5 | [`vfs`] | tree, nodes, handles, sizes, errno: the file system without a transport |
-//! | 4 | [`access`], [`lifecycle`], [`report`] | the use cases: a read; a change; questions about both |
-//! | 3 | [`vault`] | the opened store: keys, snapshot, log and commits, kept consistent with each other |
+//! | 5 | [`vfs`], [`lifecycle`], [`report`] | files without a transport; changes; questions |
+//! | 4 | [`access`] | the path of a read, and every decision |
+//! | 3 | [`vault`], [`config`] | the opened store: keys, snapshot, log and commits kept consistent; `wardfs.toml` |
 //! | 2 | [`store`], [`seal`], [`policy`], [`audit`] | bytes on disk; cryptography; decisions; the log |
 //! | 1 | [`sys`] | the only unsafe: caller facts, mounts, locked memory, checked opens, hardening |
 //! | 0 | [`id`], [`secret`], [`clock`], [`problem`] | newtypes, plaintext and sealed bytes, time, failures as users see them |
@@ -26,4 +26,17 @@ pub mod policy;
 pub mod seal;
 pub mod store;
 
+pub mod config;
+pub mod vault;
+
+pub mod access;
+
+pub mod lifecycle;
+pub mod report;
+pub mod vfs;
+
 pub mod control;
+pub mod fuse;
+
+pub mod cli;
+pub mod daemon;

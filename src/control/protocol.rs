@@ -1,15 +1,24 @@
-//! The messages of the control socket. A request is one JSON object (a value rides beside it in a sealed
-//! memfd, never inside); a reply is one JSON object, cut into as many packets as it needs.
+//! The messages of the control socket. A request is one packet of JSON (a value rides beside it in a sealed
+//! memfd, never inside); a reply is JSON, cut into as many packets as it needs.
 
-use crate::id::{Label, SecretName, VersionId};
-use crate::policy::Local;
+use serde::{Deserialize, Serialize};
+
+use crate::id::SecretName;
 use crate::problem::Problem;
 
-/// The protocol's version: a peer that speaks another one is refused with the version it needs.
+pub use crate::lifecycle::{Put, Rule};
+pub use crate::report::WhyAbout;
+pub use crate::vault::Visibility;
+
+/// The protocol's version, and the oldest reader that understands it.
 pub const FORMAT: u32 = 1;
+/// A request is at most this many bytes.
+pub const MAX_REQUEST: usize = 128 * 1024;
+/// A reply is cut into packets of at most this many bytes; the first byte of each says whether more follow.
+pub const PACKET: usize = 64 * 1024;
 
 /// What travels to the daemon.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Envelope {
     /// [`FORMAT`] of the sender.
@@ -19,7 +28,7 @@ pub struct Envelope {
 }
 
 /// Everything that can be asked of an opened store, by socket or in process.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// Store a new version, and the secret if it is not there. The value rides beside.
@@ -91,75 +100,8 @@ pub enum Request {
     Unmount,
 }
 
-/// See [`Request::Put`].
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Put {
-    /// The secret.
-    pub name: SecretName,
-    /// Rules to add.
-    #[serde(default)]
-    pub rules: Vec<Rule>,
-    /// A whole policy, instead of rules.
-    #[serde(default)]
-    pub policy: Option<String>,
-    /// Human words about it.
-    #[serde(default)]
-    pub description: Option<String>,
-    /// The owner that files show, by name or number.
-    #[serde(default)]
-    pub owner: Option<String>,
-    /// The group that files show.
-    #[serde(default)]
-    pub group: Option<String>,
-    /// The permission bits that files show (at most 0o444).
-    #[serde(default)]
-    pub mode: Option<u16>,
-    /// What strangers see.
-    #[serde(default)]
-    pub visibility: Option<Visibility>,
-    /// The version's id; a random one if absent.
-    #[serde(default)]
-    pub version: Option<VersionId>,
-}
-
-/// What somebody who may neither read nor describe a secret sees of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Visibility {
-    /// That the name exists: look-ups say EACCES.
-    #[default]
-    Listed,
-    /// Nothing: look-ups say ENOENT.
-    Hidden,
-}
-
-/// `--allow` or `--deny` of one principal.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Rule {
-    /// May read.
-    Allow(Local),
-    /// May not, whatever else says so.
-    Deny(Local),
-}
-
-/// See [`Request::Why`].
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WhyAbout {
-    /// The latest refusal on record (of the caller himself, or of anybody where root asks).
-    Latest,
-    /// A decision made now for this user, with his groups.
-    User(String),
-    /// A decision made now for this uid, with the groups of its user where it has one.
-    Uid(u32),
-    /// A decision made now for a running process, with all its facts.
-    Pid(u32),
-}
-
 /// What comes back.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// Done; the command's `--json` output.
@@ -167,6 +109,3 @@ pub enum Reply {
     /// Refused or failed.
     Failed(Problem),
 }
-
-/// Labels as `--json` shows them.
-pub type Labels = Vec<Label>;

@@ -1,0 +1,104 @@
+//! A caller whose facts are known as plain data: the peer of a control connection, the process of a command
+//! that opened the store itself, or one that is only supposed.
+
+use super::{Caller, CallerKey, Detail};
+use crate::audit::Who;
+use crate::id::{Gid, Pid, ROOT, Tid, Uid};
+use crate::policy::{Facts, Reason};
+
+/// Plain facts of a caller.
+#[derive(Debug, Clone)]
+pub struct KnownCaller {
+    /// Effective uid.
+    pub uid: Uid,
+    /// Effective gid.
+    pub gid: Gid,
+    /// Supplementary groups; `None`: not to be had.
+    pub groups: Option<Vec<Gid>>,
+    /// systemd unit; `None`: not to be had, `Some(None)`: in none.
+    pub unit: Option<Option<String>>,
+    /// Process.
+    pub pid: Option<Pid>,
+    /// Thread.
+    pub tid: Option<Tid>,
+    /// Start of the process, in clock ticks since boot.
+    pub start_time: Option<u64>,
+    /// Command name, as the kernel keeps it.
+    pub command: Option<Vec<u8>>,
+    /// Login uid.
+    pub login_uid: Option<u32>,
+    /// By which door he comes.
+    pub door: &'static str,
+    /// For the record, which takes plain numbers.
+    pub group_numbers: Vec<u32>,
+}
+
+impl KnownCaller {
+    /// Somebody of whom only ids are known; he is in no unit.
+    pub fn supposed(uid: Uid, gid: Gid, groups: Vec<Gid>) -> Self {
+        KnownCaller {
+            uid,
+            gid,
+            group_numbers: groups.iter().map(|g| g.0).collect(),
+            groups: Some(groups),
+            unit: Some(None),
+            pid: None,
+            tid: None,
+            start_time: None,
+            command: None,
+            login_uid: None,
+            door: "command",
+        }
+    }
+
+    /// Root without anything else.
+    pub fn root() -> Self {
+        Self::supposed(ROOT, Gid(0), Vec::new())
+    }
+}
+
+impl Facts for KnownCaller {
+    fn uid(&self) -> Uid {
+        self.uid
+    }
+    fn gid(&self) -> Gid {
+        self.gid
+    }
+    fn groups(&mut self) -> Option<&[Gid]> {
+        self.groups.as_deref()
+    }
+    fn unit(&mut self) -> Option<Option<&str>> {
+        self.unit.as_ref().map(Option::as_deref)
+    }
+    fn service(&self) -> Option<&str> {
+        None
+    }
+}
+
+impl Caller for KnownCaller {
+    fn identify(&mut self) -> Result<(), Reason> {
+        Ok(())
+    }
+    fn who(&mut self, detail: Detail) -> Who<'_> {
+        let ids = Who { uid: self.uid.0, gid: self.gid.0, ..Who::default() };
+        if detail == Detail::Short {
+            return ids;
+        }
+        Who {
+            groups: self.groups.as_ref().map(|_| self.group_numbers.as_slice()),
+            pid: self.pid.map(|p| p.0),
+            tid: self.tid.map(|t| t.0),
+            start_time: self.start_time,
+            command: self.command.as_deref(),
+            unit: self.unit.as_ref().and_then(Option::as_deref),
+            login_uid: self.login_uid,
+            ..ids
+        }
+    }
+    fn key(&mut self) -> CallerKey {
+        CallerKey { uid: self.uid.0, gid: self.gid.0, tid: self.tid.map_or(0, |t| t.0), start: self.start_time }
+    }
+    fn door(&self) -> &'static str {
+        self.door
+    }
+}

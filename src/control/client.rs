@@ -1,0 +1,59 @@
+//! The asking side of the control socket.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::problem::{Exit, Problem};
+use crate::secret::SecretBytes;
+use crate::sys::socket::{Connection, sealed_memfd};
+
+use super::protocol::{Envelope, FORMAT, PACKET, Reply, Request};
+
+/// How long an answer may take: a check of a large store or log takes a while.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// A connection to the daemon.
+pub struct Client {
+    connection: Connection,
+}
+
+impl Client {
+    /// Connects to the daemon behind `path`; `None` if nobody answers there.
+    ///
+    /// # Errors
+    /// If somebody does, but will not be spoken to.
+    pub fn connect(path: &Path) -> Result<Option<Client>, Problem> {
+        match Connection::connect(path) {
+            Ok(connection) => Ok(Some(Client { connection })),
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) => Ok(None),
+            Err(e) => Err(Problem::new(Exit::Unavailable, format!("cannot reach the daemon at {}", path.display()), e)),
+        }
+    }
+
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// What the daemon says, or that it does not answer.
+    pub fn call(&mut self, request: &Request, value: Option<SecretBytes>) -> Result<serde_json::Value, Problem> {
+        let gone = |e: &dyn std::fmt::Display| Problem::new(Exit::Unavailable, "the daemon did not answer", e).next("is it running? wardfs status");
+        let text = serde_json::to_vec(&Envelope { format: FORMAT, request: request.clone() }).map_err(|e| gone(&e))?;
+        let memfd = value.map(|v| sealed_memfd(&v)).transpose().map_err(|e| gone(&e))?;
+        let fds: Vec<_> = memfd.iter().map(|fd| fd.as_fd()).collect();
+        self.connection.send(&text, &fds).map_err(|e| gone(&e))?;
+        let mut answer = Vec::new();
+        let mut packet = vec![0; PACKET];
+        loop {
+            let message = self.connection.recv(&mut packet, PATIENCE).map_err(|e| gone(&e))?;
+            let Some((more, chunk)) = packet[..message.len].split_first() else { return Err(gone(&"it closed the connection")) };
+            answer.extend_from_slice(chunk);
+            if *more == 0 {
+                break;
+            }
+        }
+        match serde_json::from_slice(&answer).map_err(|e| gone(&e))? {
+            Reply::Done(value) => Ok(value),
+            Reply::Failed(problem) => Err(problem),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! One request, one answer, whoever brings it.
+
+use serde_json::{Value, json};
+
+use crate::access::Caller;
+use crate::audit::VerifyError;
+use crate::id::ROOT;
+use crate::lifecycle::{Lifecycle, PolicyEdit};
+use crate::problem::{Exit, Problem};
+use crate::report::Report;
+use crate::secret::SecretBytes;
+use crate::vault::Vault;
+
+use super::protocol::Request;
+
+/// What only a serving process can tell or do.
+pub trait Service: Send + Sync {
+    /// For `status`: pid, mount, counters.
+    fn status(&self) -> Value;
+    /// Begins the end of service.
+    ///
+    /// # Errors
+    /// If nothing is served.
+    fn stop(&self) -> Result<Value, Problem>;
+}
+
+/// For a command that opened the store itself.
+pub struct StoppedService;
+
+impl Service for StoppedService {
+    fn status(&self) -> Value {
+        json!({ "running": false })
+    }
+    fn stop(&self) -> Result<Value, Problem> {
+        Err(Problem::new(Exit::NotFound, "cannot unmount", "no daemon serves this store"))
+    }
+}
+
+/// Answers requests.
+pub struct Desk {
+    /// Changes.
+    pub lifecycle: Lifecycle,
+    /// Questions.
+    pub report: Report,
+    /// The serving process.
+    pub service: Box<dyn Service>,
+    /// The store.
+    pub vault: std::sync::Arc<Vault>,
+}
+
+impl Desk {
+    /// Answers one request of `caller`.
+    ///
+    /// # Errors
+    /// What the user is to be told.
+    pub fn answer<C: Caller>(&self, request: &Request, value: Option<SecretBytes>, caller: &mut C) -> Result<Value, Problem> {
+        match request {
+            Request::Put(put) => {
+                let value = value.ok_or_else(|| Problem::new(Exit::Usage, format!("cannot put {}", put.name), "no value came with it"))?;
+                self.lifecycle.put(put, &value, caller)
+            }
+            Request::List { under } => Ok(self.report.list(under.as_deref(), caller)),
+            Request::Describe { name } => self.report.describe(name, caller),
+            Request::Versions { name } => self.report.versions(name, caller),
+            Request::PolicyGet { name } => self.report.policy(name, caller),
+            Request::PolicySet { name, text } => self.lifecycle.set_policy(name, PolicyEdit::Replace(text), caller),
+            Request::PolicyAdd { name, rules } => self.lifecycle.set_policy(name, PolicyEdit::Add(rules), caller),
+            Request::PolicyCheck { name, text } => self.lifecycle.check_policy(name.as_ref(), text),
+            Request::Why { name, about } => self.report.why(name, about, caller),
+            Request::Delete { name, purge, dry_run } => self.lifecycle.delete(name, *purge, *dry_run, caller),
+            Request::StoreCheck => self.store_check(caller),
+            Request::Status => Ok(self.status(caller)),
+            Request::AuditVerify => self.verify(caller),
+            Request::Unmount => {
+                root_only("cannot unmount", caller)?;
+                self.service.stop()
+            }
+        }
+    }
+
+    fn store_check<C: Caller>(&self, caller: &mut C) -> Result<Value, Problem> {
+        root_only("cannot check the store", caller)?;
+        let findings = self.vault.check(&mut |_| {}).map_err(|e| e.problem("cannot check the store"))?;
+        let ok = findings.problems.is_empty();
+        let mut answer = json!(findings);
+        answer["ok"] = json!(ok);
+        Ok(answer)
+    }
+
+    fn status<C: Caller>(&self, caller: &mut C) -> Value {
+        let mut answer = self.service.status();
+        answer["version"] = json!(env!("CARGO_PKG_VERSION"));
+        answer["store"] = json!(self.vault.dir());
+        // The rest is for those who administer; anybody may learn where the mount is.
+        let administers = caller.uid() == ROOT
+            || self.vault.administration().group.is_some_and(|g| caller.gid() == g || caller.groups().is_some_and(|gs| gs.contains(&g)));
+        if administers {
+            let state = self.vault.state();
+            let head = self.vault.log().head();
+            answer["secrets"] = json!(state.secrets.iter().filter(|s| s.is_active()).count());
+            answer["epoch"] = json!(state.epoch);
+            answer["audit"] = json!({ "seq": head.seq, "segment": head.segment, "healthy": self.vault.log().healthy().is_ok() });
+            answer["locked_bytes"] = json!(crate::sys::mem::locked_bytes());
+        } else if let Some(object) = answer.as_object_mut() {
+            object.remove("counters");
+        }
+        answer
+    }
+
+    fn verify<C: Caller>(&self, caller: &mut C) -> Result<Value, Problem> {
+        root_only("cannot verify the log", caller)?;
+        verified(self.vault.verify_log(&mut |_| {}))
+    }
+}
+
+/// A verification as the user is told of it.
+///
+/// # Errors
+/// With exit 6 if a line is not what it was.
+pub fn verified(result: Result<crate::audit::Verified, VerifyError>) -> Result<Value, Problem> {
+    let v = result.map_err(|e| {
+        let exit = if matches!(e, VerifyError::Broken(_)) { Exit::Integrity } else { Exit::Unavailable };
+        Problem::new(exit, "the log does not verify", e).next("compare with a copy or a sink; the lines before it are sound")
+    })?;
+    Ok(json!({ "ok": true, "records": v.records, "segments": v.segments, "first": v.first, "last": v.last, "last_epoch": v.last_epoch }))
+}
+
+fn root_only<C: Caller>(what: &str, caller: &mut C) -> Result<(), Problem> {
+    if caller.uid() == ROOT {
+        return Ok(());
+    }
+    Err(Problem::new(Exit::Denied, what, "this is root's").next("run it as root"))
+}

@@ -1,0 +1,216 @@
+//! Accepts connections, believes the kernel about who sent each message, and answers.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::access::{Caller, Detail, KnownCaller};
+use crate::audit::{Event, Outcome, Record};
+use crate::id::{Gid, Pid, Tid, Uid};
+use crate::policy::Reason;
+use crate::problem::{Exit, Problem};
+use crate::secret::SecretBytes;
+use crate::sys::caller::{Header, Observer};
+use crate::sys::socket::{Connection, Listener, Message, Peer, read_sealed_memfd};
+
+use super::Desk;
+use super::protocol::{Envelope, FORMAT, MAX_REQUEST, PACKET, Reply, Request};
+
+/// Connections of one uid that are served at the same time.
+const PER_UID: usize = 16;
+/// How long a connection may be silent.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// The listening side.
+pub struct Server {
+    desk: Arc<Desk>,
+    max_value: usize,
+    busy: Arc<Mutex<HashMap<u32, usize>>>,
+}
+
+impl Server {
+    /// Answers with `desk`; values are at most `max_value` bytes.
+    pub fn new(desk: Arc<Desk>, max_value: usize) -> Self {
+        Server { desk, max_value, busy: Arc::default() }
+    }
+
+    /// Listens on `path`, and serves each connection in a thread of its own.
+    ///
+    /// # Errors
+    /// If the socket cannot be made, or another process answers on it.
+    pub fn listen(self, path: &Path) -> std::io::Result<()> {
+        let listener = Listener::bind(path, 0o666)?;
+        std::thread::Builder::new().name("control".into()).spawn(move || {
+            let server = Arc::new(self);
+            loop {
+                match listener.accept() {
+                    Ok(connection) => server.clone().serve(connection),
+                    Err(e) => {
+                        tracing::error!("control socket: {e}");
+                        std::thread::sleep(Duration::from_millis(100));
+                    }
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    fn serve(self: Arc<Self>, connection: Connection) {
+        let Ok(peer) = connection.peer() else { return };
+        let Some(place) = Place::take(&self.busy, peer.uid.0) else {
+            let problem = Problem::new(Exit::Unavailable, "too many connections", format_args!("uid {} has {PER_UID} open", peer.uid));
+            let _ = answer(&connection, &Reply::Failed(problem));
+            return;
+        };
+        let spawned = std::thread::Builder::new().name("control-peer".into()).spawn(move || {
+            let _place = place;
+            let run = std::panic::AssertUnwindSafe(|| self.converse(&connection, &peer));
+            if let Ok(Err(e)) = std::panic::catch_unwind(run) {
+                tracing::debug!("a control connection ended: {e}");
+            }
+        });
+        if let Err(e) = spawned {
+            tracing::error!("no thread for a control connection: {e}");
+        }
+    }
+
+    fn converse(&self, connection: &Connection, peer: &Peer) -> std::io::Result<()> {
+        let mut buffer = vec![0; MAX_REQUEST + 1];
+        loop {
+            let message = connection.recv(&mut buffer, IDLE)?;
+            if message.len == 0 {
+                return Ok(());
+            }
+            let text = &buffer[..message.len.min(MAX_REQUEST)];
+            let reply = match self.handle(text, message, peer) {
+                Ok(value) => Reply::Done(value),
+                Err(problem) => Reply::Failed(problem),
+            };
+            answer(connection, &reply)?;
+        }
+    }
+
+    fn handle(&self, text: &[u8], message: Message, peer: &Peer) -> Result<serde_json::Value, Problem> {
+        let refused = |why: &str| Problem::new(Exit::Usage, "the daemon did not understand the request", why);
+        if message.truncated || message.len > MAX_REQUEST {
+            return Err(refused("it is too long"));
+        }
+        let mut caller = self.caller(&message, peer)?;
+        let envelope: Envelope = serde_json::from_slice(text)
+            .map_err(|e| refused(&e.to_string()).next("are the command and the daemon of the same version?"))?;
+        if envelope.format != FORMAT {
+            return Err(Problem::new(
+                Exit::Integrity,
+                "the daemon speaks another protocol",
+                format_args!("the command speaks format {}, the daemon {FORMAT}", envelope.format),
+            )
+            .next("use the command that came with the daemon"));
+        }
+        let value = self.value(message, &envelope.request)?;
+        self.desk.answer(&envelope.request, value, &mut caller)
+    }
+
+    /// Who sent this very message. The connection's credentials are those of whoever connected, which may be
+    /// somebody else: both must agree.
+    fn caller(&self, message: &Message, peer: &Peer) -> Result<KnownCaller, Problem> {
+        let mut caller = KnownCaller::supposed(peer.uid, peer.gid, peer.groups.clone());
+        caller.door = "control";
+        caller.unit = None;
+        let agree = message.creds.is_some_and(|c| c.uid == peer.uid.0 && c.gid == peer.gid.0);
+        if !agree {
+            if let Some(creds) = message.creds {
+                caller.uid = Uid(creds.uid);
+                caller.gid = Gid(creds.gid);
+                caller.groups = None;
+                caller.pid = Some(Pid(creds.pid));
+            }
+            self.refuse(&mut caller, Reason::CredMismatch);
+            return Err(Problem::new(Exit::Denied, "the request was refused", "the connection was opened by somebody else (cred_mismatch)")
+                .next("connect as the user who asks"));
+        }
+        if let Some(creds) = message.creds {
+            caller.pid = Some(Pid(creds.pid));
+            caller.tid = Some(Tid(creds.pid));
+            // Best effort: the sender is not blocked, so this names him in the record, and decides nothing
+            // but his unit, which is believed only if his ids are still those of the message.
+            let mut observer = Observer::new();
+            let header = Header { uid: Uid(creds.uid), gid: Gid(creds.gid), tid: Tid(creds.pid) };
+            if let Ok(mut known) = observer.identify(&header) {
+                caller.unit = known.unit().ok().map(|u| u.map(str::to_string));
+                let facts = known.for_record();
+                caller.start_time = facts.start_time;
+                caller.command = Some(facts.command.to_vec());
+                caller.login_uid = facts.login_uid;
+            }
+        }
+        Ok(caller)
+    }
+
+    fn refuse(&self, caller: &mut KnownCaller, reason: Reason) {
+        let record = Record {
+            event: Event::CONTROL,
+            outcome: Outcome::Denied { reason: reason.code() },
+            via: "control",
+            who: caller.who(Detail::Full),
+            ..Record::default()
+        };
+        if let Err(e) = self.desk.vault.log().refuse(&record) {
+            tracing::error!("a refusal could not be recorded: {e}");
+        }
+    }
+
+    fn value(&self, message: Message, request: &Request) -> Result<Option<SecretBytes>, Problem> {
+        let what = "the value was not taken";
+        let mut fds = message.fds.into_iter();
+        let (Some(fd), None) = (fds.next(), fds.next()) else { return Ok(None) };
+        if !matches!(request, Request::Put(_)) {
+            return Err(Problem::new(Exit::Usage, what, "the request takes none"));
+        }
+        let value = read_sealed_memfd(fd, self.max_value as u64)
+            .map_err(|e| Problem::new(Exit::Usage, what, e).next(format!("a value is 1 to {} bytes", self.max_value)))?;
+        Ok(Some(value))
+    }
+}
+
+fn answer(connection: &Connection, reply: &Reply) -> std::io::Result<()> {
+    let text = serde_json::to_vec(reply)?;
+    let mut chunks = text.chunks(PACKET - 1).peekable();
+    while let Some(chunk) = chunks.next() {
+        let mut packet = Vec::with_capacity(chunk.len() + 1);
+        packet.push(u8::from(chunks.peek().is_some()));
+        packet.extend_from_slice(chunk);
+        connection.send(&packet, &[])?;
+    }
+    Ok(())
+}
+
+/// One of a uid's places among the connections.
+struct Place {
+    busy: Arc<Mutex<HashMap<u32, usize>>>,
+    uid: u32,
+}
+
+impl Place {
+    fn take(busy: &Arc<Mutex<HashMap<u32, usize>>>, uid: u32) -> Option<Place> {
+        let mut counts = busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(uid).or_insert(0);
+        if *count >= PER_UID {
+            return None;
+        }
+        *count += 1;
+        Some(Place { busy: busy.clone(), uid })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.uid) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.uid);
+            }
+        }
+    }
+}

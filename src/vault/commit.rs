@@ -1,0 +1,267 @@
+//! Changing: one transaction, then the log, then the readers.
+
+use super::*;
+use crate::audit::Body;
+use crate::seal::Term;
+use crate::store::{Batch, Table};
+
+/// A change being put together under the writer's lock. It sees the state that it will replace, so that what
+/// was decided still holds when it is committed.
+pub struct Draft<'v> {
+    vault: &'v Vault,
+    before: Arc<State>,
+    epoch: u64,
+    next_secret: u64,
+    next_version: u64,
+    secrets: Vec<(SecretMeta, ChangeKind)>,
+    forgotten: Vec<SecretId>,
+    versions: Vec<(VersionMeta, Sealed)>,
+    destroyed: Vec<VersionNo>,
+}
+
+impl Draft<'_> {
+    /// What is there before the change.
+    pub fn state(&self) -> &State {
+        &self.before
+    }
+
+    /// A number that no secret had before.
+    pub fn new_secret(&mut self) -> SecretId {
+        self.next_secret += 1;
+        SecretId(self.next_secret - 1)
+    }
+
+    /// Seals `value` as a new version of `secret`.
+    ///
+    /// # Errors
+    /// If there is no randomness or no locked memory.
+    pub fn add_version(
+        &mut self,
+        secret: SecretId,
+        name: &SecretName,
+        key: &KeyId,
+        id: VersionId,
+        created: crate::clock::Timestamp,
+        value: &crate::secret::SecretBytes,
+    ) -> Result<VersionNo, VaultError> {
+        let no = VersionNo(self.next_version);
+        self.next_version += 1;
+        let context = Context { store: self.vault.id, tenant: "", name, secret, version: &id, version_no: no, key };
+        let (wrapped, sealed) = self.vault.keyring.seal_value(&context, value)?;
+        let size = u32::try_from(value.len()).map_err(|_| VaultError::Integrity("a value longer than 4 GiB".into()))?;
+        self.versions.push((VersionMeta { no, id, secret, name: name.clone(), created, size, wrapped }, sealed));
+        Ok(no)
+    }
+
+    /// Writes a secret's metadata.
+    pub fn put_secret(&mut self, meta: SecretMeta, kind: ChangeKind) {
+        self.secrets.push((meta, kind));
+    }
+
+    /// Removes a secret and its name for good. Its versions must be destroyed in the same change.
+    pub fn forget_secret(&mut self, id: SecretId) {
+        self.forgotten.push(id);
+    }
+
+    /// Removes a version's value and its record for good.
+    pub fn destroy_version(&mut self, no: VersionNo) {
+        self.destroyed.push(no);
+    }
+}
+
+impl Vault {
+    /// Makes one change: `plan` decides and drafts it under the writer's lock, and gives what the caller wants
+    /// back and the audit record. When this returns Ok, change and record are durable and readers see it.
+    ///
+    /// # Errors
+    /// What `plan` says; or the log or the store, in which case nothing was changed, with one exception: if the
+    /// log fails after the transaction, the change stands and its record follows as soon as the log can be
+    /// written ([`Vault::tick`]).
+    pub fn change<T, E: From<VaultError>>(&self, plan: impl FnOnce(&mut Draft<'_>) -> Result<(T, Body), E>) -> Result<T, E> {
+        let mut writer = self.lock();
+        self.flush(&mut writer).map_err(VaultError::from)?;
+        self.log.healthy().map_err(VaultError::from)?;
+        let mut draft = Draft {
+            vault: self,
+            before: self.state(),
+            epoch: writer.epoch + 1,
+            next_secret: writer.next_secret,
+            next_version: writer.next_version,
+            secrets: Vec::new(),
+            forgotten: Vec::new(),
+            versions: Vec::new(),
+            destroyed: Vec::new(),
+        };
+        let (answer, body) = plan(&mut draft)?;
+        let changes = self.commit(&mut writer, draft, body)?;
+        let logged = self.flush(&mut writer);
+        drop(writer);
+        for change in &changes {
+            for listener in self.listeners.get().into_iter().flatten() {
+                listener(change);
+            }
+        }
+        logged.map_err(VaultError::from)?;
+        Ok(answer)
+    }
+
+    /// The first transaction: records, terms, epoch, and the audit record in the outbox; then the new state.
+    fn commit(&self, writer: &mut Writer, draft: Draft<'_>, body: Body) -> Result<Vec<Change>, VaultError> {
+        let mut batch = Batch::default();
+        let mut sum = writer.sum;
+        let epoch = draft.epoch;
+        let mut put = |table: Table, kind: RecordKind, id: u64, json: Option<Vec<u8>>| -> Result<(), VaultError> {
+            let key = term_key(kind, id).to_vec();
+            if let Some(old) = self.store.get(Table::Term, &key)? {
+                let old = <[u8; 32]>::try_from(old).map_err(|_| VaultError::Integrity("the table of terms is damaged".into()))?;
+                sum.sub(&Term(old));
+            }
+            let Some(json) = json else {
+                batch.delete(table, id.to_be_bytes().to_vec());
+                batch.delete(Table::Term, key);
+                return Ok(());
+            };
+            let sealed = self.keyring.seal_record(kind, id, &json)?;
+            let term = self.keyring.term(kind, id, epoch, &sealed.0);
+            sum.add(&term);
+            batch.put(table, id.to_be_bytes().to_vec(), framed(epoch, &sealed.0));
+            batch.put(Table::Term, key, term.0.to_vec());
+            Ok(())
+        };
+        for (meta, _) in &draft.secrets {
+            put(Table::Secret, SECRET, meta.id.0, Some(serde_json::to_vec(meta)?))?;
+        }
+        for id in &draft.forgotten {
+            put(Table::Secret, SECRET, id.0, None)?;
+        }
+        for (meta, _) in &draft.versions {
+            put(Table::Version, VERSION, meta.no.0, Some(serde_json::to_vec(meta)?))?;
+        }
+        for no in &draft.destroyed {
+            put(Table::Version, VERSION, no.0, None)?;
+        }
+        for (meta, sealed) in &draft.versions {
+            batch.put(Table::Value, meta.no.0.to_be_bytes().to_vec(), sealed.0.to_vec());
+        }
+        for no in &draft.destroyed {
+            batch.delete(Table::Value, no.0.to_be_bytes().to_vec());
+        }
+        let mut outbox = writer.outbox.clone();
+        outbox.push(Pending { epoch, body });
+        let record = EpochRecord {
+            epoch,
+            sum: create::hex(&sum.0),
+            next_secret: draft.next_secret,
+            next_version: draft.next_version,
+            anchor: writer.anchor.clone(),
+            outbox,
+        };
+        let (state, changes) = self.next_state(&draft)?;
+        self.write_epoch(writer, &record, batch)?;
+        writer.sum = sum;
+        writer.next_secret = record.next_secret;
+        writer.next_version = record.next_version;
+        self.state.store(Arc::new(state));
+        Ok(changes)
+    }
+
+    fn write_epoch(&self, writer: &mut Writer, record: &EpochRecord, mut batch: Batch) -> Result<(), VaultError> {
+        let sealed = self.keyring.seal_record(EPOCH, 0, &serde_json::to_vec(record)?)?;
+        batch.put(Table::Epoch, b"epoch".to_vec(), sealed.0.to_vec());
+        writer.revision = self.store.commit(writer.revision, &batch)?;
+        writer.epoch = record.epoch;
+        writer.anchor = record.anchor.clone();
+        writer.outbox = record.outbox.clone();
+        Ok(())
+    }
+
+    /// Brings the outbox into the log, syncs it, and anchors it in the store. Nothing to do if it is empty.
+    fn flush(&self, writer: &mut Writer) -> Result<(), VaultError> {
+        if writer.outbox.is_empty() {
+            return Ok(());
+        }
+        for pending in &writer.outbox {
+            // After a crash, or a failure half way, the record may be there already.
+            if !self.log.contains_since(&writer.anchor, pending.body.event_id())? {
+                let _receipt = self.log.append_body(&pending.body, Some(Epoch(pending.epoch)))?;
+            }
+        }
+        self.anchor(writer)
+    }
+
+    fn anchor(&self, writer: &mut Writer) -> Result<(), VaultError> {
+        let anchor = self.log.sync()?;
+        let record = EpochRecord {
+            epoch: writer.epoch + 1,
+            sum: create::hex(&writer.sum.0),
+            next_secret: writer.next_secret,
+            next_version: writer.next_version,
+            anchor,
+            outbox: Vec::new(),
+        };
+        self.write_epoch(writer, &record, Batch::default())
+    }
+
+    /// At start: what a crash left in the outbox goes into the log.
+    pub(super) fn settle(&self) -> Result<(), VaultError> {
+        self.flush(&mut self.lock())
+    }
+
+    /// To be called at least four times a second: closes the log's flood windows, lets it recover, and anchors
+    /// what was appended since the last anchor.
+    ///
+    /// # Errors
+    /// If the log or the store cannot be written; the next call tries again.
+    pub fn tick(&self) -> Result<(), VaultError> {
+        self.log.tick();
+        let mut writer = self.lock();
+        self.flush(&mut writer)?;
+        if self.log.head().seq != writer.anchor.seq {
+            self.anchor(&mut writer)?;
+        }
+        Ok(())
+    }
+
+    fn next_state(&self, draft: &Draft<'_>) -> Result<(State, Vec<Change>), VaultError> {
+        let before = &draft.before;
+        let mut secrets = before.secrets.clone();
+        let mut versions = before.versions.clone();
+        let mut changes = Vec::new();
+        for (meta, kind) in &draft.secrets {
+            let old = before.secrets.by_id(meta.id);
+            let mut own = old.map(|s| s.versions.clone()).unwrap_or_default();
+            for (v, sealed) in draft.versions.iter().filter(|(v, _)| v.secret == meta.id) {
+                let inline = OnceLock::new();
+                if sealed.0.len() <= INLINE {
+                    let _ = inline.set(sealed.clone());
+                }
+                let version = Version { meta: v.clone(), revision: draft.epoch, inline, key: OnceLock::new(), broken: None };
+                own.insert(v.no, Arc::new(version));
+                versions.insert(v.no, meta.id);
+            }
+            for no in &draft.destroyed {
+                own.remove(no);
+            }
+            let policy = match (&meta.policy, old) {
+                (None, _) => None,
+                (Some(record), Some(old)) if old.meta.policy.as_ref() == Some(record) && old.policy.is_some() => old.policy.clone(),
+                (Some(record), _) => {
+                    Some(Arc::new(record.compile(&meta.name).map_err(|e| VaultError::Policy(meta.name.clone(), e))?))
+                }
+            };
+            let secret = Secret { meta: meta.clone(), revision: draft.epoch, policy, versions: own, broken: None };
+            secrets = secrets.with(Arc::new(secret));
+            changes.push(Change { id: meta.id, name: meta.name.clone(), kind: *kind });
+        }
+        for no in &draft.destroyed {
+            versions.remove(no);
+        }
+        for id in &draft.forgotten {
+            if let Some(old) = before.secrets.by_id(*id) {
+                changes.push(Change { id: *id, name: old.meta.name.clone(), kind: ChangeKind::Deleted });
+            }
+            secrets = secrets.without(*id);
+        }
+        Ok((State { secrets, versions, epoch: Epoch(draft.epoch) }, changes))
+    }
+}

@@ -1,0 +1,71 @@
+//! `init`: a store, its first key, its slots, its log.
+
+use std::path::Path;
+
+use super::*;
+use crate::clock::Timestamp;
+use crate::seal::{RecoveryKey, RootKey, Slot, SlotKind, new_slot_secret};
+use crate::secret::SecretBytes;
+use crate::store::embedded::Embedded;
+use crate::store::{Batch, Header};
+use crate::sys::files;
+
+/// What `init` hands to its user.
+pub struct Created {
+    /// The new store's identity.
+    pub id: StoreId,
+    /// The recovery key, to be shown once and kept elsewhere.
+    pub recovery: SecretBytes,
+}
+
+/// Makes a new store in `dir`: root key, a key-file slot and a recovery slot, one named key, an empty log.
+///
+/// # Errors
+/// If there is a store or a key file already, or the directory cannot be written; nothing is overwritten.
+pub fn create(dir: &Path, settings: &Settings) -> Result<Created, VaultError> {
+    let store = Embedded::create(dir)?;
+    let id = StoreId(*uuid::Uuid::new_v4().as_bytes());
+    let root = RootKey::generate()?;
+
+    let file_secret = new_slot_secret()?;
+    files::write_new_private(&settings.key_file, file_secret.expose())?;
+    let (recovery_secret, recovery) = RecoveryKey::generate()?;
+    let slots = [
+        Slot::create(0, SlotKind::KeyFile, &file_secret, id, &root)?,
+        Slot::create(1, SlotKind::Recovery, &recovery_secret, id, &root)?,
+    ];
+
+    let mut keyring = Keyring::new(id, root)?;
+    let key_record = keyring.create_key(default_key())?;
+    let log = Log::create(&dir.join("audit"), id, keyring.derive(crate::seal::Purpose::Audit)?, settings.log.clone())?;
+    let anchor = log.sync()?;
+
+    let mut batch = Batch::default();
+    batch.put(Table::Header, b"header".to_vec(), Header { store: id, created: Timestamp::now() }.encode());
+    for slot in &slots {
+        batch.put(Table::Slot, vec![slot.id], slot.encode());
+    }
+    let mut sum = TermSum::default();
+    let framed_key = framed(1, &key_record);
+    let term = keyring.term(KEY, key_number(&default_key()), 1, &key_record);
+    sum.add(&term);
+    batch.put(Table::Key, default_key().as_str().as_bytes().to_vec(), framed_key);
+    batch.put(Table::Term, term_key(KEY, key_number(&default_key())).to_vec(), term.0.to_vec());
+    let epoch = EpochRecord { epoch: 1, sum: hex(&sum.0), next_secret: 1, next_version: 1, anchor, outbox: Vec::new() };
+    let sealed = keyring.seal_record(EPOCH, 0, &serde_json::to_vec(&epoch)?)?;
+    batch.put(Table::Epoch, b"epoch".to_vec(), sealed.0.to_vec());
+    let base = store.revision()?;
+    store.commit(base, &batch)?;
+    Ok(Created { id, recovery })
+}
+
+/// A named key's number in the table of terms: the first 8 bytes of the hash of its name.
+pub(super) fn key_number(key: &KeyId) -> u64 {
+    use sha2::Digest;
+    let hash = sha2::Sha256::digest(key.as_str().as_bytes());
+    u64::from_be_bytes(hash[..8].try_into().unwrap_or_default())
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(bytes)
+}

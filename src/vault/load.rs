@@ -1,0 +1,294 @@
+//! Opening: nothing is believed before its term, its seal and the log's anchor say the same.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use super::create::key_number;
+use super::*;
+use crate::clock::Timestamp;
+use crate::seal::{RootKey, Slot, SlotKind, Term};
+use crate::store::Header;
+use crate::store::embedded::Embedded;
+use crate::sys::files;
+
+impl Vault {
+    /// Opens the store in `dir` for this process alone.
+    ///
+    /// # Errors
+    /// If another process owns it, the key file is unsafe or not this store's, the store or its log are not
+    /// what they were, or one of them is of a format that is too new. Single broken records are no error:
+    /// their secrets answer with an integrity error, and the others are served.
+    pub fn open(dir: &Path, settings: &Settings) -> Result<Vault, VaultError> {
+        Self::open_with(Box::new(Embedded::open(dir)?), dir, settings)
+    }
+
+    /// As [`Vault::open`], over a given backend.
+    ///
+    /// # Errors
+    /// As [`Vault::open`].
+    pub fn open_with(store: Box<dyn Store>, dir: &Path, settings: &Settings) -> Result<Vault, VaultError> {
+        let header = store
+            .get(Table::Header, b"header")?
+            .ok_or_else(|| VaultError::Integrity("the store has no header: `init` did not finish, or it was removed".into()))?;
+        let id = Header::decode(&header)?.store;
+        let mut keyring = Keyring::new(id, open_root(&*store, id, settings)?)?;
+        load_named_keys(&*store, &mut keyring)?;
+
+        let sealed = store
+            .get(Table::Epoch, b"epoch")?
+            .ok_or_else(|| VaultError::Integrity("the store's epoch record is missing".into()))?;
+        let epoch: EpochRecord = serde_json::from_slice(&keyring.open_record(EPOCH, 0, &sealed)?)?;
+        let records = Records::read(&*store, &keyring)?;
+        records.check_sum(&epoch)?;
+        let (secrets, versions) = records.assemble();
+
+        let key = keyring.derive(crate::seal::Purpose::Audit)?;
+        let log = Log::open(&dir.join("audit"), id, key, settings.log.clone(), &epoch.anchor)?;
+        if log.last_epoch() > epoch.epoch {
+            return Err(VaultError::RolledBack(format!(
+                "the store is older than its log: the log knows change {}, the store ends at {}",
+                log.last_epoch(),
+                epoch.epoch
+            )));
+        }
+
+        let sum = decode_sum(&epoch.sum)?;
+        let vault = Vault {
+            dir: dir.to_path_buf(),
+            id,
+            administration: settings.administration.clone(),
+            state: ArcSwap::from_pointee(State { secrets, versions, epoch: Epoch(epoch.epoch) }),
+            writer: Mutex::new(Writer {
+                revision: store.revision()?,
+                epoch: epoch.epoch,
+                sum,
+                next_secret: epoch.next_secret,
+                next_version: epoch.next_version,
+                anchor: epoch.anchor,
+                outbox: epoch.outbox,
+            }),
+            listeners: OnceLock::new(),
+            store,
+            keyring,
+            log,
+        };
+        vault.settle()?;
+        Ok(vault)
+    }
+}
+
+fn open_root(store: &dyn Store, id: StoreId, settings: &Settings) -> Result<RootKey, VaultError> {
+    let mut slots = Vec::new();
+    store.list(Table::Slot, &mut |_, bytes| {
+        slots.push(Slot::decode(bytes));
+        ControlFlow::Continue(())
+    })?;
+    let secret = files::read_key_file(&settings.key_file)?;
+    let mut failure = SealError::NoSlot;
+    for slot in slots {
+        match slot {
+            Ok(slot) if slot.kind == SlotKind::KeyFile => match slot.open(&secret, id) {
+                Ok(root) => return Ok(root),
+                Err(e) => failure = e,
+            },
+            Ok(_) => {}
+            Err(e) => failure = e,
+        }
+    }
+    Err(failure.into())
+}
+
+fn load_named_keys(store: &dyn Store, keyring: &mut Keyring) -> Result<(), VaultError> {
+    let mut failure = None;
+    store.list(Table::Key, &mut |name, record| {
+        let added = std::str::from_utf8(name)
+            .ok()
+            .and_then(|name| name.parse::<KeyId>().ok())
+            .ok_or_else(|| VaultError::Integrity("a named key has a name that cannot be".into()))
+            .and_then(|id| Ok(keyring.add_key(id, unframed(record)?.1)?));
+        match added {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(e) => {
+                failure = Some(e);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    failure.map_or(Ok(()), Err)
+}
+
+fn decode_sum(text: &str) -> Result<TermSum, VaultError> {
+    data_encoding::HEXLOWER
+        .decode(text.as_bytes())
+        .ok()
+        .and_then(|bytes| Some(TermSum(bytes.try_into().ok()?)))
+        .ok_or_else(|| VaultError::Integrity("the epoch record's sum is not one".into()))
+}
+
+/// One record of a kind: what it says, or why it cannot be believed.
+struct Loaded<T> {
+    revision: u64,
+    content: Result<T, String>,
+}
+
+/// Every sealed metadata record, opened and held against its term.
+struct Records {
+    secrets: HashMap<u64, Loaded<SecretMeta>>,
+    versions: HashMap<u64, Loaded<VersionMeta>>,
+    /// The sum of the terms as stored, and as the records themselves give it.
+    stored: TermSum,
+    computed: TermSum,
+}
+
+impl Records {
+    fn read(store: &dyn Store, keyring: &Keyring) -> Result<Records, VaultError> {
+        let mut terms: HashMap<(u8, u64), Term> = HashMap::new();
+        let mut stored = TermSum::default();
+        let mut malformed = false;
+        store.list(Table::Term, &mut |key, bytes| {
+            match (key.split_first(), <[u8; 32]>::try_from(bytes)) {
+                (Some((kind, id)), Ok(term)) if id.len() == 8 => {
+                    let id = u64::from_be_bytes(id.try_into().unwrap_or_default());
+                    stored.add(&Term(term));
+                    terms.insert((*kind, id), Term(term));
+                }
+                _ => malformed = true,
+            }
+            ControlFlow::Continue(())
+        })?;
+        if malformed {
+            return Err(VaultError::Integrity("the table of terms is damaged".into()));
+        }
+        let mut records = Records { secrets: HashMap::new(), versions: HashMap::new(), stored, computed: TermSum::default() };
+        store.list(Table::Key, &mut |name, record| {
+            if let (Ok(Ok(key)), Ok((revision, sealed))) = (std::str::from_utf8(name).map(str::parse::<KeyId>), unframed(record)) {
+                records.computed.add(&keyring.term(KEY, key_number(&key), revision, sealed));
+                terms.remove(&(KEY.0, key_number(&key)));
+            }
+            ControlFlow::Continue(())
+        })?;
+        for (table, kind) in [(Table::Secret, SECRET), (Table::Version, VERSION)] {
+            store.list(table, &mut |key, record| {
+                if let Ok(id) = <[u8; 8]>::try_from(key).map(u64::from_be_bytes) {
+                    records.take(kind, id, record, terms.remove(&(kind.0, id)), keyring);
+                }
+                ControlFlow::Continue(())
+            })?;
+        }
+        // A term whose record is gone: the record is broken, and stays named.
+        for ((kind, id), _) in terms {
+            let gone = || "its record is missing".to_string();
+            if kind == SECRET.0 {
+                records.secrets.insert(id, Loaded { revision: 0, content: Err(gone()) });
+            } else if kind == VERSION.0 {
+                records.versions.insert(id, Loaded { revision: 0, content: Err(gone()) });
+            }
+        }
+        Ok(records)
+    }
+
+    fn take(&mut self, kind: RecordKind, id: u64, record: &[u8], term: Option<Term>, keyring: &Keyring) {
+        let (revision, opened) = match unframed(record) {
+            Err(_) => (0, Err("its record is cut short".to_string())),
+            Ok((revision, sealed)) => {
+                let computed = keyring.term(kind, id, revision, sealed);
+                match term {
+                    // A record that was deleted and put back has no term: it is not there.
+                    None => {
+                        tracing::warn!(kind = kind.0, id, "a record without a term was ignored");
+                        return;
+                    }
+                    Some(term) => {
+                        self.computed.add(&computed);
+                        if term.0 == computed.0 {
+                            (revision, keyring.open_record(kind, id, sealed).map_err(|e| e.to_string()))
+                        } else {
+                            (revision, Err("its record is not the one that was written last".to_string()))
+                        }
+                    }
+                }
+            }
+        };
+        fn parse<T: serde::de::DeserializeOwned>(opened: Result<Vec<u8>, String>) -> Result<T, String> {
+            serde_json::from_slice(&opened?).map_err(|e| format!("its record is not readable: {e}"))
+        }
+        if kind == SECRET {
+            self.secrets.insert(id, Loaded { revision, content: parse(opened) });
+        } else {
+            self.versions.insert(id, Loaded { revision, content: parse(opened) });
+        }
+    }
+
+    /// One old record put back, together with its old term, changes the sum of both; a damaged record changes
+    /// only the computed one, a damaged term only the stored one.
+    fn check_sum(&self, epoch: &EpochRecord) -> Result<(), VaultError> {
+        let sum = decode_sum(&epoch.sum)?;
+        if self.stored.ct_eq(&sum) {
+            return Ok(());
+        }
+        Err(VaultError::Integrity(
+            "the records are not those of the last commit: at least one was exchanged for an older one, or its term was damaged".into(),
+        ))
+    }
+
+    fn assemble(self) -> (Snapshot<Secret>, imbl::HashMap<VersionNo, SecretId>) {
+        let mut by_secret: HashMap<u64, Vec<Arc<Version>>> = HashMap::new();
+        let mut owner = imbl::HashMap::new();
+        let mut names: HashMap<u64, SecretName> = HashMap::new();
+        for loaded in self.versions.into_values() {
+            let Ok(meta) = loaded.content else { continue };
+            owner.insert(meta.no, meta.secret);
+            names.entry(meta.secret.0).or_insert_with(|| meta.name.clone());
+            by_secret.entry(meta.secret.0).or_default().push(Arc::new(Version {
+                revision: loaded.revision,
+                inline: OnceLock::new(),
+                key: OnceLock::new(),
+                broken: None,
+                meta,
+            }));
+        }
+        let mut snapshot = Snapshot::empty();
+        for (id, loaded) in self.secrets {
+            let versions = by_secret.remove(&id).unwrap_or_default().into_iter().map(|v| (v.meta.no, v)).collect();
+            let (meta, broken) = match loaded.content {
+                Ok(meta) => (meta, None),
+                Err(why) => match names.remove(&id) {
+                    Some(name) => (nameless(SecretId(id), name), Some(why)),
+                    None => {
+                        tracing::error!(id, "a secret's record is broken and its name is not known: {why}");
+                        continue;
+                    }
+                },
+            };
+            let (policy, broken) = match (&meta.policy, broken) {
+                (Some(record), None) => match record.compile(&meta.name) {
+                    Ok(compiled) => (Some(Arc::new(compiled)), None),
+                    Err(e) => (None, Some(format!("its policy does not compile: {e}"))),
+                },
+                (_, broken) => (None, broken),
+            };
+            snapshot = snapshot.with(Arc::new(Secret { meta, revision: loaded.revision, policy, versions, broken }));
+        }
+        (snapshot, owner)
+    }
+}
+
+/// The little that is known of a secret whose record is broken: enough to answer with an integrity error.
+fn nameless(id: SecretId, name: SecretName) -> SecretMeta {
+    SecretMeta {
+        id,
+        name,
+        description: None,
+        created: Timestamp(0),
+        value_changed: Timestamp(0),
+        meta_changed: Timestamp(0),
+        maker: crate::id::ROOT,
+        appearance: Appearance::default(),
+        visibility: Visibility::default(),
+        policy: None,
+        key: default_key(),
+        labels: Default::default(),
+        life: Life::Active,
+    }
+}

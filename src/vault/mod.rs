@@ -1,0 +1,385 @@
+//! The opened store: keys, the snapshot that is served, the log, and commits that keep them consistent.
+//!
+//! A change is: decide and draft under the writer's lock → one store transaction with the records, their terms,
+//! the epoch and the audit record in an outbox → append to the log, sync, anchor → publish the snapshot. Only
+//! then the command returns 0. `load` is the way back: terms against the sum, records against their terms,
+//! the log against its anchor, and an outbox replayed.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use arc_swap::ArcSwap;
+
+use crate::audit::{Anchor, Log, LogError, VerifyError};
+use crate::id::{Epoch, KeyId, SecretId, SecretName, StoreId, VersionId, VersionNo};
+use crate::policy::{Administration, Compiled, PolicyError};
+use crate::problem::{Exit, Problem};
+use crate::seal::{Context, DataKey, Keyring, RecordKind, SealError, TermSum};
+use crate::secret::Sealed;
+use crate::store::snapshot::{Indexed, Snapshot};
+use crate::store::{Revision, Store, StoreError, Table};
+
+mod check;
+mod commit;
+mod create;
+mod load;
+mod meta;
+
+pub use check::{Finding, Findings};
+pub use commit::Draft;
+pub use create::{Created, create};
+use meta::Pending;
+pub use meta::{Appearance, EpochRecord, Life, SecretMeta, VersionMeta, Visibility};
+
+pub(crate) const SECRET: RecordKind = RecordKind(1);
+pub(crate) const VERSION: RecordKind = RecordKind(2);
+pub(crate) const EPOCH: RecordKind = RecordKind(3);
+pub(crate) const KEY: RecordKind = RecordKind(5);
+
+/// Sealed values up to this many bytes are kept in memory with their version once they were read; longer ones
+/// are fetched from the store each time a handle needs them.
+const INLINE: usize = 4096;
+
+/// Why the store could not be opened, read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum VaultError {
+    /// The backend.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Cryptography: tampering, a wrong key, a format that is too new.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A key file or another private file.
+    #[error(transparent)]
+    File(#[from] crate::sys::files::FileError),
+    /// The store as a whole is not what it was when it was last written.
+    #[error("{0}")]
+    Integrity(String),
+    /// The store is older than its log, or the log than its store.
+    #[error("{0}")]
+    RolledBack(String),
+    /// A policy that was accepted once does not compile any more.
+    #[error("the policy of {0} cannot be compiled: {1}")]
+    Policy(SecretName, PolicyError),
+    /// A sealed metadata record that is not the JSON it should be.
+    #[error("a metadata record is not readable: {0}")]
+    Meta(#[from] serde_json::Error),
+    /// Anything else from the system.
+    #[error("{0}: {1}")]
+    Io(String, #[source] std::io::Error),
+}
+
+impl VaultError {
+    /// The exit code that goes with it.
+    pub fn exit(&self) -> Exit {
+        match self {
+            VaultError::Store(e) => match e {
+                StoreError::InUse { .. } => Exit::Unavailable,
+                StoreError::NotFound { .. } => Exit::NotFound,
+                StoreError::TooNew { .. } | StoreError::Corrupt { .. } => Exit::Integrity,
+                StoreError::Conflict { .. } | StoreError::Exists { .. } => Exit::Conflict,
+                _ => Exit::Unavailable,
+            },
+            VaultError::Seal(SealError::Memory(_) | SealError::Random(_)) => Exit::Unavailable,
+            VaultError::Seal(_) | VaultError::Integrity(_) | VaultError::RolledBack(_) | VaultError::Policy(..) | VaultError::Meta(_) => {
+                Exit::Integrity
+            }
+            VaultError::Log(e) => log_exit(e),
+            VaultError::File(_) => Exit::Failed,
+            VaultError::Io(..) => Exit::Failed,
+        }
+    }
+
+    /// As the user is told.
+    pub fn problem(&self, what: impl Into<String>) -> Problem {
+        let next = match self {
+            VaultError::Store(StoreError::NotFound { .. }) => "create a store first: wardfs init",
+            VaultError::Store(StoreError::InUse { .. }) => {
+                "wait for that process, or stop it; commands reach a running `wardfs mount` by its socket"
+            }
+            VaultError::Store(StoreError::Exists { .. }) => "name another directory with --store",
+            VaultError::RolledBack(_) | VaultError::Integrity(_) => {
+                "put back the store and the log that belong together; nothing was served or changed"
+            }
+            VaultError::Seal(SealError::WrongSlotSecret | SealError::NoSlot) => "is this the root.key of this store?",
+            VaultError::File(_) => "chown root: and chmod 0600 it; it must be a regular file, not a link",
+            _ => "",
+        };
+        Problem::new(self.exit(), what, self).next(next)
+    }
+}
+
+fn log_exit(e: &LogError) -> Exit {
+    match e {
+        LogError::Missing { .. } | LogError::Behind { .. } | LogError::Broken(_) | LogError::TooNew { .. } => Exit::Integrity,
+        _ => Exit::Unavailable,
+    }
+}
+
+/// What a serving process may be told about its store.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where the key file is.
+    pub key_file: PathBuf,
+    /// How the log behaves.
+    pub log: crate::audit::Options,
+    /// Who administers.
+    pub administration: Administration,
+}
+
+/// A secret as the serving path sees it.
+pub struct Secret {
+    /// Its metadata.
+    pub meta: SecretMeta,
+    /// The epoch that wrote its record.
+    pub revision: u64,
+    /// Its policy, compiled.
+    pub policy: Option<Arc<Compiled>>,
+    /// Its versions by number.
+    pub versions: imbl::OrdMap<VersionNo, Arc<Version>>,
+    /// Why its record cannot be believed, where that is so.
+    pub broken: Option<String>,
+}
+
+impl Indexed for Secret {
+    fn id(&self) -> SecretId {
+        self.meta.id
+    }
+    fn name(&self) -> &SecretName {
+        &self.meta.name
+    }
+}
+
+impl Secret {
+    /// The version with this label.
+    pub fn labelled(&self, label: &str) -> Option<&Arc<Version>> {
+        self.versions.get(self.meta.labels.get(label)?)
+    }
+
+    /// The version that a plain open gets.
+    pub fn current(&self) -> Option<&Arc<Version>> {
+        self.labelled("current")
+    }
+
+    /// The version with this id.
+    pub fn version(&self, id: &VersionId) -> Option<&Arc<Version>> {
+        self.versions.values().find(|v| v.meta.id == *id)
+    }
+
+    /// The labels of a version.
+    pub fn labels_of(&self, no: VersionNo) -> impl Iterator<Item = &crate::id::Label> {
+        self.meta.labels.iter().filter(move |(_, v)| **v == no).map(|(l, _)| l)
+    }
+
+    /// Whether its values exist.
+    pub fn is_active(&self) -> bool {
+        self.meta.life == Life::Active
+    }
+}
+
+/// A version as the serving path sees it: sealed, and with its data key in locked memory once it was needed.
+pub struct Version {
+    /// Its metadata.
+    pub meta: VersionMeta,
+    /// The epoch that wrote its record.
+    pub revision: u64,
+    inline: OnceLock<Sealed>,
+    key: OnceLock<DataKey>,
+    /// Why its record cannot be believed, where that is so.
+    pub broken: Option<String>,
+}
+
+impl Version {
+    fn context<'a>(&'a self, store: StoreId) -> Context<'a> {
+        Context {
+            store,
+            tenant: "",
+            name: &self.meta.name,
+            secret: self.meta.secret,
+            version: &self.meta.id,
+            version_no: self.meta.no,
+            key: self.meta.wrapped.key_id(),
+        }
+    }
+}
+
+/// The state that readers see: swapped whole.
+pub struct State {
+    /// Every secret.
+    pub secrets: Snapshot<Secret>,
+    /// Whose a version is.
+    pub versions: imbl::HashMap<VersionNo, SecretId>,
+    /// The commit that made it.
+    pub epoch: Epoch,
+}
+
+/// What a commit did to one secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// A name that was not readable before.
+    Created,
+    /// A new current value.
+    Value,
+    /// Settings or policy.
+    Settings,
+    /// Its values are gone.
+    Deleted,
+}
+
+/// One change, as listeners hear of it after it is published.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// Which.
+    pub id: SecretId,
+    /// Its name.
+    pub name: SecretName,
+    /// What happened.
+    pub kind: ChangeKind,
+}
+
+/// Somebody who wants to hear of changes. It is called with no lock held and must not wait.
+pub type Listener = Box<dyn Fn(&Change) + Send + Sync>;
+
+struct Writer {
+    revision: Revision,
+    epoch: u64,
+    sum: TermSum,
+    next_secret: u64,
+    next_version: u64,
+    anchor: Anchor,
+    outbox: Vec<Pending>,
+}
+
+/// The opened store.
+pub struct Vault {
+    dir: PathBuf,
+    id: StoreId,
+    store: Box<dyn Store>,
+    keyring: Keyring,
+    log: Log,
+    administration: Administration,
+    state: ArcSwap<State>,
+    writer: Mutex<Writer>,
+    listeners: OnceLock<Vec<Listener>>,
+}
+
+impl Vault {
+    /// The directory it was opened in.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The store's identity.
+    pub fn id(&self) -> StoreId {
+        self.id
+    }
+
+    /// The log.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The built-in policy layer.
+    pub fn administration(&self) -> &Administration {
+        &self.administration
+    }
+
+    /// What is served now.
+    pub fn state(&self) -> Arc<State> {
+        self.state.load_full()
+    }
+
+    /// What is served now, for the length of one request and without touching its reference count.
+    pub fn peek(&self) -> arc_swap::Guard<Arc<State>> {
+        self.state.load()
+    }
+
+    /// Names those who hear of changes; once, before service begins.
+    pub fn listen(&self, listeners: Vec<Listener>) {
+        let _ = self.listeners.set(listeners);
+    }
+
+    /// The sealed value of a version, from memory or from the store.
+    ///
+    /// # Errors
+    /// If it is missing, or the store cannot be read.
+    pub fn sealed_value(&self, version: &Version) -> Result<Sealed, VaultError> {
+        if let Some(sealed) = version.inline.get() {
+            return Ok(sealed.clone());
+        }
+        match self.store.get(Table::Value, &version.meta.no.0.to_be_bytes())? {
+            Some(bytes) => {
+                let sealed = Sealed(bytes.into());
+                if sealed.0.len() <= INLINE {
+                    let _ = version.inline.set(sealed.clone());
+                }
+                Ok(sealed)
+            }
+            None => Err(VaultError::Integrity(format!("the value of version {} is missing", version.meta.id))),
+        }
+    }
+
+    /// The data key of a version, unwrapped once and kept in locked memory.
+    ///
+    /// # Errors
+    /// If its record was found broken, the key is not this version's, or locked memory is used up.
+    pub fn data_key<'v>(&self, version: &'v Version) -> Result<&'v DataKey, VaultError> {
+        if let Some(why) = &version.broken {
+            return Err(VaultError::Integrity(why.clone()));
+        }
+        if let Some(key) = version.key.get() {
+            return Ok(key);
+        }
+        let key = self.keyring.unwrap(&version.context(self.id), &version.meta.wrapped)?;
+        Ok(version.key.get_or_init(|| key))
+    }
+
+    /// What a value is bound to.
+    pub fn context<'v>(&self, version: &'v Version) -> Context<'v> {
+        version.context(self.id)
+    }
+
+    /// Verifies the whole log against its keys and the anchor that the store holds.
+    ///
+    /// # Errors
+    /// The first line that is not what it was, by its sequence.
+    pub fn verify_log(&self, progress: &mut dyn FnMut(u64)) -> Result<crate::audit::Verified, VerifyError> {
+        let anchor = self.lock().anchor.clone();
+        let key = self.keyring.derive(crate::seal::Purpose::Audit).map_err(|e| VerifyError::Key(e.to_string()))?;
+        crate::audit::verify(&self.dir.join("audit"), self.id, &key, Some(&anchor), progress)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The named key of every new secret, until named keys can be chosen.
+pub fn default_key() -> KeyId {
+    KeyId::default_key()
+}
+
+fn term_key(kind: RecordKind, id: u64) -> [u8; 9] {
+    let mut key = [0; 9];
+    key[0] = kind.0;
+    key[1..].copy_from_slice(&id.to_be_bytes());
+    key
+}
+
+/// A record as it lies in the store: the epoch that wrote it, then the sealed bytes.
+fn framed(revision: u64, sealed: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(8 + sealed.len());
+    out.extend_from_slice(&revision.to_be_bytes());
+    out.extend_from_slice(sealed);
+    out
+}
+
+fn unframed(record: &[u8]) -> Result<(u64, &[u8]), VaultError> {
+    match record.split_first_chunk::<8>() {
+        Some((revision, sealed)) => Ok((u64::from_be_bytes(*revision), sealed)),
+        None => Err(VaultError::Integrity("a record is too short".into())),
+    }
+}

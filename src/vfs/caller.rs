@@ -1,0 +1,113 @@
+//! The process behind a file request.
+
+use crate::access::{Caller, CallerKey, Detail};
+use crate::audit::Who;
+use crate::id::{Gid, Uid};
+use crate::policy::{Facts, Reason};
+use crate::sys::caller::{Header, Identified, Observer, Unidentified};
+
+/// The caller of one request: the kernel's uid and gid at once, the rest when it is asked for. The thread is
+/// blocked in this very request, so what is read now is his.
+pub struct RequestCaller<'o> {
+    header: Header,
+    process: Process<'o>,
+    groups: Option<Vec<u32>>,
+}
+
+enum Process<'o> {
+    NotLooked(&'o mut Observer),
+    Known(Identified<'o>),
+    Unknown(Unidentified),
+}
+
+impl<'o> RequestCaller<'o> {
+    /// For the ids of a request's header.
+    pub fn new(header: Header, observer: &'o mut Observer) -> Self {
+        RequestCaller { header, process: Process::NotLooked(observer), groups: None }
+    }
+
+    fn look(&mut self) -> Result<&mut Identified<'o>, Unidentified> {
+        if let Process::NotLooked(_) = self.process {
+            let before = std::mem::replace(&mut self.process, Process::Unknown(Unidentified::Gone));
+            if let Process::NotLooked(observer) = before {
+                self.process = match observer.identify(&self.header) {
+                    Ok(known) => Process::Known(known),
+                    Err(why) => Process::Unknown(why),
+                };
+            }
+        }
+        match &mut self.process {
+            Process::Known(known) => Ok(known),
+            Process::Unknown(why) => Err(*why),
+            Process::NotLooked(_) => Err(Unidentified::Gone),
+        }
+    }
+}
+
+impl Facts for RequestCaller<'_> {
+    fn uid(&self) -> Uid {
+        self.header.uid
+    }
+
+    fn gid(&self) -> Gid {
+        self.header.gid
+    }
+
+    fn groups(&mut self) -> Option<&[Gid]> {
+        self.look().ok()?.groups().ok()
+    }
+
+    fn unit(&mut self) -> Option<Option<&str>> {
+        self.look().ok()?.unit().ok()
+    }
+
+    fn service(&self) -> Option<&str> {
+        None
+    }
+}
+
+impl Caller for RequestCaller<'_> {
+    fn identify(&mut self) -> Result<(), Reason> {
+        self.look().map(drop).map_err(|why| match why {
+            Unidentified::NoPid | Unidentified::Gone => Reason::NoPid,
+            Unidentified::CredMismatch => Reason::CredMismatch,
+            Unidentified::IoWorker => Reason::IoWorker,
+        })
+    }
+
+    fn who(&mut self, detail: Detail) -> Who<'_> {
+        let header = Who { uid: self.header.uid.0, gid: self.header.gid.0, ..Who::default() };
+        if detail == Detail::Short {
+            return header;
+        }
+        let groups = self.look().ok().and_then(|known| known.groups_for_record().ok()).map(|g| g.iter().map(|g| g.0).collect());
+        self.groups = groups;
+        let tid = Some(self.header.tid.0).filter(|t| *t != 0);
+        let groups = self.groups.as_deref();
+        match &mut self.process {
+            Process::Known(known) => {
+                let facts = known.for_record();
+                Who {
+                    groups,
+                    pid: Some(facts.pid.0),
+                    tid,
+                    start_time: facts.start_time,
+                    command: Some(facts.command),
+                    unit: facts.unit,
+                    login_uid: facts.login_uid,
+                    ..header
+                }
+            }
+            Process::Unknown(_) | Process::NotLooked(_) => Who { tid, ..header },
+        }
+    }
+
+    fn key(&mut self) -> CallerKey {
+        let start = self.look().ok().and_then(|known| known.start_time());
+        CallerKey { uid: self.header.uid.0, gid: self.header.gid.0, tid: self.header.tid.0, start }
+    }
+
+    fn door(&self) -> &'static str {
+        "mount"
+    }
+}

@@ -1,0 +1,240 @@
+//! Open files and directories: numbers in a table, bounded for each uid, with the sizes they hold.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::errno::VfsError;
+use super::poll::PollState;
+use crate::access::Pin;
+use crate::id::SecretId;
+
+/// An open file.
+pub struct OpenFile {
+    /// The version it keeps, for a secret's or a version's file.
+    pub pin: Pin,
+    /// Whether it was opened as the current value, and so is told of changes.
+    pub follows_current: bool,
+    /// Who opened it; releases carry no ids of their own.
+    pub opener: u32,
+    /// What pollers were told.
+    pub poll: Mutex<PollState>,
+}
+
+/// What a handle's number stands for.
+#[derive(Clone)]
+pub enum Handle {
+    /// An open file.
+    File(Arc<OpenFile>),
+    /// A directory listing, made once for its opener.
+    Directory(Arc<super::Listing>, u32),
+    /// The notifier's write handle, which writes nothing.
+    Notifier,
+}
+
+const SHARDS: usize = 16;
+
+/// All handles.
+pub struct Handles {
+    next: AtomicU64,
+    shards: [Mutex<HashMap<u64, Handle>>; SHARDS],
+    per_uid: Mutex<HashMap<u32, usize>>,
+    max_per_uid: usize,
+    sizes: Sizes,
+    open: AtomicUsize,
+}
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Handles {
+    /// An empty table that gives each uid `max_per_uid` handles at most.
+    pub fn new(max_per_uid: usize) -> Self {
+        Handles {
+            next: AtomicU64::new(1),
+            shards: Default::default(),
+            per_uid: Mutex::default(),
+            max_per_uid,
+            sizes: Sizes::default(),
+            open: AtomicUsize::new(0),
+        }
+    }
+
+    /// A number for a handle to come.
+    pub fn reserve(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Takes one of the uid's places; the place goes back with [`Handles::release`], or with the guard.
+    ///
+    /// # Errors
+    /// If the uid has none left.
+    pub fn admit(&self, uid: u32) -> Result<Place<'_>, VfsError> {
+        let mut counts = lock(&self.per_uid);
+        let count = counts.entry(uid).or_insert(0);
+        if *count >= self.max_per_uid {
+            return Err(VfsError::TooManyHandles);
+        }
+        *count += 1;
+        Ok(Place { handles: self, uid, kept: false })
+    }
+
+    /// Puts a handle under its number.
+    pub fn insert(&self, number: u64, handle: Handle, mut place: Place<'_>) {
+        place.kept = true;
+        self.open.fetch_add(1, Ordering::Relaxed);
+        lock(self.shard(number)).insert(number, handle);
+    }
+
+    /// The handle with this number.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn get(&self, number: u64) -> Result<Handle, VfsError> {
+        lock(self.shard(number)).get(&number).cloned().ok_or(VfsError::BadHandle)
+    }
+
+    /// Forgets a handle.
+    pub fn release(&self, number: u64) {
+        let Some(handle) = lock(self.shard(number)).remove(&number) else { return };
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        match handle {
+            Handle::File(file) => {
+                self.sizes.drop_held(file.pin.secret, file.pin.version.meta.size);
+                self.give_back(file.opener);
+            }
+            Handle::Directory(_, opener) => self.give_back(opener),
+            Handle::Notifier => self.give_back(0),
+        }
+    }
+
+    /// The sizes of the versions held open.
+    pub fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+
+    /// Number of open handles.
+    pub fn count(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Every open file of one secret that follows its current value.
+    pub fn followers(&self, secret: SecretId) -> Vec<Arc<OpenFile>> {
+        let mut out = Vec::new();
+        for shard in &self.shards {
+            out.extend(lock(shard).values().filter_map(|h| match h {
+                Handle::File(f) if f.follows_current && f.pin.secret == secret => Some(f.clone()),
+                _ => None,
+            }));
+        }
+        out
+    }
+
+    fn shard(&self, number: u64) -> &Mutex<HashMap<u64, Handle>> {
+        &self.shards[number as usize % SHARDS]
+    }
+
+    fn give_back(&self, uid: u32) {
+        let mut counts = lock(&self.per_uid);
+        if let Some(count) = counts.get_mut(&uid) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&uid);
+            }
+        }
+    }
+}
+
+/// One of a uid's places in the table.
+pub struct Place<'h> {
+    handles: &'h Handles,
+    uid: u32,
+    kept: bool,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.handles.give_back(self.uid);
+        }
+    }
+}
+
+/// The sizes of all versions held open, by secret. The kernel keeps one size for an inode, whoever asks, so
+/// every answer gives the largest that anybody holds: a size can run high for a while, never low.
+#[derive(Default)]
+pub struct Sizes {
+    held: Mutex<HashMap<SecretId, BTreeMap<u32, usize>>>,
+    total: AtomicUsize,
+}
+
+impl Sizes {
+    /// A version of this size is held open from now on.
+    pub fn hold(&self, secret: SecretId, size: u32) {
+        *lock(&self.held).entry(secret).or_default().entry(size).or_insert(0) += 1;
+        self.total.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// One less is held.
+    pub fn drop_held(&self, secret: SecretId, size: u32) {
+        let mut held = lock(&self.held);
+        let Some(sizes) = held.get_mut(&secret) else { return };
+        if let Some(count) = sizes.get_mut(&size) {
+            *count -= 1;
+            self.total.fetch_sub(1, Ordering::SeqCst);
+            if *count == 0 {
+                sizes.remove(&size);
+            }
+        }
+        if sizes.is_empty() {
+            held.remove(&secret);
+        }
+    }
+
+    /// The size to show: the current one, or a larger one that somebody holds.
+    pub fn shown(&self, secret: SecretId, current: u32) -> u64 {
+        if self.total.load(Ordering::SeqCst) == 0 {
+            return u64::from(current);
+        }
+        let largest = lock(&self.held).get(&secret).and_then(|s| s.keys().next_back().copied());
+        u64::from(largest.map_or(current, |l| l.max(current)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_is_never_lower_than_a_held_one() {
+        let sizes = Sizes::default();
+        let id = SecretId(1);
+        assert_eq!(sizes.shown(id, 5), 5);
+        sizes.hold(id, 9);
+        sizes.hold(id, 9);
+        assert_eq!(sizes.shown(id, 5), 9);
+        assert_eq!(sizes.shown(id, 12), 12);
+        assert_eq!(sizes.shown(SecretId(2), 5), 5);
+        sizes.drop_held(id, 9);
+        assert_eq!(sizes.shown(id, 5), 9);
+        sizes.drop_held(id, 9);
+        assert_eq!(sizes.shown(id, 5), 5);
+    }
+
+    #[test]
+    fn places_are_bounded_and_come_back() {
+        let handles = Handles::new(2);
+        let number = handles.reserve();
+        handles.insert(number, Handle::Notifier, handles.admit(0).unwrap());
+        let second = handles.admit(0).unwrap();
+        assert!(matches!(handles.admit(0), Err(VfsError::TooManyHandles)));
+        assert!(handles.admit(1).is_ok(), "another uid has its own");
+        drop(second);
+        assert!(handles.admit(0).is_ok());
+        handles.release(number);
+        handles.release(number);
+        assert_eq!(handles.count(), 0);
+        assert!(matches!(handles.get(number), Err(VfsError::BadHandle)));
+    }
+}

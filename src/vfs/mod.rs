@@ -1,0 +1,278 @@
+//! The file system without a transport: tree, nodes, handles, sizes, errno. `fuse/` decodes, calls and replies.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use crate::access::{Access, AccessError, Bytes, Caller, Choice, Range, Standing};
+use crate::audit::Event;
+use crate::clock::Timestamp;
+use crate::id::Pid;
+use crate::policy::{Basis, Reason, Refusal};
+use crate::vault::{Change, ChangeKind, Secret, State, Version};
+
+mod attr;
+mod caller;
+mod errno;
+mod handles;
+mod node;
+mod poll;
+mod tree;
+mod xattr;
+
+pub use attr::{Attr, Kind};
+pub use caller::RequestCaller;
+pub use errno::{Errno, Level, VfsError};
+pub use handles::{Handle, Handles, OpenFile};
+pub use node::Node;
+pub use tree::{Listing, ListingEntry};
+
+use handles::Place;
+
+/// The answer to a poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Polled {
+    /// The value that the handle keeps is not the current one any more.
+    pub changed: bool,
+}
+
+/// Wakes a poller, by the kernel's number for it.
+pub trait Waker: Send + Sync {
+    /// Must not wait.
+    fn wake(&self, poller: u64);
+}
+
+/// Counters of the service; names as `status` shows them.
+#[derive(Default)]
+pub struct Counters {
+    /// LOOKUPs answered or refused.
+    pub lookups: AtomicU64,
+    /// OPENs answered or refused.
+    pub opens: AtomicU64,
+    /// READs answered or refused.
+    pub reads: AtomicU64,
+    /// Requests refused by policy.
+    pub refused: AtomicU64,
+    /// Requests for something that this file system does not do.
+    pub unsupported: AtomicU64,
+    /// Panics of handlers that were caught.
+    pub panics: AtomicU64,
+}
+
+impl Counters {
+    /// Names and values.
+    pub fn list(&self) -> [(&'static str, u64); 6] {
+        let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
+        [
+            ("lookups", get(&self.lookups)),
+            ("opens", get(&self.opens)),
+            ("reads", get(&self.reads)),
+            ("refused", get(&self.refused)),
+            ("unsupported", get(&self.unsupported)),
+            ("panics", get(&self.panics)),
+        ]
+    }
+}
+
+/// The file system.
+pub struct Vfs {
+    access: Access,
+    handles: Handles,
+    /// Counters of the service.
+    pub counters: Counters,
+    notifier: AtomicU32,
+    waker: OnceLock<Box<dyn Waker>>,
+    started: Timestamp,
+}
+
+impl Vfs {
+    /// Over a store, with at most `max_handles_per_uid` open handles for each uid.
+    pub fn new(access: Access, max_handles_per_uid: usize) -> Self {
+        Vfs {
+            access,
+            handles: Handles::new(max_handles_per_uid),
+            counters: Counters::default(),
+            notifier: AtomicU32::new(0),
+            waker: OnceLock::new(),
+            started: Timestamp::now(),
+        }
+    }
+
+    /// The decisions behind it.
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// Number of open handles.
+    pub fn open_handles(&self) -> usize {
+        self.handles.count()
+    }
+
+    /// Which process may touch files so that watchers hear of changes; none if `None`.
+    pub fn set_notifier(&self, pid: Option<Pid>) {
+        self.notifier.store(pid.map_or(0, |p| p.0), Ordering::SeqCst);
+    }
+
+    /// How pollers are woken; once, before service begins.
+    pub fn set_waker(&self, waker: Box<dyn Waker>) {
+        let _ = self.waker.set(waker);
+    }
+
+    /// A change was published: whoever polls a handle of an older version is woken.
+    pub fn changed(&self, change: &Change) {
+        if change.kind == ChangeKind::Settings {
+            return;
+        }
+        let Some(waker) = self.waker.get() else { return };
+        for file in self.handles.followers(change.id) {
+            let waiter = file.poll.lock().unwrap_or_else(std::sync::PoisonError::into_inner).waiter();
+            if let Some(waiter) = waiter {
+                waker.wake(waiter);
+            }
+        }
+    }
+
+    /// Opens a file for reading; for the notifier, for touching.
+    ///
+    /// # Errors
+    /// As the decision goes; EROFS for writing.
+    pub fn open<C: Caller>(&self, node: Node, write: bool, caller: &mut C) -> Result<u64, VfsError> {
+        count(&self.counters.opens);
+        if write {
+            return self.open_for_notifier(caller);
+        }
+        let place = self.handles.admit(caller.uid().0)?;
+        let number = self.handles.reserve();
+        let (mut file, sizes) = loop {
+            let state = self.access.vault().state();
+            let (secret, choice, follows_current) = self.target(&state, node)?;
+            let pin = self.access.open(secret, choice, number, caller).map_err(|e| self.refused(e))?;
+            let (id, no, size) = (pin.secret, pin.version.meta.no, pin.version.meta.size);
+            let sizes = self.handles.sizes();
+            sizes.hold(id, size);
+            // A rotation between the choice and the hold could show somebody a size below what is held here:
+            // then choose again.
+            let now = self.access.vault().state();
+            let same = !follows_current
+                || now.secrets.by_id(id).and_then(|s| s.current()).is_none_or(|v| v.meta.no == no);
+            if same {
+                break (OpenFile { pin, follows_current, opener: caller.uid().0, poll: Mutex::default() }, (id, size));
+            }
+            sizes.drop_held(id, size);
+        };
+        let _ = sizes;
+        file.pin.handle = number;
+        self.handles.insert(number, Handle::File(Arc::new(file)), place);
+        Ok(number)
+    }
+
+    fn open_for_notifier<C: Caller>(&self, caller: &mut C) -> Result<u64, VfsError> {
+        let place: Place<'_> = self.admit_notifier(caller)?;
+        let number = self.handles.reserve();
+        self.handles.insert(number, Handle::Notifier, place);
+        Ok(number)
+    }
+
+    fn admit_notifier<C: Caller>(&self, caller: &mut C) -> Result<Place<'_>, VfsError> {
+        if !self.is_notifier(caller) {
+            return Err(VfsError::ReadOnly);
+        }
+        self.handles.admit(0)
+    }
+
+    /// Whether this is the process that touches files so that watchers hear of changes.
+    pub fn is_notifier<C: Caller>(&self, caller: &mut C) -> bool {
+        let notifier = self.notifier.load(Ordering::SeqCst);
+        notifier != 0 && caller.uid() == crate::id::ROOT && caller.key().tid == notifier && caller.identify().is_ok()
+    }
+
+    /// The notifier's write: it changes nothing.
+    ///
+    /// # Errors
+    /// EROFS for everybody else.
+    pub fn write(&self, handle: u64, length: usize) -> Result<usize, VfsError> {
+        match self.handles.get(handle)? {
+            Handle::Notifier => Ok(length),
+            _ => Err(VfsError::ReadOnly),
+        }
+    }
+
+    /// Reads a file. `direct` says that the kernel named who reads; without it this would fill the page cache,
+    /// where anybody who is handed the file could fetch it unseen.
+    ///
+    /// # Errors
+    /// As the decision goes.
+    pub fn read<C: Caller>(&self, handle: u64, range: Range, direct: bool, caller: &mut C) -> Result<Option<Bytes>, VfsError> {
+        count(&self.counters.reads);
+        let Handle::File(file) = self.handles.get(handle)? else { return Err(VfsError::IsDirectory) };
+        if !direct {
+            let state = self.access.vault().state();
+            if let Some(secret) = state.secrets.by_id(file.pin.secret) {
+                let refusal = Refusal { reason: Reason::PageCacheRefused, basis: Basis::DEFAULT };
+                let _ = self.access.refuse(secret, refusal, Event::READ, caller);
+            }
+            return Err(VfsError::PageCache);
+        }
+        self.access.read(&file.pin, range, caller).map_err(|e| self.refused(e))
+    }
+
+    /// Whether the value behind a handle changed; `waiter` wants to be woken when it does.
+    ///
+    /// # Errors
+    /// For a handle that is none.
+    pub fn poll(&self, handle: u64, wants_change: bool, waiter: Option<u64>) -> Result<Polled, VfsError> {
+        let Handle::File(file) = self.handles.get(handle)? else { return Ok(Polled { changed: false }) };
+        if !file.follows_current || !wants_change {
+            return Ok(Polled { changed: false });
+        }
+        let state = self.access.vault().peek();
+        let current = state.secrets.by_id(file.pin.secret).and_then(|s| s.current()).map(|v| v.meta.no);
+        let mut poll = file.poll.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Ok(Polled { changed: poll.poll(file.pin.version.meta.no, current, waiter) })
+    }
+
+    /// Forgets a handle, of a file or of a directory.
+    pub fn release(&self, handle: u64) {
+        self.handles.release(handle);
+    }
+
+    /// The secret and version that a file's node stands for.
+    fn target<'s>(&self, state: &'s State, node: Node) -> Result<(&'s Secret, Choice<'s>, bool), VfsError> {
+        match node {
+            Node::Secret(id) => {
+                let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
+                Ok((secret, Choice::Label("current"), true))
+            }
+            Node::Version(no) => {
+                let (secret, version) = version(state, no).ok_or(VfsError::NoEntry)?;
+                Ok((secret, Choice::Version(version), false))
+            }
+            Node::Root | Node::Directory(_) | Node::Versions | Node::VersionsDirectory(_) | Node::VersionsOf(_) => {
+                Err(VfsError::IsDirectory)
+            }
+            Node::LabelLink(_) => Err(VfsError::Invalid),
+        }
+    }
+
+    fn refused(&self, e: AccessError) -> VfsError {
+        if matches!(e, AccessError::Denied(_) | AccessError::Hidden(_)) {
+            count(&self.counters.refused);
+        }
+        VfsError::Access(e)
+    }
+
+    fn standing<C: Caller>(&self, secret: &Secret, event: Event, caller: &mut C) -> Result<Standing, VfsError> {
+        if !secret.is_active() && secret.broken.is_none() {
+            return Err(VfsError::NoEntry);
+        }
+        self.access.standing(secret, event, caller).map_err(|e| self.refused(e))
+    }
+}
+
+fn version(state: &State, no: crate::id::VersionNo) -> Option<(&Secret, &Version)> {
+    let secret = state.secrets.by_id(*state.versions.get(&no)?)?;
+    Some((secret, secret.versions.get(&no)?))
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}

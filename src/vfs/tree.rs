@@ -1,0 +1,317 @@
+//! Names: look-ups, listings, links, and what the notifier may do to names.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use crate::access::Caller;
+use crate::audit::Event;
+use crate::id::{Label, SecretName, VersionId};
+use crate::store::snapshot::Child;
+use crate::vault::{Secret, State};
+
+use super::{Attr, Handle, Kind, Node, VfsError, Vfs, count, version};
+
+/// One line of a listing.
+#[derive(Clone, Debug)]
+pub struct ListingEntry {
+    /// What it is.
+    pub node: Node,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name in the directory.
+    pub name: Box<str>,
+}
+
+/// What one caller sees of a directory, as it was when he opened it.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// In byte order of the names, after `.` and `..`.
+    pub entries: Vec<ListingEntry>,
+}
+
+const VERSIONS: &str = ".versions";
+
+/// Whether a listing is of the secrets or of their versions.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Values,
+    Versions,
+}
+
+impl Vfs {
+    /// Finds a name in a directory.
+    ///
+    /// # Errors
+    /// For a stranger EACCES, or ENOENT where the secret is hidden. Directories always look up: refusing one
+    /// would make the kernel drop it for its rightful users.
+    pub fn lookup<C: Caller>(&self, parent: Node, name: &OsStr, caller: &mut C) -> Result<Attr, VfsError> {
+        count(&self.counters.lookups);
+        let name = name.to_str().ok_or(VfsError::NoEntry)?;
+        let state = self.access().vault().state();
+        match parent {
+            Node::Root if name == VERSIONS => Ok(self.directory_attr(Node::Versions)),
+            Node::Root | Node::Directory(_) | Node::Versions | Node::VersionsDirectory(_) => {
+                let (path, side) = directory(&state, parent)?;
+                self.lookup_child(&state, &path, side, name, caller)
+            }
+            Node::VersionsOf(id) => {
+                let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
+                self.lookup_version(secret, name, caller)
+            }
+            Node::Secret(_) | Node::Version(_) | Node::LabelLink(_) => Err(VfsError::NotDirectory),
+        }
+    }
+
+    fn lookup_child<C: Caller>(&self, state: &State, path: &str, side: Side, name: &str, caller: &mut C) -> Result<Attr, VfsError> {
+        let full = join(path, name);
+        if let Some(secret) = state.secrets.by_name(&full) {
+            let standing = self.standing(secret, Event::LOOKUP, caller)?;
+            return Ok(match side {
+                Side::Values => self.secret_attr(secret, standing, caller),
+                Side::Versions => self.directory_attr(Node::VersionsOf(secret.meta.id)),
+            });
+        }
+        let directory = state.secrets.directory(&full).ok_or(VfsError::NoEntry)?;
+        if !state.secrets.secrets_under(&full).any(|s| s.is_active()) {
+            return Err(VfsError::NoEntry);
+        }
+        Ok(self.directory_attr(match side {
+            Side::Values => Node::Directory(directory.id),
+            Side::Versions => Node::VersionsDirectory(directory.id),
+        }))
+    }
+
+    fn lookup_version<C: Caller>(&self, secret: &Secret, name: &str, caller: &mut C) -> Result<Attr, VfsError> {
+        if !secret.is_active() {
+            return Err(VfsError::NoEntry);
+        }
+        let by_label = name.parse::<Label>().ok().filter(|l| l.as_str() == name);
+        if let Some(label) = by_label
+            && let Some(version) = secret.labelled(label.as_str())
+        {
+            self.check_version(secret, version, caller)?;
+            return Ok(self.link_attr(Node::label_link(secret.meta.id, &label), version.meta.id.as_str().len()));
+        }
+        let id: VersionId = name.parse().map_err(|_| VfsError::NoEntry)?;
+        let Some(version) = secret.version(&id) else {
+            // Whether an id exists is told only to those who may see the secret.
+            self.standing(secret, Event::LOOKUP, caller)?;
+            return Err(VfsError::NoEntry);
+        };
+        self.check_version(secret, version, caller)?;
+        Ok(self.version_attr(secret, version, caller))
+    }
+
+    fn check_version<C: Caller>(&self, secret: &Secret, version: &crate::vault::Version, caller: &mut C) -> Result<(), VfsError> {
+        self.access().may_read_version(secret, version, caller).map_err(|refusal| {
+            let e = self.access().refuse(secret, refusal, Event::LOOKUP, caller);
+            self.refused(e)
+        })
+    }
+
+    /// Attributes of a node, for this caller, now.
+    ///
+    /// # Errors
+    /// As [`Vfs::lookup`].
+    pub fn getattr<C: Caller>(&self, node: Node, caller: &mut C) -> Result<Attr, VfsError> {
+        // GETATTR of a directory never waits on anything.
+        match node {
+            Node::Root | Node::Versions | Node::Directory(_) | Node::VersionsDirectory(_) => return Ok(self.directory_attr(node)),
+            _ => {}
+        }
+        let state = self.access().vault().state();
+        match node {
+            Node::Secret(id) => {
+                let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
+                let standing = self.standing(secret, Event::LOOKUP, caller)?;
+                Ok(self.secret_attr(secret, standing, caller))
+            }
+            Node::VersionsOf(id) => {
+                let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
+                self.standing(secret, Event::LOOKUP, caller)?;
+                Ok(self.directory_attr(node))
+            }
+            Node::Version(no) => {
+                let (secret, version) = version(&state, no).ok_or(VfsError::NoEntry)?;
+                self.check_version(secret, version, caller)?;
+                Ok(self.version_attr(secret, version, caller))
+            }
+            Node::LabelLink(_) => Ok(self.link_attr(node, self.readlink(node, caller)?.len())),
+            Node::Root | Node::Versions | Node::Directory(_) | Node::VersionsDirectory(_) => Err(VfsError::NoEntry),
+        }
+    }
+
+    /// The version id that a label's link points to.
+    ///
+    /// # Errors
+    /// If the label is gone, or the caller may not read its version.
+    pub fn readlink<C: Caller>(&self, node: Node, caller: &mut C) -> Result<String, VfsError> {
+        let Node::LabelLink(id) = node else { return Err(VfsError::Invalid) };
+        let state = self.access().vault().state();
+        let secret = state.secrets.by_id(Node::link_secret(id)).ok_or(VfsError::NoEntry)?;
+        let label = secret.meta.labels.keys().find(|l| Node::label_link(secret.meta.id, l) == node).ok_or(VfsError::NoEntry)?;
+        let version = secret.labelled(label.as_str()).ok_or(VfsError::NoEntry)?;
+        self.check_version(secret, version, caller)?;
+        Ok(version.meta.id.to_string())
+    }
+
+    /// Opens a directory: what this caller sees of it is fixed now.
+    ///
+    /// # Errors
+    /// For a node that is none, or a caller with too many handles.
+    pub fn opendir<C: Caller>(&self, node: Node, caller: &mut C) -> Result<u64, VfsError> {
+        let place = self.handles.admit(caller.uid().0)?;
+        let state = self.access().vault().state();
+        let listing = match node {
+            Node::VersionsOf(id) => {
+                let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
+                self.standing(secret, Event::LOOKUP, caller)?;
+                self.list_versions(secret, caller)
+            }
+            _ => {
+                let (path, side) = directory(&state, node)?;
+                self.list(&state, node, &path, side, caller)
+            }
+        };
+        let number = self.handles.reserve();
+        self.handles.insert(number, Handle::Directory(Arc::new(listing), caller.uid().0), place);
+        Ok(number)
+    }
+
+    /// The listing behind a directory's handle.
+    ///
+    /// # Errors
+    /// For a handle that is none.
+    pub fn listing(&self, handle: u64) -> Result<Arc<Listing>, VfsError> {
+        match self.handles.get(handle)? {
+            Handle::Directory(listing, _) => Ok(listing),
+            Handle::File(_) | Handle::Notifier => Err(VfsError::NotDirectory),
+        }
+    }
+
+    fn list<C: Caller>(&self, state: &State, node: Node, path: &str, side: Side, caller: &mut C) -> Listing {
+        let mut entries = dots(node);
+        let visible = |secret: &Secret, caller: &mut C| {
+            secret.is_active() && secret.broken.is_none() && self.access().peek(secret, caller).is_ok()
+        };
+        for child in state.secrets.children(path, None) {
+            let (node, kind, name) = match child {
+                Child::Secret(name, secret) if visible(secret, caller) => match side {
+                    Side::Values => (Node::Secret(secret.meta.id), Kind::File, name),
+                    Side::Versions => (Node::VersionsOf(secret.meta.id), Kind::Directory, name),
+                },
+                Child::Directory(name, id) => {
+                    if !state.secrets.secrets_under(&join(path, name)).any(|s| visible(s, caller)) {
+                        continue;
+                    }
+                    match side {
+                        Side::Values => (Node::Directory(id), Kind::Directory, name),
+                        Side::Versions => (Node::VersionsDirectory(id), Kind::Directory, name),
+                    }
+                }
+                Child::Secret(..) => continue,
+            };
+            entries.push(ListingEntry { node, kind, name: name.into() });
+        }
+        Listing { entries }
+    }
+
+    fn list_versions<C: Caller>(&self, secret: &Secret, caller: &mut C) -> Listing {
+        let mut entries = dots(Node::VersionsOf(secret.meta.id));
+        let readable = |version: &crate::vault::Version, caller: &mut C| self.access().may_read_version(secret, version, caller).is_ok();
+        for (label, no) in &secret.meta.labels {
+            if secret.versions.get(no).is_some_and(|v| readable(v, caller)) {
+                let node = Node::label_link(secret.meta.id, label);
+                entries.push(ListingEntry { node, kind: Kind::Link, name: label.as_str().into() });
+            }
+        }
+        for version in secret.versions.values() {
+            if readable(version, caller) {
+                let name = version.meta.id.as_str().into();
+                entries.push(ListingEntry { node: Node::Version(version.meta.no), kind: Kind::File, name });
+            }
+        }
+        Listing { entries }
+    }
+
+    /// Answers `access(2)`.
+    ///
+    /// # Errors
+    /// EROFS for writing; for reading, as an open would.
+    pub fn check_access<C: Caller>(&self, node: Node, read: bool, write: bool, caller: &mut C) -> Result<(), VfsError> {
+        if write {
+            return Err(VfsError::ReadOnly);
+        }
+        let Node::Secret(id) = node else { return self.getattr(node, caller).map(drop) };
+        let state = self.access().vault().state();
+        let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
+        match self.standing(secret, Event::OPEN, caller)? {
+            crate::access::Standing::Describer if read => {
+                let refusal = crate::policy::Refusal { reason: crate::policy::Reason::ImplicitDeny, basis: crate::policy::Basis::DEFAULT };
+                let e = self.access().refuse(secret, refusal, Event::OPEN, caller);
+                Err(self.refused(e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The notifier makes a name that is there already, so that watchers of the directory hear of it.
+    ///
+    /// # Errors
+    /// EROFS for everybody else.
+    pub fn announce_created<C: Caller>(&self, parent: Node, name: &OsStr, caller: &mut C) -> Result<Attr, VfsError> {
+        if !self.is_notifier(caller) {
+            return Err(VfsError::ReadOnly);
+        }
+        let state = self.access().vault().state();
+        let (path, side) = directory(&state, parent)?;
+        let name = name.to_str().ok_or(VfsError::NoEntry)?;
+        match state.secrets.by_name(&join(&path, name)) {
+            Some(secret) if side == Side::Values && secret.is_active() => {
+                Ok(self.secret_attr(secret, crate::access::Standing::Describer, caller))
+            }
+            _ => Err(VfsError::NoEntry),
+        }
+    }
+
+    /// The notifier removes a name that is gone already.
+    ///
+    /// # Errors
+    /// EROFS for everybody else, and for a name that is still there.
+    pub fn announce_deleted<C: Caller>(&self, parent: Node, name: &OsStr, caller: &mut C) -> Result<(), VfsError> {
+        if !self.is_notifier(caller) {
+            return Err(VfsError::ReadOnly);
+        }
+        let state = self.access().vault().state();
+        let (path, _) = directory(&state, parent)?;
+        let name = name.to_str().ok_or(VfsError::NoEntry)?;
+        match state.secrets.by_name(&join(&path, name)) {
+            Some(secret) if secret.is_active() => Err(VfsError::ReadOnly),
+            _ => Ok(()),
+        }
+    }
+
+    /// The secret's name for a path below the mount, for `why`.
+    pub fn secret_at(path: &str) -> Option<SecretName> {
+        path.strip_prefix(".versions/").map_or(path, |p| p.rsplit_once('/').map_or(p, |(name, _)| name)).parse().ok()
+    }
+}
+
+fn directory(state: &State, node: Node) -> Result<(String, Side), VfsError> {
+    let path = |id| state.secrets.dir_by_id(id).map(|p| p.to_string()).ok_or(VfsError::NoEntry);
+    Ok(match node {
+        Node::Root => (String::new(), Side::Values),
+        Node::Versions => (String::new(), Side::Versions),
+        Node::Directory(id) => (path(id)?, Side::Values),
+        Node::VersionsDirectory(id) => (path(id)?, Side::Versions),
+        Node::Secret(_) | Node::Version(_) | Node::VersionsOf(_) | Node::LabelLink(_) => return Err(VfsError::NotDirectory),
+    })
+}
+
+fn dots(node: Node) -> Vec<ListingEntry> {
+    [".", ".."].map(|name| ListingEntry { node, kind: Kind::Directory, name: name.into() }).into()
+}
+
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_string() } else { format!("{path}/{name}") }
+}
