@@ -45,11 +45,18 @@ impl Drop for Locked {
 /// If the memory cannot be mapped or locked (RLIMIT_MEMLOCK).
 pub fn secret(len: usize) -> io::Result<SecretBytes> {
     const PAGE: usize = 4096;
-    let size = len.max(1).checked_next_multiple_of(PAGE).and_then(NonZeroUsize::new).ok_or(io::ErrorKind::OutOfMemory)?;
+    let size = len
+        .max(1)
+        .checked_next_multiple_of(PAGE)
+        .and_then(NonZeroUsize::new)
+        .ok_or(io::ErrorKind::OutOfMemory)?;
     let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     // SAFETY: a fresh private anonymous mapping at an address of the kernel's choice touches no other memory.
     let start = unsafe { mmap_anonymous(None, size, protection, MapFlags::MAP_PRIVATE)? };
-    let memory = Locked { start, len: size.get() };
+    let memory = Locked {
+        start,
+        len: size.get(),
+    };
     // SAFETY: the whole range was just mapped.
     unsafe {
         mlock(start, size.get())?;
