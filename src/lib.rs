@@ -27,3 +27,7 @@ pub mod seal;
 pub mod store;
 
 pub mod control;
+
+pub mod config;
+
+pub mod cli;
