@@ -16,6 +16,9 @@ use toml::Spanned;
 /// The file's name in the store directory.
 pub const FILE: &str = "wardfs.toml";
 
+/// The store that commands mean when none is named.
+pub const SYSTEM_STORE: &str = "/var/lib/wardfs";
+
 /// The longest value that any configuration can admit, in bytes.
 pub const VALUE_CEILING: u64 = 1024 * 1024;
 

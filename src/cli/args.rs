@@ -55,7 +55,7 @@ pub struct Global {
         value_name = "DIR",
         env = "WARDFS_STORE",
         hide_env_values = true,
-        default_value = super::DEFAULT_STORE,
+        default_value = crate::config::SYSTEM_STORE,
         value_hint = ValueHint::DirPath
     )]
     pub store: PathBuf,
@@ -278,7 +278,7 @@ pub struct Put {
     /// Words about it, for people
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
-    /// The owner that the file shows (default: whoever may read it and looks)
+    /// The owner that the file shows (default: whoever looks and may read it)
     #[arg(long, value_name = "USER", value_hint = ValueHint::Username)]
     pub owner: Option<String>,
     /// The group that the file shows

@@ -25,9 +25,6 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// The system's store.
-pub const DEFAULT_STORE: &str = "/var/lib/wardfs";
-
 /// An opened store, in the daemon or in this process.
 pub trait Backend {
     /// One request and its reply; the value of a `put` beside it.

@@ -197,10 +197,22 @@ fn mounted_at(status: &Value) -> Option<PathBuf> {
 }
 
 fn unmount(target: &Path, store: &Path, world: &dyn World, output: &mut Output) -> Result<(), Stop> {
+    let dead = |output: &mut Output| {
+        show(
+            &Request::Unmount,
+            &json!({ "mount": target.to_string_lossy() }),
+            output,
+        )
+    };
     let mut backend = match world.backend(store) {
         Ok(backend) => backend,
         // Without a store that opens there can still be a mount that its daemon left behind.
-        Err(_) => return Ok(world.unmount_dead(target)?),
+        Err(problem) => {
+            world
+                .unmount_dead(target)
+                .map_err(|e| if e.exit == Exit::NotFound { problem } else { e })?;
+            return dead(output);
+        }
     };
     let Some(mount) = mounted_at(&backend.call(&Request::Status, None)?) else {
         drop(backend);

@@ -122,7 +122,11 @@ fn names(reply: &Value) -> View {
                 cell(&s["size"]),
                 time(&s["changed"]),
                 hidden.into(),
-                s["description"].as_str().map(printable).unwrap_or_default(),
+                if s["broken"] == true {
+                    "DAMAGED: wardfs store check".into()
+                } else {
+                    s["description"].as_str().map(printable).unwrap_or_default()
+                },
             ]
         })
         .collect();
@@ -165,6 +169,9 @@ fn describe(reply: &Value) -> String {
     }
     if let Some(may) = reply["you_may_read"].as_bool() {
         rows.push(("you", if may { "may read it" } else { "may not read it" }.into()));
+    }
+    if reply["root_may_read"] == false {
+        rows.push(("root", "may not read it".into()));
     }
     facts(&rows)
 }
@@ -293,7 +300,15 @@ fn status(reply: &Value) -> String {
     };
     let mut rows = vec![("running", running)];
     let given = |key: &'static str| (!reply[key].is_null()).then(|| (key, cell(&reply[key])));
-    for key in ["version", "mount", "store", "secrets", "epoch", "threads"] {
+    for key in [
+        "version",
+        "mount",
+        "store",
+        "secrets",
+        "epoch",
+        "threads",
+        "locked_bytes",
+    ] {
         rows.extend(given(key));
     }
     let audit = &reply["audit"];

@@ -51,13 +51,15 @@ fn list_is_a_table_and_an_empty_one_is_silent_on_standard_output() {
         &json!({"secrets": [
             {"name": "app/x", "labels": {"current": "0123456789abcdef"}, "size": 6, "changed": "2026-11-25T08:30:00.1Z", "visibility": "listed", "description": "a\nb"},
             {"name": "b", "labels": {}, "size": null, "changed": null, "visibility": "hidden", "description": null},
+            {"name": "c", "labels": {}, "visibility": "listed", "description": "d", "broken": true},
         ]}),
     );
     assert_eq!(
         seen.text,
         "NAME   CURRENT   SIZE  CHANGED               VISIBILITY  DESCRIPTION\n\
          app/x  01234567  6     2026-11-25 08:30:00Z  listed      a\\nb\n\
-         b      -         -     -                     hidden\n"
+         b      -         -     -                     hidden\n\
+         c      -         -     -                     listed      DAMAGED: wardfs store check\n"
     );
     let seen = view(&request, &json!({"secrets": []}));
     assert_eq!((seen.text.as_str(), seen.notes.len()), ("", 1));
@@ -69,12 +71,12 @@ fn describe_shows_what_it_was_told_and_no_more() {
     let seen = view(
         &request,
         &json!({"name": "app/x", "labels": {"current": "v2", "previous": "v1"}, "versions": 2, "size": 6, "owner": null,
-            "visibility": "listed", "readers": [], "you_may_read": false}),
+            "visibility": "listed", "readers": [], "you_may_read": false, "root_may_read": false}),
     );
     assert_eq!(
         seen.text,
         "name        app/x\nlabels      current  v2\n            previous  v1\nversions    2\nsize        6 bytes\n\
-         visibility  listed\nread by     nobody\nyou         may not read it\n"
+         visibility  listed\nread by     nobody\nyou         may not read it\nroot        may not read it\n"
     );
 }
 
