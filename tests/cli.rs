@@ -171,8 +171,19 @@ fn following_the_log_shows_new_records_of_new_segments() {
     std::fs::create_dir(&audit).unwrap();
     let segment = |n: u32| audit.join(format!("{n:08}.jsonl"));
     std::fs::write(segment(1), "{\"seq\":1}\n{\"seq\":2}\n").unwrap();
-    let mut child = wardfs()
-        .args(["audit", "tail", "-f", "-n", "1", "--json", "--store"])
+    // The limit ends a test that would wait for ever.
+    let mut child = Command::new("timeout")
+        .args([
+            "20",
+            env!("CARGO_BIN_EXE_wardfs"),
+            "audit",
+            "tail",
+            "-f",
+            "-n",
+            "1",
+            "--json",
+            "--store",
+        ])
         .arg(store.path())
         .stdout(Stdio::piped())
         .spawn()
