@@ -1,1 +1,59 @@
-//! placeholder
+//! The tamper-evident log: JSON Lines in segments, each line bound to its predecessor by a MAC, appended by one
+//! write(2) before its caller gets a byte.
+//!
+//! A [`Record`] goes in, a [`Receipt`] comes out, and only this room makes one. [`Log`] is the open log of the one
+//! process that owns the store; [`verify`] needs the key and the directory, [`query`] and [`Follower`] the
+//! directory alone. `packaging/doc/audit.md` has the fields, the chain and what verifying finds.
+
+mod anchor;
+mod chain;
+mod error;
+mod flood;
+mod json;
+mod log;
+mod open;
+mod query;
+mod record;
+mod segment;
+mod verify;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+pub use anchor::Anchor;
+pub use error::{Broken, BrokenKind, LogError, VerifyError};
+pub use log::{Log, Receipt};
+pub use query::{Entry, Follower, Query, query, tail};
+pub use record::{Body, Event, Identity, Outcome, Record, Value, Who};
+pub use segment::{FORMAT, MIN_READER};
+pub use verify::{Verified, verify};
+
+/// How a log behaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// A segment of this many bytes is followed by a new one.
+    pub segment_bytes: u64,
+    /// Bytes kept allocated behind the last record, so that administration remains possible on a full disk.
+    pub reserve_bytes: u64,
+    /// Refusals of one kind (uid, event, secret, reason) written one by one in a window; the others are counted.
+    pub refusals_per_window: u32,
+    /// How long a window of refusals is.
+    pub refusal_window: Duration,
+    /// Kinds of refusal told apart at a time, and a sixteenth of it for one uid.
+    pub refusal_kinds: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            segment_bytes: 64 << 20,
+            reserve_bytes: 4 << 20,
+            refusals_per_window: 10,
+            refusal_window: Duration::from_secs(1),
+            refusal_kinds: 4096,
+        }
+    }
+}

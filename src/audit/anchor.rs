@@ -1,0 +1,64 @@
+//! What the store remembers of the log.
+
+use crate::id::StoreId;
+
+use super::chain::{self, Head, State};
+
+/// A place in the log: everything up to it was durable when the anchor was made by [`Log::sync`](super::Log::sync).
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Anchor {
+    /// The last record's sequence number; 0 for the empty log.
+    pub seq: u64,
+    /// Its MAC.
+    #[serde(with = "head_text")]
+    pub head: [u8; 32],
+    /// The highest epoch that a record up to it carries.
+    pub epoch: u64,
+    /// The number of the oldest segment that is kept.
+    pub oldest_segment: u64,
+    /// The number of the segment that holds the record; 0 for the empty log.
+    pub segment: u64,
+    /// Bytes of that segment up to the record's end.
+    pub offset: u64,
+}
+
+impl Anchor {
+    /// The anchor of a log that has no record yet.
+    pub fn genesis(store: StoreId) -> Self {
+        Anchor {
+            seq: 0,
+            head: chain::genesis(store),
+            epoch: 0,
+            oldest_segment: 1,
+            segment: 0,
+            offset: 0,
+        }
+    }
+
+    pub(super) fn state(&self) -> State {
+        State {
+            seq: self.seq,
+            head: self.head,
+            epoch: self.epoch,
+        }
+    }
+}
+
+mod head_text {
+    use data_encoding::HEXLOWER;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use super::Head;
+
+    pub fn serialize<S: Serializer>(head: &Head, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&HEXLOWER.encode(head))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Head, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+        let bytes = HEXLOWER.decode(text.as_bytes()).map_err(D::Error::custom)?;
+        bytes
+            .try_into()
+            .map_err(|_| D::Error::custom("a head has 32 bytes"))
+    }
+}

@@ -1,0 +1,300 @@
+//! The open log, as the rest of the program sees it.
+
+use std::cell::RefCell;
+use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::sys::stat::fstat;
+use nix::unistd::{AccessFlags, faccessat};
+
+use crate::id::{Epoch, StoreId};
+use crate::secret::SecretBytes;
+
+use super::error::LogError;
+use super::flood::{Floods, Verdict};
+use super::record::{Body, Event, Outcome, Record};
+use super::segment::{self, Mode};
+use super::writer::{Context, Stamp, Writer};
+use super::{Anchor, Options, open};
+
+/// Proof that a record is in the log. Only the log makes one, for each record once; the bytes that the record
+/// speaks of may be handed out in exchange for it.
+#[must_use]
+#[derive(Debug)]
+pub struct Receipt {
+    seq: u64,
+}
+
+impl Receipt {
+    /// The record's sequence number.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+}
+
+/// The log of one store, open for writing. Whoever owns the store owns it; all methods may be called from any
+/// thread.
+pub struct Log {
+    ctx: Context,
+    chain: Mutex<Writer>,
+    /// Taken before `chain`, never after it.
+    floods: Mutex<Floods>,
+}
+
+thread_local! {
+    /// Where a thread lays out its record before it takes the chain's lock.
+    static FIELDS: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(4096));
+}
+
+impl Log {
+    /// Makes the log of a new store in `dir`, which is made if it is not there and must hold no log.
+    ///
+    /// # Errors
+    /// [`LogError::Exists`] if there is a log; otherwise if the directory or file cannot be made private and durable.
+    pub fn create(dir: &Path, store: StoreId, key: SecretBytes, options: Options) -> Result<Log, LogError> {
+        segment::make_dir(dir)?;
+        segment::open_dir(dir)?;
+        if !segment::list(dir)?.is_empty() {
+            return Err(LogError::Exists { path: dir.into() });
+        }
+        let ctx = Context {
+            dir: dir.into(),
+            store,
+            key,
+            options,
+        };
+        let writer = Writer::create(&ctx)?;
+        Ok(Log::with(ctx, writer))
+    }
+
+    /// Opens the log and checks it from the anchored record to its end. An unfinished last line of a crash is cut
+    /// off (or marked, where the file is append-only), and a record says so.
+    ///
+    /// # Errors
+    /// If the log is missing, ends before `anchor`, was changed from there on, is another store's, is too new, or
+    /// is not private to its owner.
+    pub fn open(
+        dir: &Path,
+        store: StoreId,
+        key: SecretBytes,
+        options: Options,
+        anchor: &Anchor,
+    ) -> Result<Log, LogError> {
+        let found = open::check(dir, store, &key, anchor)?;
+        let ctx = Context {
+            dir: dir.into(),
+            store,
+            key,
+            options,
+        };
+        let oldest = anchor.oldest_segment;
+        let writer = Writer::resume(
+            &ctx,
+            found.number,
+            found.file,
+            found.len,
+            found.state,
+            oldest,
+            found.torn,
+        )?;
+        Ok(Log::with(ctx, writer))
+    }
+
+    fn with(ctx: Context, writer: Writer) -> Log {
+        let floods = Mutex::new(Floods::new(&ctx.options));
+        Log {
+            ctx,
+            chain: Mutex::new(writer),
+            floods,
+        }
+    }
+
+    /// Appends a record with one write(2). When it returns, the record is in the file (not yet on the disk).
+    ///
+    /// # Errors
+    /// If the record is not, or the file is no longer, in the log. The caller must not get its bytes.
+    pub fn append(&self, record: &Record<'_>) -> Result<Receipt, LogError> {
+        if record.event == Event::Shutdown {
+            self.flush_refusals()?;
+        }
+        FIELDS.with_borrow_mut(|fields| {
+            fields.clear();
+            record.write(fields);
+            let reserve = record.may_use_reserve();
+            let seq = self
+                .chain()
+                .append(&self.ctx, Stamp::Fresh, fields, record.epoch, reserve)?;
+            Ok(Receipt { seq })
+        })
+    }
+
+    /// Appends a record that was serialised beforehand, with its own time and id. `epoch` replaces the epoch that
+    /// the body carries.
+    ///
+    /// # Errors
+    /// As [`Log::append`]; [`LogError::Unfit`] if the bytes are no body.
+    pub fn append_body(&self, body: &Body, epoch: Option<Epoch>) -> Result<Receipt, LogError> {
+        let (fields, carried) = body
+            .parts()
+            .ok_or(LogError::Unfit("it was not made by this program"))?;
+        let epoch = epoch.map(|e| e.0).or(carried);
+        let seq = self
+            .chain()
+            .append(&self.ctx, Stamp::Carried, fields, epoch, true)?;
+        Ok(Receipt { seq })
+    }
+
+    /// Records a refusal, or counts it if there are too many of its kind: per uid, event, secret and reason the
+    /// first ten in a second are written, and one record with the exact number of the others when the second is
+    /// over. A record that is no refusal is appended as it is.
+    ///
+    /// # Errors
+    /// If the record could not be written. It is counted then, and the count is written when the log can be.
+    pub fn refuse(&self, record: &Record<'_>) -> Result<(), LogError> {
+        let Outcome::Denied { reason } = record.outcome else {
+            return self.append(record).map(drop);
+        };
+        let mut floods = self.floods();
+        let write = &mut |fields: &[u8]| self.append_fields(fields);
+        match floods.admit(record.who.uid, record.event, record.secret, reason, write) {
+            Verdict::Counted => Ok(()),
+            Verdict::Write => self.append(record).map(drop).inspect_err(|_| {
+                floods.count(record.who.uid, record.event, record.secret, reason);
+            }),
+        }
+    }
+
+    /// To be called at least each 250 ms by the owner: writes the counts of windows that are over, notices a log
+    /// that was moved away, and brings a failed one back.
+    pub fn tick(&self) {
+        let full = {
+            let mut chain = self.chain();
+            chain.tick(&self.ctx);
+            chain.is_full() || chain.failure().is_some()
+        };
+        // On a full disk the counts stay in memory, so that a flood does not eat the reserve.
+        if !full {
+            let _ = self
+                .floods()
+                .close(false, &mut |fields| self.append_fields(fields));
+        }
+    }
+
+    /// Writes the counts of all windows at once. [`Log::append`] does so before a [`Event::Shutdown`], and dropping
+    /// the log does.
+    ///
+    /// # Errors
+    /// If a count cannot be written; it is kept.
+    pub fn flush_refusals(&self) -> Result<(), LogError> {
+        self.floods()
+            .close(true, &mut |fields| self.append_fields(fields))
+    }
+
+    fn append_fields(&self, fields: &[u8]) -> Result<(), LogError> {
+        self.chain()
+            .append(&self.ctx, Stamp::Fresh, fields, None, true)
+            .map(drop)
+    }
+
+    /// Makes everything appended so far durable and gives the anchor for it. No reader waits for the disk meanwhile.
+    ///
+    /// # Errors
+    /// If the log has failed, or the disk does.
+    pub fn sync(&self) -> Result<Anchor, LogError> {
+        let (anchor, file, path) = {
+            let chain = self.chain();
+            if let Some(LogError::Deleted { path }) = chain.failure() {
+                return Err(LogError::Deleted { path });
+            }
+            // Older segments were made durable before the next one began.
+            (chain.anchor(), Arc::clone(&chain.file), chain.path.clone())
+        };
+        file.sync_data().map_err(|e| {
+            self.chain().fail_os(&e);
+            LogError::io(&path, e)
+        })?;
+        Ok(anchor)
+    }
+
+    /// The place after the last record; not necessarily durable.
+    pub fn head(&self) -> Anchor {
+        self.chain().anchor()
+    }
+
+    /// Whether an administrative record could be taken now: to be asked before a change is begun.
+    ///
+    /// # Errors
+    /// Why it could not.
+    pub fn healthy(&self) -> Result<(), LogError> {
+        let mut chain = self.chain();
+        chain.admit(&self.ctx, 64 << 10, true)?;
+        let path = chain.path.clone();
+        if fstat(&*chain.file).map_err(|e| LogError::io(&path, e))?.st_nlink == 0 {
+            return Err(LogError::Deleted { path });
+        }
+        // Finds a read-only file system and an immutable file without writing.
+        faccessat(AT_FDCWD, &path, AccessFlags::W_OK, AtFlags::AT_EACCESS).map_err(|e| LogError::io(&path, e))
+    }
+
+    /// Whether a record with this `eventID` stands behind `anchor`: replaying an outbox must not append twice.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub fn contains_since(&self, anchor: &Anchor, event_id: &str) -> Result<bool, LogError> {
+        let needle = format!("\",\"eventID\":\"{event_id}\"");
+        let end = self.head();
+        let mut line = Vec::new();
+        for number in anchor.segment.max(anchor.oldest_segment)..=end.segment {
+            let path = segment::path(&self.ctx.dir, number);
+            let mut file = match segment::open(&path, Mode::Read) {
+                Err(LogError::Missing { .. }) if number != end.segment => continue,
+                file => file?,
+            };
+            let from = if number == anchor.segment {
+                anchor.offset
+            } else {
+                0
+            };
+            file.seek(SeekFrom::Start(from))
+                .map_err(|e| LogError::io(&path, e))?;
+            let mut input = BufReader::with_capacity(1 << 16, file);
+            loop {
+                line.clear();
+                if input
+                    .read_until(b'\n', &mut line)
+                    .map_err(|e| LogError::io(&path, e))?
+                    == 0
+                {
+                    break;
+                }
+                // `{"seq":N,"eventTime":"…","eventID":"…"`: the id ends within the first 160 bytes.
+                let start = &line[..line.len().min(160)];
+                if start.windows(needle.len()).any(|w| w == needle.as_bytes()) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// The highest epoch that a record carries.
+    pub fn last_epoch(&self) -> u64 {
+        self.chain().state.epoch
+    }
+
+    fn chain(&self) -> MutexGuard<'_, Writer> {
+        self.chain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn floods(&self) -> MutexGuard<'_, Floods> {
+        self.floods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let _ = self.flush_refusals();
+    }
+}

@@ -1,0 +1,321 @@
+//! Asking the log: filters, its end, and what is added to it. Reading needs no key and proves nothing.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::clock::Timestamp;
+
+use super::chain::MAX_LINE;
+use super::error::LogError;
+use super::segment::{self, Mode};
+
+/// One record as it stands in the log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// The line, without its newline.
+    pub line: String,
+    /// The same, parsed.
+    pub value: Value,
+}
+
+impl Entry {
+    fn parse(line: &[u8]) -> Option<Entry> {
+        let line = std::str::from_utf8(line).ok()?;
+        let value: Value = serde_json::from_str(line).ok()?;
+        value.get("seq")?.as_u64()?;
+        Some(Entry {
+            line: line.into(),
+            value,
+        })
+    }
+
+    /// The sequence number.
+    pub fn seq(&self) -> u64 {
+        self.value["seq"].as_u64().unwrap_or(0)
+    }
+
+    /// A top-level field that is text.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.value.get(name)?.as_str()
+    }
+
+    /// The uid, if the record has one.
+    pub fn uid(&self) -> Option<u32> {
+        self.value["uid"].as_u64().and_then(|n| n.try_into().ok())
+    }
+
+    /// The secret's name.
+    pub fn secret(&self) -> Option<&str> {
+        self.value["requestParameters"]["secretId"].as_str()
+    }
+}
+
+/// Which records are wanted. What is `None` or false filters nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    /// Of this uid.
+    pub uid: Option<u32>,
+    /// About this secret.
+    pub secret: Option<String>,
+    /// With this `eventName`.
+    pub event: Option<String>,
+    /// With this `outcome`.
+    pub outcome: Option<String>,
+    /// Refusals only, counts of suppressed ones included.
+    pub denied: bool,
+    /// Not before.
+    pub since: Option<Timestamp>,
+    /// Before.
+    pub until: Option<Timestamp>,
+    /// At most this many.
+    pub limit: Option<usize>,
+    /// The newest ones, if there is a limit. The order is the log's all the same.
+    pub newest: bool,
+}
+
+impl Query {
+    fn matches(&self, entry: &Entry) -> bool {
+        let is =
+            |wanted: &Option<String>, found: Option<&str>| wanted.as_deref().is_none_or(|w| Some(w) == found);
+        let time = || {
+            let text = entry.text("eventTime")?;
+            text.parse::<jiff::Timestamp>()
+                .ok()
+                .map(|t| Timestamp(t.as_microsecond()))
+        };
+        self.uid.is_none_or(|uid| entry.uid() == Some(uid))
+            && is(&self.secret, entry.secret())
+            && is(&self.event, entry.text("eventName"))
+            && is(&self.outcome, entry.text("outcome"))
+            && (!self.denied || entry.text("outcome") == Some("denied"))
+            && self.since.is_none_or(|since| time().is_some_and(|t| t >= since))
+            && self.until.is_none_or(|until| time().is_some_and(|t| t < until))
+    }
+}
+
+/// The records of the log in `dir` that `query` wants, in the order of the log. A line that is no record gives an
+/// error, and the next call goes on behind it.
+pub fn query(dir: &Path, query: &Query) -> impl Iterator<Item = Result<Entry, LogError>> + use<> {
+    let limit = query.limit.unwrap_or(usize::MAX);
+    if query.newest && query.limit.is_some() {
+        let newest = newest(dir, query, limit);
+        let entries: Box<dyn Iterator<Item = _>> = match newest {
+            Ok(entries) => Box::new(entries.into_iter().map(Ok)),
+            Err(e) => Box::new(std::iter::once(Err(e))),
+        };
+        return entries;
+    }
+    let lines: Box<dyn Iterator<Item = Result<Entry, LogError>>> = match Follower::from_start(dir) {
+        Ok(follower) => Box::new(follower),
+        Err(e) => Box::new(std::iter::once(Err(e))),
+    };
+    let query = query.clone();
+    Box::new(
+        lines
+            .filter(move |e| e.as_ref().map_or(true, |e| query.matches(e)))
+            .take(limit),
+    )
+}
+
+/// The last `n` records.
+///
+/// # Errors
+/// If the log cannot be read.
+pub fn tail(dir: &Path, n: usize) -> Result<Vec<Entry>, LogError> {
+    newest(dir, &Query::default(), n)
+}
+
+fn newest(dir: &Path, query: &Query, n: usize) -> Result<Vec<Entry>, LogError> {
+    let mut entries = VecDeque::new();
+    for &number in segment::list(dir)?.iter().rev() {
+        let path = segment::path(dir, number);
+        let file = segment::open(&path, Mode::Read)?;
+        let mut lines = Backwards::new(file, &path)?;
+        while entries.len() < n {
+            let Some(line) = lines.next()? else { break };
+            if let Some(entry) = Entry::parse(&line).filter(|e| query.matches(e)) {
+                entries.push_front(entry);
+            }
+        }
+        if entries.len() >= n {
+            break;
+        }
+    }
+    Ok(entries.into())
+}
+
+/// The whole lines of a file, last first.
+struct Backwards<'p> {
+    file: File,
+    path: &'p Path,
+    /// Bytes not read yet.
+    rest: u64,
+    /// What was read and not handed out, from `rest` on; ends with the newline of the next line to hand out.
+    buffer: Vec<u8>,
+}
+
+impl<'p> Backwards<'p> {
+    fn new(file: File, path: &'p Path) -> Result<Self, LogError> {
+        let rest = file.metadata().map_err(|e| LogError::io(path, e))?.len();
+        let mut lines = Backwards {
+            file,
+            path,
+            rest,
+            buffer: Vec::new(),
+        };
+        // An unfinished last line is no record yet.
+        while !lines.buffer.contains(&b'\n') && lines.rest > 0 {
+            lines.fill()?;
+        }
+        let end = lines
+            .buffer
+            .iter()
+            .rposition(|&b| b == b'\n')
+            .map_or(0, |at| at + 1);
+        lines.buffer.truncate(end);
+        Ok(lines)
+    }
+
+    fn fill(&mut self) -> Result<(), LogError> {
+        let n = self.rest.min(1 << 16);
+        self.rest -= n;
+        let mut chunk = vec![0; n as usize];
+        self.file
+            .seek(SeekFrom::Start(self.rest))
+            .map_err(|e| LogError::io(self.path, e))?;
+        self.file
+            .read_exact(&mut chunk)
+            .map_err(|e| LogError::io(self.path, e))?;
+        chunk.extend_from_slice(&self.buffer);
+        self.buffer = chunk;
+        Ok(())
+    }
+
+    fn next(&mut self) -> Result<Option<Vec<u8>>, LogError> {
+        loop {
+            let Some(body) = self.buffer.strip_suffix(b"\n") else {
+                if self.rest == 0 {
+                    return Ok(None);
+                }
+                self.fill()?;
+                continue;
+            };
+            match body.iter().rposition(|&b| b == b'\n') {
+                Some(at) => {
+                    let line = body[at + 1..].to_vec();
+                    self.buffer.truncate(at + 1);
+                    return Ok(Some(line));
+                }
+                None if self.rest == 0 => {
+                    let line = body.to_vec();
+                    self.buffer.clear();
+                    return Ok(Some(line));
+                }
+                None if body.len() > MAX_LINE => {
+                    return Err(LogError::Unreadable {
+                        path: self.path.into(),
+                        offset: self.rest,
+                    });
+                }
+                None => self.fill()?,
+            }
+        }
+    }
+}
+
+/// Reads the log from a place on, across segments, and can be asked again when it had reached the end.
+pub struct Follower {
+    dir: PathBuf,
+    number: u64,
+    input: Option<BufReader<File>>,
+    offset: u64,
+    line: Vec<u8>,
+}
+
+impl Follower {
+    /// From the oldest record on.
+    ///
+    /// # Errors
+    /// If there is no log, or it cannot be read.
+    pub fn from_start(dir: &Path) -> Result<Follower, LogError> {
+        let first = segment::list(dir)?.first().copied();
+        let number = first.ok_or_else(|| LogError::Missing { path: dir.into() })?;
+        Ok(Follower {
+            dir: dir.into(),
+            number,
+            input: None,
+            offset: 0,
+            line: Vec::new(),
+        })
+    }
+
+    /// From the end on: only what is added from now.
+    ///
+    /// # Errors
+    /// If there is no log, or it cannot be read.
+    pub fn new(dir: &Path) -> Result<Follower, LogError> {
+        let mut follower = Follower::from_start(dir)?;
+        follower.number = segment::list(dir)?.last().copied().unwrap_or(follower.number);
+        while follower.read()?.is_some() {}
+        Ok(follower)
+    }
+
+    /// The next record, or `None` if there is none yet.
+    ///
+    /// # Errors
+    /// If the log cannot be read, or a line is no record (the next call goes on behind it).
+    pub fn read(&mut self) -> Result<Option<Entry>, LogError> {
+        loop {
+            let path = segment::path(&self.dir, self.number);
+            let input = match &mut self.input {
+                Some(input) => input,
+                None => {
+                    self.offset = 0;
+                    self.input.insert(BufReader::with_capacity(
+                        1 << 16,
+                        segment::open(&path, Mode::Read)?,
+                    ))
+                }
+            };
+            let rest = (MAX_LINE - self.line.len().min(MAX_LINE - 1)) as u64;
+            let n = input
+                .take(rest)
+                .read_until(b'\n', &mut self.line)
+                .map_err(|e| LogError::io(&path, e))?;
+            if self.line.last() == Some(&b'\n') || self.line.len() >= MAX_LINE {
+                let from = self.offset;
+                self.offset += self.line.len() as u64;
+                let entry = Entry::parse(self.line.trim_ascii_end());
+                self.line.clear();
+                return match entry {
+                    Some(entry) => Ok(Some(entry)),
+                    None => Err(LogError::Unreadable { path, offset: from }),
+                };
+            }
+            if n > 0 {
+                continue;
+            }
+            // At the end of this segment: is there a later one? (It is looked for before the end is believed.)
+            let Some(next) = segment::list(&self.dir)?.into_iter().find(|&n| n > self.number) else {
+                return Ok(None);
+            };
+            if input.fill_buf().map_err(|e| LogError::io(&path, e))?.is_empty() {
+                self.number = next;
+                self.input = None;
+                self.line.clear();
+            }
+        }
+    }
+}
+
+impl Iterator for Follower {
+    type Item = Result<Entry, LogError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.read().transpose()
+    }
+}

@@ -1,0 +1,428 @@
+//! A record as its author fills it, and the JSON that it becomes. `packaging/doc/audit.md` lists the fields.
+
+use crate::clock::Timestamp;
+use crate::id::Label;
+
+use super::json;
+
+macro_rules! events {
+    ($($(#[$doc:meta])* $name:ident $(= $text:literal)? $reserve:ident,)*) => {
+        /// What happened. The names are CloudTrail's where it has one.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Event { $($(#[$doc])* $name,)* }
+
+        impl Event {
+            /// The `eventName`.
+            pub fn name(self) -> &'static str {
+                match self { $(Event::$name => events!(@text $name $($text)?),)* }
+            }
+
+            /// Whether its record may use the space that is reserved for administration on a full disk:
+            /// changes and the life of the daemon may, reading and what strangers can cause may not.
+            pub fn may_use_reserve(self) -> bool {
+                match self { $(Event::$name => events!(@reserve $reserve),)* }
+            }
+        }
+    };
+    (@text $name:ident) => { stringify!($name) };
+    (@text $name:ident $text:literal) => { $text };
+    (@reserve reserve) => { true };
+    (@reserve ordinary) => { false };
+}
+
+events! {
+    /// A READ that returned bytes, or one that was refused.
+    GetSecretValue ordinary,
+    /// A look-up or open that was refused.
+    OpenSecret ordinary,
+    /// Attributes, labels or settings were shown.
+    DescribeSecret ordinary,
+    /// Names were listed.
+    ListSecrets ordinary,
+    /// Versions were listed.
+    ListSecretVersionIds ordinary,
+    /// A policy was shown.
+    GetResourcePolicy ordinary,
+    /// A decision was explained (`why`).
+    ExplainDecision ordinary,
+    /// The log was queried or followed.
+    QueryLog ordinary,
+    /// The log was verified.
+    VerifyLog ordinary,
+    /// The store was checked.
+    CheckStore ordinary,
+    /// The daemon's state was asked for.
+    GetStatus ordinary,
+    /// A control call that has no name of its own, or could not be read.
+    ControlCall ordinary,
+    /// A store was made.
+    CreateStore reserve,
+    /// A secret was made.
+    CreateSecret reserve,
+    /// A new value.
+    PutSecretValue reserve,
+    /// Description, owner, visibility or other settings were changed.
+    UpdateSecret reserve,
+    /// A label was moved.
+    UpdateSecretVersionStage reserve,
+    /// A policy was set.
+    PutResourcePolicy reserve,
+    /// A policy was removed.
+    DeleteResourcePolicy reserve,
+    /// A secret was deleted.
+    DeleteSecret reserve,
+    /// A deleted secret was put back.
+    RestoreSecret reserve,
+    /// A deleted secret's name and policy were removed.
+    PurgeSecret reserve,
+    /// A rotation began.
+    RotateSecret reserve,
+    /// Tags were set.
+    TagResource reserve,
+    /// Tags were removed.
+    UntagResource reserve,
+    /// The file system was mounted.
+    Mount reserve,
+    /// The file system was unmounted.
+    Unmount reserve,
+    /// The daemon began to serve.
+    #[default]
+    Startup reserve,
+    /// The daemon stopped. Every count of refusals that is still open is written before it.
+    Shutdown reserve,
+    /// A record of the store is not what was written.
+    IntegrityError ordinary,
+    /// A handler failed; the request was answered with EIO.
+    PanicCaught ordinary,
+    /// The exact number of refusals that were counted and not written one by one.
+    RefusalsSuppressed reserve,
+    /// The first record of a segment.
+    SegmentStarted reserve,
+    /// The log can be written again, or an unfinished line of a crash was cut or marked.
+    LogResumed reserve,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was done.
+    Allowed,
+    /// The policy, or a rule that stands above policies, refused.
+    Denied {
+        /// A short word from a fixed set, as `implicit_deny`.
+        reason: &'static str,
+    },
+    /// It was allowed and could not be done.
+    Failed {
+        /// A short word from a fixed set, as `integrity`.
+        reason: &'static str,
+    },
+}
+
+impl Default for Outcome {
+    fn default() -> Self {
+        Outcome::Failed {
+            reason: "unspecified",
+        }
+    }
+}
+
+impl Outcome {
+    /// `allowed`, `denied` or `failed`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Allowed => "allowed",
+            Outcome::Denied { .. } => "denied",
+            Outcome::Failed { .. } => "failed",
+        }
+    }
+
+    /// The reason of a refusal or failure.
+    pub fn reason(self) -> Option<&'static str> {
+        match self {
+            Outcome::Allowed => None,
+            Outcome::Denied { reason } | Outcome::Failed { reason } => Some(reason),
+        }
+    }
+}
+
+/// How much of the caller a record names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Identity {
+    /// All that is known.
+    #[default]
+    Full,
+    /// The uid alone: later READs of a handle by the caller that the handle's first record names.
+    Short,
+}
+
+/// Who asked. What is not known is `None` and left out.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Who<'a> {
+    /// The kernel's word (fsuid).
+    pub uid: u32,
+    /// The kernel's word (fsgid).
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Option<&'a [u32]>,
+    /// Process id (thread group).
+    pub pid: Option<u32>,
+    /// Thread id.
+    pub tid: Option<u32>,
+    /// When the process began, in clock ticks since boot (`/proc/PID/stat`, field 22).
+    pub start_time: Option<u64>,
+    /// The command name: any bytes, 16 at most are kept.
+    pub command: Option<&'a [u8]>,
+    /// The systemd unit.
+    pub unit: Option<&'a str>,
+    /// The login uid (`/proc/PID/loginuid`).
+    pub login_uid: Option<u32>,
+    /// The program's file, where it can be seen; never a fact to decide by.
+    pub exe: Option<&'a str>,
+}
+
+/// An extra request parameter.
+#[derive(Clone, Copy, Debug)]
+pub enum Value<'a> {
+    /// A string.
+    Text(&'a str),
+    /// A number.
+    Number(u64),
+    /// A truth.
+    Flag(bool),
+    /// Strings.
+    List(&'a [&'a str]),
+}
+
+impl<'a> From<&'a str> for Value<'a> {
+    fn from(text: &'a str) -> Self {
+        Value::Text(text)
+    }
+}
+
+impl From<u64> for Value<'_> {
+    fn from(n: u64) -> Self {
+        Value::Number(n)
+    }
+}
+
+impl From<bool> for Value<'_> {
+    fn from(flag: bool) -> Self {
+        Value::Flag(flag)
+    }
+}
+
+/// One record. Fill what is known; the log adds sequence, time, id and MAC.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Record<'a> {
+    /// What happened.
+    pub event: Event,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Who asked.
+    pub who: Who<'a>,
+    /// How much of `who` is written.
+    pub identity: Identity,
+    /// The secret's name.
+    pub secret: Option<&'a str>,
+    /// The version's id.
+    pub version: Option<&'a str>,
+    /// The version's labels, or the one by which it was chosen.
+    pub labels: &'a [Label],
+    /// The handle's number.
+    pub handle: Option<u64>,
+    /// Where the read began, in bytes.
+    pub offset: Option<u64>,
+    /// Bytes returned.
+    pub length: Option<u64>,
+    /// The policy layer that decided.
+    pub layer: Option<&'static str>,
+    /// The statement that decided (its Sid or number).
+    pub statement: Option<&'a str>,
+    /// The store's epoch at which it was decided, or that a change made.
+    pub epoch: Option<u64>,
+    /// `errorCode`, where it is neither of the usual `AccessDenied` and `InternalFailure`.
+    pub error_code: Option<&'static str>,
+    /// More request parameters.
+    pub parameters: &'a [(&'static str, Value<'a>)],
+    /// One line for people.
+    pub message: Option<&'a str>,
+    /// The door: `mount`, `control` or `command`; empty where there is none.
+    pub via: &'static str,
+}
+
+/// A record serialised beforehand, for an outbox: everything but sequence and MAC, its time and `eventID` included.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Body(pub Vec<u8>);
+
+impl Body {
+    /// The record's `eventID`; empty if the bytes are no body.
+    pub fn event_id(&self) -> &str {
+        self.0
+            .strip_prefix(b"\"eventTime\":\"")
+            .and_then(|rest| rest.get(rest.iter().position(|&b| b == b'"')?..))
+            .and_then(|rest| rest.strip_prefix(b"\",\"eventID\":\""))
+            .and_then(|rest| std::str::from_utf8(rest.get(..rest.iter().position(|&b| b == b'"')?)?).ok())
+            .unwrap_or("")
+    }
+
+    /// Splits off the epoch that the body carries, after checking that the rest makes one line of one object.
+    pub(super) fn parts(&self) -> Option<(&[u8], Option<u64>)> {
+        if self.event_id().is_empty() || self.0.contains(&b'\n') {
+            return None;
+        }
+        let object = [b"{", self.0.as_slice(), b"}"].concat();
+        serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&object).ok()?;
+        Some(super::chain::split_epoch(&self.0))
+    }
+}
+
+impl Record<'_> {
+    /// The record with the time and a fresh id, to be kept in an outbox and appended after the commit.
+    pub fn body(&self) -> Body {
+        let mut out = Vec::with_capacity(512);
+        out.extend_from_slice(b"\"eventTime\":\"");
+        json::TimeText::default().write(&mut out, Timestamp::now());
+        out.extend_from_slice(b"\",\"eventID\":\"");
+        out.extend_from_slice(
+            uuid::Uuid::now_v7()
+                .hyphenated()
+                .encode_lower(&mut uuid::Uuid::encode_buffer())
+                .as_bytes(),
+        );
+        out.extend_from_slice(b"\",");
+        self.write(&mut out);
+        if let Some(epoch) = self.epoch {
+            field(&mut out, "epoch");
+            json::number(&mut out, epoch);
+        }
+        Body(out)
+    }
+
+    /// Whether it may use the reserve. A refused change may not: strangers can cause it.
+    pub(super) fn may_use_reserve(&self) -> bool {
+        self.event.may_use_reserve() && !matches!(self.outcome, Outcome::Denied { .. })
+    }
+
+    /// Appends `"eventName":…` and everything that follows but the epoch and the MAC.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"\"eventName\":\"");
+        out.extend_from_slice(self.event.name().as_bytes());
+        out.extend_from_slice(b"\",\"eventSource\":\"wardfs\",\"uid\":");
+        json::number(out, self.who.uid.into());
+        if self.identity == Identity::Full {
+            self.who.write(out);
+        }
+        self.write_parameters(out);
+        out.extend_from_slice(b",\"outcome\":\"");
+        out.extend_from_slice(self.outcome.name().as_bytes());
+        out.push(b'"');
+        let code = self.error_code.or(match self.outcome {
+            Outcome::Allowed => None,
+            Outcome::Denied { .. } => Some("AccessDenied"),
+            Outcome::Failed { .. } => Some("InternalFailure"),
+        });
+        text(out, "errorCode", code);
+        text(out, "reason", self.outcome.reason());
+        text(out, "layer", self.layer);
+        text(out, "statement", self.statement);
+        text(out, "message", self.message);
+        if !self.via.is_empty() {
+            text(out, "via", Some(self.via));
+        }
+    }
+
+    fn write_parameters(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(b",\"requestParameters\":{");
+        let inside = out.len();
+        text(out, "secretId", self.secret);
+        text(out, "versionId", self.version);
+        if !self.labels.is_empty() {
+            field(out, "versionStage");
+            list(out, self.labels.iter().map(Label::as_str));
+        }
+        for (name, n) in [
+            ("handle", self.handle),
+            ("offset", self.offset),
+            ("length", self.length),
+        ] {
+            optional(out, name, n);
+        }
+        for (name, value) in self.parameters {
+            field(out, name);
+            match *value {
+                Value::Text(t) => json::string(out, t),
+                Value::Number(n) => json::number(out, n),
+                Value::Flag(flag) => out.extend_from_slice(if flag { b"true" } else { b"false" }),
+                Value::List(items) => list(out, items.iter().copied()),
+            }
+        }
+        if out.len() == inside {
+            out.truncate(start);
+        } else {
+            // Each field was written with a comma before it; the first has none in an object.
+            out.remove(inside);
+            out.push(b'}');
+        }
+    }
+}
+
+impl Who<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        optional(out, "gid", Some(self.gid.into()));
+        if let Some(groups) = self.groups {
+            field(out, "groups");
+            out.push(b'[');
+            for (i, &group) in groups.iter().enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                json::number(out, group.into());
+            }
+            out.push(b']');
+        }
+        optional(out, "pid", self.pid.map(u64::from));
+        optional(out, "tid", self.tid.map(u64::from));
+        optional(out, "startTime", self.start_time);
+        if let Some(command) = self.command {
+            field(out, "command");
+            json::bytes(out, &command[..command.len().min(16)]);
+        }
+        text(out, "unit", self.unit);
+        optional(out, "loginUid", self.login_uid.map(u64::from));
+        text(out, "exe", self.exe);
+    }
+}
+
+pub(super) fn field(out: &mut Vec<u8>, name: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+pub(super) fn text(out: &mut Vec<u8>, name: &str, value: Option<&str>) {
+    if let Some(value) = value {
+        field(out, name);
+        json::string(out, value);
+    }
+}
+
+pub(super) fn optional(out: &mut Vec<u8>, name: &str, value: Option<u64>) {
+    if let Some(n) = value {
+        field(out, name);
+        json::number(out, n);
+    }
+}
+
+fn list<'s>(out: &mut Vec<u8>, items: impl Iterator<Item = &'s str>) {
+    out.push(b'[');
+    for (i, item) in items.enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        json::string(out, item);
+    }
+    out.push(b']');
+}

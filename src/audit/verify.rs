@@ -1,0 +1,250 @@
+//! Verifying the whole log: every segment on its own, several at a time, and then their joints.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError, mpsc};
+
+use crate::clock::Timestamp;
+use crate::id::StoreId;
+use crate::secret::SecretBytes;
+
+use super::Anchor;
+use super::chain::{End, SegmentKey, State};
+use super::error::{Broken, BrokenKind, LogError, VerifyError};
+use super::open::joined;
+use super::segment::{self, Header, Mode};
+
+/// What was verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// Records, the segments' headers included.
+    pub records: u64,
+    /// Segments.
+    pub segments: u64,
+    /// The first record's sequence number.
+    pub first: u64,
+    /// The last record's.
+    pub last: u64,
+    /// The last record's MAC.
+    pub head: [u8; 32],
+    /// The highest epoch that a record carries.
+    pub last_epoch: u64,
+    /// Records behind the anchor: genuine, but nothing would show if more had been there. All, without an anchor.
+    pub beyond_anchor: u64,
+    /// Bytes of an unfinished last line, which a crash or a write in progress leaves.
+    pub torn_bytes: u64,
+    /// When this was found.
+    pub at: Timestamp,
+}
+
+/// Progress is told each time a thread has checked this many records.
+const STEP: u64 = 50_000;
+
+/// What the walk of one segment gave.
+struct Walked {
+    path: PathBuf,
+    header: Header,
+    start: State,
+    state: State,
+    end: End,
+}
+
+/// Verifies every record of the log in `dir`. With an `anchor` it must reach the anchored record, and that record
+/// must be the one that the store knows. `progress` is called with the number of records checked so far.
+/// The log may be written meanwhile; what is added after the beginning may or may not be seen.
+///
+/// # Errors
+/// The first record that is not in order, in the order of the log.
+pub fn verify(
+    dir: &Path,
+    store: StoreId,
+    key: &SecretBytes,
+    anchor: Option<&Anchor>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Verified, VerifyError> {
+    segment::open_dir(dir)?;
+    let numbers = segment::list(dir)?;
+    let oldest = anchor.map_or(1, |a| a.oldest_segment.max(1));
+    let last = numbers
+        .last()
+        .copied()
+        .unwrap_or(0)
+        .max(anchor.map_or(1, |a| a.segment));
+    let walked = walk_all(dir, store, key, anchor, &numbers, progress);
+
+    let mut walked = walked.into_iter();
+    let mut state = State::genesis(store);
+    let mut before: Option<Walked> = None;
+    let mut report = Verified {
+        records: 0,
+        segments: 0,
+        first: 0,
+        last: 0,
+        head: state.head,
+        last_epoch: 0,
+        beyond_anchor: 0,
+        torn_bytes: 0,
+        at: Timestamp::now(),
+    };
+    for number in numbers.first().copied().unwrap_or(oldest).min(oldest)..=last {
+        let path = segment::path(dir, number);
+        if numbers.binary_search(&number).is_err() {
+            let text = "the segment is missing";
+            return Err(broken(&path, state.seq + 1, BrokenKind::Missing, text));
+        }
+        let Some(result) = walked.next() else { break };
+        let Some(segment) = result? else {
+            // Begun in a crash, or in this moment; anything but the last one was cut.
+            if number == last && number > oldest && anchor.is_none_or(|a| a.segment < number) {
+                break;
+            }
+            return Err(broken(
+                &path,
+                state.seq + 1,
+                BrokenKind::Truncated,
+                "the segment ends in its first record",
+            ));
+        };
+        match &before {
+            Some(before) if before.end.torn > 0 => {
+                let text = "the segment ends in an unfinished line; later segments are there";
+                return Err(broken(&before.path, state.seq + 1, BrokenKind::Torn, text));
+            }
+            Some(before) => joined(&before.path, &path, &state, &segment.header)?,
+            None if oldest == 1 => joined(&path, &path, &State::genesis(store), &segment.header)?,
+            None => report.first = segment.start.seq + 1,
+        }
+        report.segments += 1;
+        report.records += segment.state.seq - segment.start.seq;
+        report.last_epoch = report.last_epoch.max(segment.state.epoch);
+        report.torn_bytes = segment.end.torn;
+        state = segment.state;
+        before = Some(segment);
+    }
+    report.first = report.first.max(1);
+    (report.last, report.head) = (state.seq, state.head);
+    let anchored = anchor.map_or(0, |a| a.seq);
+    if state.seq < anchored {
+        let (path, torn) = before.map_or((dir.to_path_buf(), 0), |s| (s.path, s.end.torn));
+        let (kind, text) = match torn {
+            0 => (
+                BrokenKind::Truncated,
+                format!("the log ends before it; the store knows {anchored} records"),
+            ),
+            _ => (
+                BrokenKind::Torn,
+                format!("its line is unfinished; the store knows {anchored} records"),
+            ),
+        };
+        return Err(broken(&path, state.seq + 1, kind, &text));
+    }
+    report.beyond_anchor = state.seq - anchored;
+    Ok(report)
+}
+
+/// Walks the segments on as many threads as there are processors; gives the results in the order of the log, up
+/// to the first failure.
+fn walk_all(
+    dir: &Path,
+    store: StoreId,
+    key: &SecretBytes,
+    anchor: Option<&Anchor>,
+    numbers: &[u64],
+    progress: &mut dyn FnMut(u64),
+) -> Vec<Result<Option<Walked>, LogError>> {
+    let threads = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(numbers.len());
+    let slots: Vec<Mutex<Option<Result<Option<Walked>, LogError>>>> =
+        numbers.iter().map(|_| Mutex::new(None)).collect();
+    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let (tell, told) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let (tell, next, stop, slots) = (tell.clone(), &next, &stop, &slots);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(&number) = numbers.get(at) else { return };
+                    let result = walk_one(dir, store, key, anchor, number, &mut |n| {
+                        let _ = tell.send(n);
+                    });
+                    if result.is_err() {
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                    *slots[at].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+                }
+            });
+        }
+        drop(tell);
+        let mut records = 0;
+        for n in told {
+            records += n;
+            progress(records);
+        }
+    });
+    let slots = slots
+        .into_iter()
+        .map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner));
+    slots.map_while(|slot| slot).collect()
+}
+
+fn walk_one(
+    dir: &Path,
+    store: StoreId,
+    key: &SecretBytes,
+    anchor: Option<&Anchor>,
+    number: u64,
+    tell: &mut dyn FnMut(u64),
+) -> Result<Option<Walked>, LogError> {
+    let path = segment::path(dir, number);
+    let file = segment::open(&path, Mode::Read)?;
+    let size = file.metadata().map_err(|e| LogError::io(&path, e))?.len();
+    let Some(header) = Header::read(&path, &file)? else {
+        return Ok(None);
+    };
+    header.check(&path, store, number)?;
+    let start = header.previous(&path)?;
+    let key = SegmentKey::derive(key, store, number)?;
+    let (mut state, mut end, mut untold) = (start, End::default(), 0);
+    segment::walk(&path, &file, size, &key, &mut state, &mut end, |state, _, _| {
+        untold += 1;
+        if untold == STEP {
+            tell(std::mem::take(&mut untold));
+        }
+        match anchor {
+            Some(a) if a.seq == state.seq && a.head != state.head => {
+                let text = "it was made with this log's key, but is not the record that the store knows";
+                let segment = path.clone();
+                Err(Broken {
+                    sequence: a.seq,
+                    segment,
+                    line: 0,
+                    kind: BrokenKind::Replaced,
+                    text: text.into(),
+                }
+                .into())
+            }
+            _ => Ok(()),
+        }
+    })?;
+    tell(untold);
+    Ok(Some(Walked {
+        path,
+        header,
+        start,
+        state,
+        end,
+    }))
+}
+
+fn broken(path: &Path, sequence: u64, kind: BrokenKind, text: &str) -> VerifyError {
+    Broken {
+        sequence,
+        segment: path.into(),
+        line: 0,
+        kind,
+        text: text.into(),
+    }
+    .into()
+}

@@ -1,0 +1,631 @@
+//! The writing end of the chain: one line, one write(2), and the way back after a failure.
+
+use std::fs::{File, Permissions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::stat::fstat;
+
+use crate::clock::Timestamp;
+use crate::id::StoreId;
+use crate::secret::SecretBytes;
+
+use super::chain::{self, MAX_LINE, SegmentKey, State};
+use super::error::LogError;
+use super::json::{self, TimeText};
+use super::record::{Event, Outcome, Record, Value, Who, field, optional};
+use super::segment::{self, Mode};
+use super::{Anchor, Options};
+
+/// How long a failed log is left alone before it is tried again.
+const RETRY: Duration = Duration::from_millis(100);
+/// The log's file grows its allocation by this much at a time.
+const GROWTH: u64 = 1 << 20;
+
+/// What does not change while a log is open.
+pub(super) struct Context {
+    pub dir: PathBuf,
+    pub store: StoreId,
+    pub key: SecretBytes,
+    pub options: Options,
+}
+
+/// Time and id of a record.
+pub(super) enum Stamp {
+    /// Now, and an id made of store and sequence.
+    Fresh,
+    /// They are the first of the fields.
+    Carried,
+}
+
+/// Why the log takes no record.
+#[derive(Clone, Copy)]
+enum Cause {
+    Os(i32),
+    Deleted,
+    Altered,
+}
+
+struct Down {
+    cause: Cause,
+    next_try: Instant,
+}
+
+/// The last segment, open for appending. Behind the chain's lock.
+pub(super) struct Writer {
+    pub path: PathBuf,
+    pub file: Arc<File>,
+    pub number: u64,
+    key: SegmentKey,
+    /// Bytes of whole records.
+    pub len: u64,
+    /// Bytes that the file system has given us, the reserve included.
+    allocated: u64,
+    /// Whether the file system can allocate ahead.
+    allocates: bool,
+    pub state: State,
+    pub oldest: u64,
+    line: Vec<u8>,
+    time: TimeText,
+    down: Option<Down>,
+    /// Reading is refused for want of space until then, when space is asked for again.
+    full_until: Option<Instant>,
+    rotate_after: Option<Instant>,
+    /// Whether an unfinished write of ours may stand behind `len`.
+    torn: bool,
+    /// Records refused since the log last took one, to be told when it does again.
+    refused: u64,
+}
+
+impl Writer {
+    /// Continues an open segment that ends at `len` with `state`; `torn` bytes of a crash may stand behind it.
+    pub(super) fn resume(
+        ctx: &Context,
+        number: u64,
+        file: File,
+        len: u64,
+        state: State,
+        oldest: u64,
+        torn: u64,
+    ) -> Result<Writer, LogError> {
+        let key = SegmentKey::derive(&ctx.key, ctx.store, number)?;
+        let mut writer = Writer {
+            path: segment::path(&ctx.dir, number),
+            file: Arc::new(file),
+            number,
+            key,
+            len,
+            allocated: len,
+            allocates: true,
+            state,
+            oldest,
+            line: Vec::with_capacity(4096),
+            time: TimeText::default(),
+            down: None,
+            full_until: None,
+            rotate_after: None,
+            torn: torn > 0,
+            refused: 0,
+        };
+        if torn > 0 {
+            // A log that cannot be written at this moment is still open, and mends itself as after any failure.
+            if writer.mend(ctx).is_err() && writer.down.is_none() {
+                writer.fail(Cause::Os(libc::EIO));
+            }
+        }
+        Ok(writer)
+    }
+
+    /// Begins a log: the first segment of a new store.
+    pub(super) fn create(ctx: &Context) -> Result<Writer, LogError> {
+        let state = State::genesis(ctx.store);
+        let file = segment::open(&segment::path(&ctx.dir, 1), Mode::Create)?;
+        let mut writer = Writer::resume(ctx, 1, file, 0, state, 1, 0)?;
+        writer.begin(ctx, 1, false)?;
+        Ok(writer)
+    }
+
+    /// Appends one record; `fields` are everything between the id and the epoch.
+    pub(super) fn append(
+        &mut self,
+        ctx: &Context,
+        stamp: Stamp,
+        fields: &[u8],
+        epoch: Option<u64>,
+        may_use_reserve: bool,
+    ) -> Result<u64, LogError> {
+        if fields.len() > MAX_LINE - 512 {
+            return Err(LogError::Unfit("it is longer than 1 MiB"));
+        }
+        let taken = self.admit(ctx, fields.len() as u64 + 512, may_use_reserve);
+        let taken = taken.and_then(|()| self.put(ctx, stamp, fields, epoch, false));
+        if taken.is_err() {
+            self.refused += 1;
+        }
+        taken.map(|()| self.state.seq)
+    }
+
+    /// Whether a record of `need` bytes can be taken now: recovers a failed log, rotates, sees to space.
+    pub(super) fn admit(&mut self, ctx: &Context, need: u64, may_use_reserve: bool) -> Result<(), LogError> {
+        if self.down.is_some() {
+            self.recover(ctx)?;
+        }
+        if self.len >= ctx.options.segment_bytes {
+            self.rotate(ctx);
+        }
+        self.room(ctx, need, may_use_reserve)?;
+        if self.refused > 0 && self.full_until.is_none() {
+            self.tell_resumed(ctx, None)?;
+        }
+        Ok(())
+    }
+
+    /// The place after the last record.
+    pub(super) fn anchor(&self) -> Anchor {
+        Anchor {
+            seq: self.state.seq,
+            head: self.state.head,
+            epoch: self.state.epoch,
+            oldest_segment: self.oldest,
+            segment: self.number,
+            offset: self.len,
+        }
+    }
+
+    /// Whether reading is refused for want of space while administration may go on.
+    pub(super) fn is_full(&self) -> bool {
+        self.full_until.is_some()
+    }
+
+    /// The failure that holds now, if any.
+    pub(super) fn failure(&self) -> Option<LogError> {
+        self.down.as_ref().map(|d| self.error(d.cause))
+    }
+
+    /// Recovers a failed log; looks whether a sound one is still at its place (a moved file keeps its link).
+    pub(super) fn tick(&mut self, ctx: &Context) {
+        if self.down.is_some() {
+            let _ = self.recover(ctx);
+        } else {
+            let here = std::fs::symlink_metadata(&self.path);
+            if !here.is_ok_and(|m| self.is_ours(&m).unwrap_or(false)) {
+                self.fail(Cause::Deleted);
+            } else if self.is_full() || self.refused > 0 {
+                let _ = self.admit(ctx, 1024, false);
+            }
+        }
+    }
+
+    /// Marks the log failed; the next try is a while away.
+    pub(super) fn fail_os(&mut self, e: &io::Error) {
+        self.fail(Cause::Os(e.raw_os_error().unwrap_or(libc::EIO)));
+    }
+
+    fn fail(&mut self, cause: Cause) -> LogError {
+        self.down = Some(Down {
+            cause,
+            next_try: Instant::now() + RETRY,
+        });
+        self.error(cause)
+    }
+
+    fn error(&self, cause: Cause) -> LogError {
+        let path = self.path.clone();
+        match cause {
+            Cause::Os(libc::ENOSPC | libc::EDQUOT) => LogError::Full { path },
+            Cause::Os(code) => LogError::Io {
+                path,
+                source: io::Error::from_raw_os_error(code),
+            },
+            Cause::Deleted => LogError::Deleted { path },
+            Cause::Altered => LogError::Altered { path },
+        }
+    }
+
+    /// One line, one write(2). The chain moves on only if the whole line is in the file and the file in its place.
+    fn put(
+        &mut self,
+        ctx: &Context,
+        stamp: Stamp,
+        fields: &[u8],
+        epoch: Option<u64>,
+        after_torn: bool,
+    ) -> Result<(), LogError> {
+        let mut line = std::mem::take(&mut self.line);
+        line.clear();
+        if after_torn {
+            line.push(b'\n');
+        }
+        let start = line.len();
+        let mut next = self.state;
+        next.seq += 1;
+        next.epoch = next.epoch.max(epoch.unwrap_or(0));
+        self.compose(&mut line, ctx.store, next.seq, stamp, fields, epoch);
+        next.head = self.key.mac(&self.state.head, &line[start..]);
+        finish(&mut line, &next.head);
+
+        let written = write_once(&self.file, &line);
+        let result = match written {
+            Ok(n) if n == line.len() => self.landed(next, n as u64),
+            Ok(n) => {
+                self.torn = (self.torn || n > 0) && !self.cut();
+                Err(self.fail(Cause::Os(libc::ENOSPC)))
+            }
+            Err(e) => Err(self.fail(Cause::Os(e.raw_os_error().unwrap_or(libc::EIO)))),
+        };
+        self.line = line;
+        result
+    }
+
+    /// A whole line was written: is it where it should be?
+    fn landed(&mut self, next: State, n: u64) -> Result<(), LogError> {
+        let stat = fstat(&*self.file).map_err(|e| self.fail(Cause::Os(e as i32)))?;
+        let expected = self.len + n;
+        if stat.st_size as u64 != expected && !self.torn {
+            return Err(self.fail(Cause::Altered));
+        }
+        self.len = stat.st_size as u64;
+        self.allocated = self.allocated.max(self.len);
+        self.state = next;
+        self.torn = false;
+        if stat.st_nlink == 0 {
+            return Err(self.fail(Cause::Deleted));
+        }
+        Ok(())
+    }
+
+    fn compose(
+        &mut self,
+        line: &mut Vec<u8>,
+        store: StoreId,
+        seq: u64,
+        stamp: Stamp,
+        fields: &[u8],
+        epoch: Option<u64>,
+    ) {
+        line.extend_from_slice(b"{\"seq\":");
+        json::number(line, seq);
+        line.push(b',');
+        if let Stamp::Fresh = stamp {
+            line.extend_from_slice(b"\"eventTime\":\"");
+            self.time.write(line, Timestamp::now());
+            line.extend_from_slice(b"\",\"eventID\":\"");
+            event_id(line, store, seq);
+            line.extend_from_slice(b"\",");
+        }
+        line.extend_from_slice(fields);
+        optional(line, "epoch", epoch);
+    }
+
+    /// Cuts a short write of ours back; false where the file cannot be cut (append-only).
+    fn cut(&self) -> bool {
+        self.file.set_len(self.len).is_ok()
+    }
+
+    /// Sees to space for `need` bytes beside the reserve; only administration may go into it.
+    fn room(&mut self, ctx: &Context, need: u64, may_use_reserve: bool) -> Result<(), LogError> {
+        let wanted = self.len + need + ctx.options.reserve_bytes;
+        if !self.allocates || wanted <= self.allocated {
+            return Ok(());
+        }
+        let due = self.full_until.is_none_or(|at| Instant::now() >= at);
+        if due {
+            match self
+                .allocate(self.len, wanted + GROWTH)
+                .or_else(|_| self.allocate(self.len, wanted))
+            {
+                Ok(allocated) => {
+                    self.allocated = allocated;
+                    self.full_until = None;
+                    return Ok(());
+                }
+                Err(Errno::ENOSPC | Errno::EDQUOT) => self.full_until = Some(Instant::now() + RETRY),
+                Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {
+                    self.allocates = false;
+                    return Ok(());
+                }
+                // Read-only, immutable, failing: the write that follows tells.
+                Err(_) => return Ok(()),
+            }
+        }
+        if may_use_reserve && self.len + need <= self.allocated {
+            return Ok(());
+        }
+        Err(LogError::Full {
+            path: self.path.clone(),
+        })
+    }
+
+    fn allocate(&self, from: u64, to: u64) -> Result<u64, Errno> {
+        let (Ok(offset), Ok(len)) = (i64::try_from(from), i64::try_from(to - from)) else {
+            return Err(Errno::EFBIG);
+        };
+        fallocate(&*self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len)?;
+        Ok(to)
+    }
+
+    /// Begins the next segment. Where that fails, this one goes on growing and it is tried again later.
+    fn rotate(&mut self, ctx: &Context) {
+        if self.rotate_after.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        let rotated = self.file.sync_data().map_err(|e| LogError::io(&self.path, e));
+        let rotated = rotated.and_then(|()| self.begin(ctx, self.number + 1, false));
+        self.rotate_after = rotated.is_err().then(|| Instant::now() + RETRY);
+    }
+
+    /// Makes segment `number` with its header, durable by name and content, and writes to it from now on.
+    fn begin(&mut self, ctx: &Context, number: u64, lost: bool) -> Result<(), LogError> {
+        let path = segment::path(&ctx.dir, number);
+        if lost {
+            // A directory that an administrator put back is made private again before anything is in it.
+            let _ = std::fs::set_permissions(&ctx.dir, Permissions::from_mode(0o700));
+        }
+        let dir = segment::open_dir(&ctx.dir)?;
+        let file = segment::open(&path, Mode::Create)?;
+        if file.metadata().map_err(|e| LogError::io(&path, e))?.len() > 0 {
+            return Err(LogError::Exists { path });
+        }
+        let made = self.write_header(ctx, &path, &file, number, lost);
+        let made = made.and_then(|made| {
+            dir.sync_all()
+                .map(|()| made)
+                .map_err(|e| LogError::io(&ctx.dir, e))
+        });
+        let (key, state, len, allocated) = match made {
+            Ok(made) => made,
+            Err(e) => {
+                let _ = file.set_len(0);
+                let _ = std::fs::remove_file(&path);
+                return Err(e);
+            }
+        };
+        if !lost {
+            // Gives back what was allocated behind the last record of the old segment.
+            let _ = self.file.set_len(self.len);
+        }
+        self.file = Arc::new(file);
+        (self.path, self.number, self.key, self.state, self.len) = (path, number, key, state, len);
+        self.allocates = allocated.is_some();
+        self.allocated = allocated.unwrap_or(len).max(len);
+        self.torn = false;
+        self.full_until = None;
+        Ok(())
+    }
+
+    fn write_header(
+        &mut self,
+        ctx: &Context,
+        path: &Path,
+        file: &File,
+        number: u64,
+        lost: bool,
+    ) -> Result<(SegmentKey, State, u64, Option<u64>), LogError> {
+        let size = ctx.options.reserve_bytes + GROWTH;
+        let allocated =
+            match i64::try_from(size).map(|s| fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, s)) {
+                Ok(Ok(())) => Some(size),
+                Ok(Err(Errno::ENOSPC | Errno::EDQUOT)) => return Err(LogError::Full { path: path.into() }),
+                _ => None,
+            };
+        let key = SegmentKey::derive(&ctx.key, ctx.store, number)?;
+        let mut fields = Vec::with_capacity(512);
+        segment::header_fields(&mut fields, ctx.store, number, &self.state, lost);
+        let mut line = Vec::with_capacity(1024);
+        let mut state = State {
+            seq: self.state.seq + 1,
+            ..self.state
+        };
+        self.compose(
+            &mut line,
+            ctx.store,
+            state.seq,
+            Stamp::Fresh,
+            &fields,
+            Some(state.epoch),
+        );
+        state.head = key.mac(&self.state.head, &line);
+        finish(&mut line, &state.head);
+        match write_once(file, &line) {
+            Ok(n) if n == line.len() => {}
+            Ok(_) => return Err(LogError::Full { path: path.into() }),
+            Err(e) => return Err(LogError::io(path, e)),
+        }
+        file.sync_all().map_err(|e| LogError::io(path, e))?;
+        Ok((key, state, line.len() as u64, allocated))
+    }
+
+    /// Finds out where the log stands after a failure and makes it whole, at most each [`RETRY`].
+    fn recover(&mut self, ctx: &Context) -> Result<(), LogError> {
+        let now = Instant::now();
+        let Some(down) = &mut self.down else { return Ok(()) };
+        let cause = down.cause;
+        if now < down.next_try {
+            return Err(self.error(cause));
+        }
+        down.next_try = now + RETRY;
+        let mended = self.find().and_then(|ours| match ours {
+            true => self.mend(ctx),
+            false => self.begin(ctx, self.number + 1, true),
+        });
+        match mended {
+            Ok(()) => self.down = None,
+            // `Missing` would speak of a log that is not there at a start.
+            Err(LogError::Missing { .. }) => return Err(self.error(cause)),
+            Err(e) => return Err(e),
+        }
+        if self.refused > 0 {
+            self.tell_resumed(ctx, None)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the path holds our file, or a faithful copy of it, which is taken in its place.
+    fn find(&mut self) -> Result<bool, LogError> {
+        let here = match std::fs::symlink_metadata(&self.path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            here => here.map_err(|e| LogError::io(&self.path, e))?,
+        };
+        if !self.is_ours(&here)? {
+            if !here.is_file() || here.len() != self.len {
+                return Ok(false);
+            }
+            let copy = segment::open(&self.path, Mode::Append)?;
+            if !same_bytes(&self.file, &copy, self.len).map_err(|e| LogError::io(&self.path, e))? {
+                return Ok(false);
+            }
+            self.file = Arc::new(copy);
+            self.allocated = self.len;
+        }
+        let size = self
+            .file
+            .metadata()
+            .map_err(|e| LogError::io(&self.path, e))?
+            .len();
+        Ok(size == self.len || (size > self.len && self.torn))
+    }
+
+    fn is_ours(&self, here: &std::fs::Metadata) -> Result<bool, LogError> {
+        let ours = fstat(&*self.file).map_err(|e| LogError::io(&self.path, e))?;
+        Ok(here.ino() == ours.st_ino && here.dev() == ours.st_dev)
+    }
+
+    /// Cuts an unfinished line off; where the file cannot be cut, ends it and lets the next record account for it.
+    fn mend(&mut self, ctx: &Context) -> Result<(), LogError> {
+        if !self.torn {
+            return Ok(());
+        }
+        let size = self
+            .file
+            .metadata()
+            .map_err(|e| LogError::io(&self.path, e))?
+            .len();
+        let mut rest =
+            vec![0; usize::try_from(size - self.len).map_err(|_| LogError::Unfit("torn beyond measure"))?];
+        let mut input = &*self.file;
+        input
+            .seek(SeekFrom::Start(self.len))
+            .map_err(|e| LogError::io(&self.path, e))?;
+        input
+            .read_exact(&mut rest)
+            .map_err(|e| LogError::io(&self.path, e))?;
+        if self.cut() {
+            self.torn = false;
+            self.allocated = self.len;
+        }
+        if rest.is_empty() {
+            return Ok(());
+        }
+        self.down = None;
+        self.tell_resumed(ctx, Some(&rest))
+    }
+
+    /// The record that says: the log was interrupted, this many records were refused, these bytes were unfinished.
+    fn tell_resumed(&mut self, ctx: &Context, torn: Option<&[u8]>) -> Result<(), LogError> {
+        let digest = torn.map(chain::digest).unwrap_or_default();
+        let mut parameters = vec![("refused", Value::Number(self.refused))];
+        if let Some(torn) = torn {
+            parameters.push(("tornBytes", Value::Number(torn.len() as u64)));
+            parameters.push(("tornDigest", Value::Text(&digest)));
+            parameters.push(("cut", Value::Flag(!self.torn)));
+        }
+        let record = Record {
+            event: Event::LogResumed,
+            outcome: Outcome::Allowed,
+            who: Who {
+                uid: nix::unistd::geteuid().as_raw(),
+                ..Who::default()
+            },
+            identity: super::Identity::Short,
+            parameters: &parameters,
+            ..Record::default()
+        };
+        let mut fields = Vec::with_capacity(256);
+        record.write(&mut fields);
+        self.put(ctx, Stamp::Fresh, &fields, None, self.torn)?;
+        self.refused = 0;
+        Ok(())
+    }
+}
+
+/// A refusal summary's own fields: who and what was refused, and how often beyond what was written.
+pub(super) fn suppressed_fields(
+    out: &mut Vec<u8>,
+    uid: Option<u32>,
+    event: Option<Event>,
+    secret: Option<&str>,
+    reason: Option<&str>,
+    count: u64,
+) {
+    out.extend_from_slice(b"\"eventName\":\"RefusalsSuppressed\",\"eventSource\":\"wardfs\",\"uid\":");
+    match uid {
+        Some(uid) => json::number(out, uid.into()),
+        None => out.extend_from_slice(b"null"),
+    }
+    if let Some(secret) = secret {
+        field(out, "requestParameters");
+        out.extend_from_slice(b"{\"secretId\":");
+        json::string(out, secret);
+        out.push(b'}');
+    }
+    super::record::text(out, "refusedEvent", event.map(Event::name));
+    optional(out, "suppressed", Some(count));
+    out.extend_from_slice(b",\"outcome\":\"denied\",\"errorCode\":\"AccessDenied\"");
+    super::record::text(out, "reason", reason);
+}
+
+fn finish(line: &mut Vec<u8>, head: &chain::Head) {
+    line.extend_from_slice(b",\"mac\":\"");
+    line.extend_from_slice(&chain::mac_text(head));
+    line.extend_from_slice(b"\"}\n");
+}
+
+/// Exactly one write(2), but for a signal that came before anything was written.
+fn write_once(mut file: &File, line: &[u8]) -> io::Result<usize> {
+    loop {
+        match file.write(line) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
+fn same_bytes(mut a: &File, mut b: &File, len: u64) -> io::Result<bool> {
+    if a.metadata()?.len() != len || b.metadata()?.len() != len {
+        return Ok(false);
+    }
+    a.seek(SeekFrom::Start(0))?;
+    b.seek(SeekFrom::Start(0))?;
+    let (mut left, mut right) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    let mut rest = len;
+    while rest > 0 {
+        let n = rest.min(1 << 16) as usize;
+        a.read_exact(&mut left[..n])?;
+        b.read_exact(&mut right[..n])?;
+        if left[..n] != right[..n] {
+            return Ok(false);
+        }
+        rest -= n as u64;
+    }
+    Ok(true)
+}
+
+/// A UUID of version 8 made of the store's id (60 bits) and the sequence number (62 bits): unique and cheap.
+fn event_id(out: &mut Vec<u8>, store: StoreId, seq: u64) {
+    let mut id = [0u8; 16];
+    id[..8].copy_from_slice(&store.0[..8]);
+    id[6] = 0x80 | (id[6] & 0x0f);
+    id[8..].copy_from_slice(&((seq & (u64::MAX >> 2)) | (1 << 63)).to_be_bytes());
+    let mut text = [0; 36];
+    out.extend_from_slice(
+        uuid::Uuid::from_bytes(id)
+            .hyphenated()
+            .encode_lower(&mut text)
+            .as_bytes(),
+    );
+}
