@@ -1,1 +1,5 @@
-fn main() {}
+//! The `wardfs` program.
+
+fn main() -> std::process::ExitCode {
+    wardfs::cli::main()
+}

@@ -1,0 +1,551 @@
+//! The command line's definition: every command, flag and help text. What was typed is checked in
+//! [`super::plan`], so that every complaint about it has the same form.
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Headings in bold; clap leaves all of it out where the output is no terminal or NO_COLOR is set.
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Secrets as files, shown only to the process that may read them.
+#[derive(Parser, Debug)]
+#[command(
+    name = "wardfs",
+    version,
+    max_term_width = 100,
+    styles = STYLES,
+    arg_required_else_help = true,
+    propagate_version = false,
+    infer_subcommands = false,
+    after_help = "\
+Examples:
+  wardfs init
+  printf s3cret | wardfs put app/db/password --allow user:www-data
+  wardfs mount /run/secrets
+  cat /run/secrets/app/db/password
+  wardfs why /run/secrets/app/db/password --user nobody
+  wardfs audit tail
+
+Exit codes: 0 done, 1 failed, 2 usage or bad input, 3 denied by policy, 4 not found, 5 conflict,
+6 integrity, 7 unavailable."
+)]
+pub struct Cli {
+    /// Flags that every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// The store's directory
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "WARDFS_STORE",
+        hide_env_values = true,
+        default_value = crate::config::SYSTEM_STORE,
+        value_hint = ValueHint::DirPath
+    )]
+    pub store: PathBuf,
+    /// Print JSON, errors too
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print nothing but what was asked for, and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say more of what happens; twice for everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// Every command.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Make a store, its root key and its configuration
+    ///
+    /// Prints a recovery key once: keep it away from this machine. It opens the store if the key file is lost.
+    #[command(after_help = "\
+Examples:
+  wardfs init
+  wardfs init --store /srv/secrets --json")]
+    Init,
+
+    /// Store a value: a new version, or a new secret
+    ///
+    /// The value is read from standard input, or from --value-file, and stored exactly as it is, a newline at
+    /// its end included (so use printf, not echo). If standard input is a terminal, the value is asked for
+    /// twice, not shown, and ends before the newline. A value has 1 to 65,536 bytes (max_value_bytes).
+    ///
+    /// Nobody reads a secret that no rule gives him, root and the one who puts it included.
+    #[command(after_help = "\
+Examples:
+  printf s3cret | wardfs put app/db/password --allow user:www-data --allow group:backup
+  wardfs put app/tls/key --value-file key.pem --allow unit:nginx.service --description 'TLS key'
+  wardfs put app/token --policy policy.json < token
+  wardfs put app/db/password                  # asks for the new value")]
+    Put(Put),
+
+    /// Print a value, to those who may read it
+    ///
+    /// The bytes are written exactly as they are stored. A value that is no UTF-8 text has the field
+    /// \"value_base64\" instead of \"value\" with --json.
+    #[command(after_help = "\
+Examples:
+  wardfs get app/db/password
+  wardfs get app/db/password --label previous
+  wardfs get app/tls/key > key.pem")]
+    Get(Get),
+
+    /// List the secrets that you may see
+    #[command(
+        visible_alias = "ls",
+        after_help = "\
+Examples:
+  wardfs list
+  wardfs list app/db
+  wardfs list --json"
+    )]
+    List {
+        /// Only names under this directory
+        #[arg(value_name = "DIRECTORY")]
+        under: Option<String>,
+    },
+
+    /// Show a secret's settings, labels and readers
+    #[command(after_help = "\
+Examples:
+  wardfs describe app/db/password
+  wardfs describe app/db/password --json")]
+    Describe {
+        /// The secret
+        name: String,
+    },
+
+    /// Show the versions of a secret and their labels
+    #[command(after_help = "\
+Examples:
+  wardfs versions app/db/password")]
+    Versions {
+        /// The secret
+        name: String,
+    },
+
+    /// See and change who may read a secret
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "\
+Examples:
+  wardfs policy allow app/db/password user:www-data unit:app.service
+  wardfs policy get app/db/password > policy.json
+  wardfs policy check policy.json --name app/db/password
+  wardfs policy set app/db/password policy.json"
+    )]
+    Policy(Policy),
+
+    /// Say why a read was refused, and what would allow it
+    ///
+    /// Without --user, --uid or --pid: the latest refusal on record. With one of them: a decision made now,
+    /// without reading anything. About others only root may ask.
+    #[command(after_help = "\
+Examples:
+  wardfs why /run/secrets/app/db/password
+  wardfs why app/db/password --user nobody
+  wardfs why app/db/password --pid 4242 --json")]
+    Why(Why),
+
+    /// Destroy the values of a secret
+    ///
+    /// All versions are destroyed at once; there is no recovery window yet, so --now must say that this is
+    /// meant. The name keeps its policy, unless root also gives --purge.
+    #[command(after_help = "\
+Examples:
+  wardfs delete app/old --now --dry-run
+  wardfs delete app/old --now
+  wardfs delete app/old --now --purge")]
+    Delete(Delete),
+
+    /// Read and verify the log
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "\
+Examples:
+  wardfs audit tail -f
+  wardfs audit query --secret app/db/password --denied --since 2h
+  wardfs audit verify"
+    )]
+    Audit(Audit),
+
+    /// Look after the store
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "\
+Examples:
+  wardfs store check"
+    )]
+    Store(Store),
+
+    /// Show the serving process and its counters
+    #[command(after_help = "\
+Examples:
+  wardfs status
+  wardfs status --json")]
+    Status,
+
+    /// Serve the secrets as files under a directory
+    ///
+    /// Makes the directory if need be, serves in the foreground, and prints READY once files can be read.
+    #[command(after_help = "\
+Examples:
+  wardfs mount /run/secrets &
+  wardfs mount /run/secrets --threads 8")]
+    Mount {
+        /// The directory
+        #[arg(value_hint = ValueHint::DirPath)]
+        target: PathBuf,
+        /// Threads that serve (1 to 64; default: `threads` of wardfs.toml)
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+        threads: Option<u8>,
+    },
+
+    /// End the service and unmount
+    #[command(
+        visible_alias = "umount",
+        after_help = "\
+Examples:
+  wardfs unmount /run/secrets"
+    )]
+    Unmount {
+        /// The directory
+        #[arg(value_hint = ValueHint::DirPath)]
+        target: PathBuf,
+    },
+
+    /// Show on this machine, in seconds, that it does what it says
+    ///
+    /// Makes a store and a mount of its own, reads with processes of several users, and removes everything.
+    #[command(after_help = "\
+Examples:
+  wardfs demo")]
+    Demo,
+
+    /// The event writer's process; started by `mount`
+    #[command(name = "__notifier", hide = true)]
+    Notifier {
+        /// What `mount` hands over.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+}
+
+/// See [`Command::Put`].
+#[derive(Args, Debug)]
+pub struct Put {
+    /// The secret: letters, digits and /_+=.@-
+    pub name: String,
+    /// A value in its place is refused; see [`super::plan`].
+    #[arg(hide = true, num_args = 0.., value_name = "VALUE")]
+    pub typed: Vec<OsString>,
+    /// As a flag it is refused too.
+    #[arg(long, hide = true, value_name = "VALUE", allow_hyphen_values = true)]
+    pub value: Option<OsString>,
+    /// Read the value from this file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub value_file: Option<PathBuf>,
+    /// Who may read: user:NAME, uid:N, group:NAME, gid:N or unit:NAME (repeatable)
+    #[arg(long, value_name = "WHO", action = ArgAction::Append)]
+    pub allow: Vec<String>,
+    /// Who may not, whatever else says so (repeatable)
+    #[arg(long, value_name = "WHO", action = ArgAction::Append)]
+    pub deny: Vec<String>,
+    /// A whole policy document, instead of --allow and --deny
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["allow", "deny"], value_hint = ValueHint::FilePath)]
+    pub policy: Option<PathBuf>,
+    /// Words about it, for people
+    #[arg(long, value_name = "TEXT")]
+    pub description: Option<String>,
+    /// The owner that the file shows (default: whoever looks and may read it)
+    #[arg(long, value_name = "USER", value_hint = ValueHint::Username)]
+    pub owner: Option<String>,
+    /// The group that the file shows
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<String>,
+    /// The permission bits that the file shows, in octal, at most 0444
+    #[arg(long, value_name = "MODE")]
+    pub mode: Option<String>,
+    /// What those see who may neither read nor describe it
+    #[arg(long, value_enum)]
+    pub visibility: Option<Visibility>,
+}
+
+/// What strangers see.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visibility {
+    /// That the name exists
+    Listed,
+    /// Nothing at all
+    Hidden,
+}
+
+/// See [`Command::Get`].
+#[derive(Args, Debug)]
+pub struct Get {
+    /// The secret
+    pub name: String,
+    /// The version that carries this label (default: current)
+    #[arg(long, value_name = "LABEL", conflicts_with = "version")]
+    pub label: Option<String>,
+    /// The version with this id
+    #[arg(long, value_name = "ID")]
+    pub version: Option<String>,
+}
+
+/// `wardfs policy …`.
+#[derive(Subcommand, Debug)]
+pub enum Policy {
+    /// Print the policy as it was given
+    #[command(after_help = "\
+Examples:
+  wardfs policy get app/db/password > policy.json")]
+    Get {
+        /// The secret
+        name: String,
+    },
+    /// Replace the policy by the document in a file
+    #[command(after_help = "\
+Examples:
+  wardfs policy set app/db/password policy.json
+  wardfs policy set app/db/password - < policy.json")]
+    Set {
+        /// The secret
+        name: String,
+        /// The document; - is standard input
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
+    /// Let someone read: adds a statement
+    #[command(after_help = "\
+Examples:
+  wardfs policy allow app/db/password user:www-data
+  wardfs policy allow app/db/password group:backup unit:app.service")]
+    Allow {
+        /// The secret
+        name: String,
+        /// user:NAME, uid:N, group:NAME, gid:N or unit:NAME
+        #[arg(required = true)]
+        who: Vec<String>,
+    },
+    /// Keep someone from reading, whatever else allows it: adds a statement
+    #[command(after_help = "\
+Examples:
+  wardfs policy deny app/db/password user:intern")]
+    Deny {
+        /// The secret
+        name: String,
+        /// user:NAME, uid:N, group:NAME, gid:N or unit:NAME
+        #[arg(required = true)]
+        who: Vec<String>,
+    },
+    /// Say whether a document is valid, and change nothing
+    #[command(after_help = "\
+Examples:
+  wardfs policy check policy.json
+  wardfs policy check policy.json --name app/db/password")]
+    Check {
+        /// The document; - is standard input
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Check it as this secret's
+        #[arg(long)]
+        name: Option<String>,
+    },
+}
+
+/// See [`Command::Why`].
+#[derive(Args, Debug)]
+pub struct Why {
+    /// The secret, or the path of its file under the mount
+    #[arg(value_name = "PATH|NAME")]
+    pub secret: String,
+    /// Decide now, for this user with all groups
+    #[arg(long, value_name = "NAME", group = "about", value_hint = ValueHint::Username)]
+    pub user: Option<String>,
+    /// Decide now, for this uid
+    #[arg(long, value_name = "N", group = "about")]
+    pub uid: Option<u32>,
+    /// Decide now, for this running process
+    #[arg(long, value_name = "N", group = "about")]
+    pub pid: Option<u32>,
+}
+
+/// See [`Command::Delete`].
+#[derive(Args, Debug)]
+pub struct Delete {
+    /// The secret
+    pub name: String,
+    /// Yes, destroy the values now
+    #[arg(long)]
+    pub now: bool,
+    /// Also forget the name and its policy (root only)
+    #[arg(long)]
+    pub purge: bool,
+    /// Only say what would be destroyed
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `wardfs audit …`.
+#[derive(Subcommand, Debug)]
+pub enum Audit {
+    /// Print the latest records
+    #[command(after_help = "\
+Examples:
+  wardfs audit tail
+  wardfs audit tail -n 50 -f")]
+    Tail {
+        /// How many
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
+        lines: usize,
+        /// Go on with new ones as they come
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Print the records that match
+    ///
+    /// With --json every record, one a line.
+    #[command(after_help = "\
+Examples:
+  wardfs audit query --denied --since 1d
+  wardfs audit query --secret app/db/password --user www-data
+  wardfs audit query --since 2026-11-25T08:00:00Z --until 2026-11-25T09:00:00Z --json")]
+    Query(Query),
+    /// Verify the whole log against its keys and its anchor
+    #[command(after_help = "\
+Examples:
+  wardfs audit verify
+  wardfs audit verify --json")]
+    Verify,
+}
+
+/// See [`Audit::Query`].
+#[derive(Args, Debug, Default)]
+pub struct Query {
+    /// Of this uid
+    #[arg(long, value_name = "N", conflicts_with = "user")]
+    pub uid: Option<u32>,
+    /// Of this user
+    #[arg(long, value_name = "NAME", value_hint = ValueHint::Username)]
+    pub user: Option<String>,
+    /// About this secret
+    #[arg(long, value_name = "NAME")]
+    pub secret: Option<String>,
+    /// With this eventName, as GetSecretValue
+    #[arg(long, value_name = "NAME")]
+    pub event: Option<String>,
+    /// Refusals only
+    #[arg(long)]
+    pub denied: bool,
+    /// Not before: a time (2026-11-25T08:00:00Z, 2026-11-25) or an age (90s, 15m, 2h, 7d)
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Not after
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// The latest N of them
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+}
+
+/// `wardfs store …`.
+#[derive(Subcommand, Debug)]
+pub enum Store {
+    /// Check every record and value of the store
+    #[command(after_help = "\
+Examples:
+  wardfs store check
+  wardfs store check --json")]
+    Check,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    fn each(command: &clap::Command, path: &str, see: &mut impl FnMut(&clap::Command, &str)) {
+        see(command, path);
+        for sub in command.get_subcommands().filter(|s| !s.is_hide_set()) {
+            each(sub, &format!("{path} {}", sub.get_name()), see);
+        }
+    }
+
+    #[test]
+    fn every_command_says_what_it_does_with_an_example_that_parses() {
+        let mut seen = 0;
+        each(&Cli::command(), "wardfs", &mut |command, path| {
+            seen += 1;
+            assert!(command.get_about().is_some(), "{path}");
+            let help = command
+                .get_after_help()
+                .unwrap_or_else(|| panic!("{path}: no examples"))
+                .to_string();
+            assert!(help.contains("Examples:\n"), "{path}");
+            let examples = help
+                .lines()
+                .skip(1)
+                .take_while(|l| !l.is_empty())
+                .filter(|l| l.contains("wardfs "));
+            let examples: Vec<&str> = examples.collect();
+            assert!(
+                !examples.is_empty() && examples.iter().all(|e| path == "wardfs" || e.contains(path)),
+                "{path}"
+            );
+            for example in examples {
+                let typed = example
+                    .split_once("wardfs ")
+                    .unwrap()
+                    .1
+                    .replace("'TLS key'", "key");
+                let typed = typed.split(['#', '>', '<', '&']).next().unwrap();
+                let args = std::iter::once("wardfs").chain(typed.split_whitespace());
+                assert!(Cli::try_parse_from(args).is_ok(), "{path}: {example}");
+            }
+            for arg in command.get_arguments().filter(|a| !a.is_hide_set()) {
+                assert!(
+                    arg.get_help().is_some(),
+                    "{path}: {} is not explained",
+                    arg.get_id()
+                );
+            }
+        });
+        assert_eq!(seen, 25);
+    }
+
+    #[test]
+    fn global_flags_may_stand_anywhere() {
+        for line in ["wardfs --json --store /s list", "wardfs list --json --store /s"] {
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            assert!(cli.global.json);
+            assert_eq!(cli.global.store, PathBuf::from("/s"));
+        }
+    }
+}

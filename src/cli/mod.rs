@@ -1,0 +1,177 @@
+//! The command line: what was typed ([`args`]) → a validated plan ([`plan`]) → done ([`run`]), and one place
+//! where a failure becomes words and an exit code.
+
+mod args;
+mod glue;
+mod log;
+mod plan;
+mod render;
+mod run;
+mod steps;
+mod tty;
+mod value;
+mod view;
+mod why;
+
+use crate::config::Config;
+use crate::control::protocol::Request;
+use crate::id::SecretName;
+use crate::problem::{Exit, Problem};
+use crate::secret::SecretBytes;
+use clap::Parser;
+use render::Output;
+use run::Stop;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// An opened store, in the daemon or in this process.
+pub trait Backend {
+    /// One request and its reply; the value of a `put` beside it.
+    ///
+    /// # Errors
+    /// What the store answered, or that it does not.
+    fn call(&mut self, request: &Request, value: Option<SecretBytes>) -> Result<serde_json::Value, Problem>;
+
+    /// A value, to this process's caller: through the mount where a daemon runs, by the same decision and with
+    /// the same record where none does.
+    ///
+    /// # Errors
+    /// [`Exit::Denied`], [`Exit::NotFound`], [`Exit::Integrity`], [`Exit::Unavailable`].
+    fn value(&mut self, name: &SecretName, which: &plan::Which) -> Result<SecretBytes, Problem>;
+}
+
+/// What `init` made.
+pub struct Made {
+    /// The root key's file.
+    pub key_file: PathBuf,
+    /// Shown once and kept nowhere: printable ASCII without quotes or backslashes.
+    pub recovery_key: SecretBytes,
+}
+
+/// What `mount` is to do.
+#[derive(Debug)]
+pub struct MountPlan {
+    /// The store's directory.
+    pub store: PathBuf,
+    /// The mount's directory, absolute.
+    pub target: PathBuf,
+    /// Settings, the command line's among them.
+    pub config: Config,
+    /// Say READY as JSON.
+    pub json: bool,
+    /// Say READY and nothing else.
+    pub quiet: bool,
+}
+
+/// What the command line needs of the other rooms.
+pub trait World {
+    /// Opens the store: the daemon's if one runs, itself if not.
+    ///
+    /// # Errors
+    /// [`Exit::NotFound`] without a store, [`Exit::Unavailable`] if another process has it, [`Exit::Integrity`].
+    fn backend(&self, store: &Path) -> Result<Box<dyn Backend>, Problem>;
+
+    /// `len` bytes of memory fit for plaintext.
+    ///
+    /// # Errors
+    /// [`Exit::Failed`] if there is none.
+    fn memory(&self, len: usize) -> Result<SecretBytes, Problem>;
+
+    /// Makes a store.
+    ///
+    /// # Errors
+    /// [`Exit::Conflict`] if there is one.
+    fn init(&self, store: &Path) -> Result<Made, Problem>;
+
+    /// Serves until it is told to end.
+    ///
+    /// # Errors
+    /// Why it cannot serve.
+    fn mount(&self, plan: &MountPlan) -> Result<(), Problem>;
+
+    /// Unmounts what a daemon that is gone has left behind; never a living mount.
+    ///
+    /// # Errors
+    /// [`Exit::NotFound`] if nothing of ours is there.
+    fn unmount_dead(&self, target: &Path) -> Result<(), Problem>;
+
+    /// Tells the whole story.
+    ///
+    /// # Errors
+    /// If a step did not hold.
+    fn demo(&self, output: &mut Output) -> Result<(), Stop>;
+
+    /// The event writer's process.
+    ///
+    /// # Errors
+    /// Why it cannot run.
+    fn notifier(&self, args: &[OsString]) -> Result<(), Problem>;
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = match args::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return refused(&e),
+    };
+    let mut output = match Output::standard(cli.global.json, cli.global.quiet) {
+        Ok(output) => output,
+        // Without a standard output there is no way to answer.
+        Err(_) => return ExitCode::from(Exit::Failed as u8),
+    };
+    logging(&cli);
+    let done = plan::absolute(&cli.global.store)
+        .and_then(|store| Ok((store, plan::plan(cli.command)?)))
+        .map_err(Stop::from)
+        .and_then(|(store, plan)| run::run(plan, &store, &glue::Machine, &mut output));
+    match done {
+        Ok(()) | Err(Stop::Closed) => ExitCode::SUCCESS,
+        Err(Stop::Problem(problem)) => {
+            output.problem(&problem);
+            ExitCode::from(problem.exit as u8)
+        }
+    }
+}
+
+/// Help and version are answers; everything else that clap says is bad usage.
+fn refused(e: &clap::Error) -> ExitCode {
+    if e.use_stderr() && std::env::args_os().any(|a| a == "--json") {
+        let text = e.render().to_string();
+        let mut parts = text.trim_start_matches("error: ").split("\n\n").map(str::trim);
+        let why = parts.next().unwrap_or_default();
+        let next = parts
+            .find(|p| p.starts_with("tip:"))
+            .map_or("see wardfs --help", |p| p.trim_start_matches("tip: "));
+        let problem = Problem::new(Exit::Usage, "the command line is not understood", why).next(next);
+        eprintln!("{}", render::problem_json(&problem));
+    } else {
+        // A reader who has gone away has seen enough.
+        let _ = e.print();
+    }
+    ExitCode::from(if e.use_stderr() { Exit::Usage as u8 } else { 0 })
+}
+
+/// Events go to standard error; the daemon says what happens, other commands only what goes wrong.
+fn logging(cli: &args::Cli) {
+    use tracing_subscriber::filter::LevelFilter;
+    let serving = matches!(cli.command, args::Command::Mount { .. });
+    let level = match (cli.global.quiet, cli.global.verbose) {
+        (true, _) => LevelFilter::ERROR,
+        (_, 0) if serving => LevelFilter::INFO,
+        (_, 0) => LevelFilter::WARN,
+        (_, 1) if serving => LevelFilter::DEBUG,
+        (_, 1) => LevelFilter::INFO,
+        _ => LevelFilter::TRACE,
+    };
+    // A second subscriber in one process changes nothing.
+    let _ = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_ansi(false)
+        .with_target(false)
+        .with_writer(std::io::stderr)
+        .try_init();
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,584 @@
+//! What was typed → a plan in which everything is checked that can be checked without the store.
+
+use super::args::{self, Command};
+use super::why;
+use crate::control::protocol::{self, Request, Rule, WhyAbout};
+use crate::id::{Label, NameError, SecretName, VersionId, printable};
+use crate::policy::Local;
+use crate::problem::{Exit, Problem};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// The longest policy document that is read from a file, in bytes. The store has a lower limit of its own.
+const DOCUMENT_CEILING: u64 = 1024 * 1024;
+
+/// What one invocation will do.
+#[derive(Debug)]
+pub enum Plan {
+    /// Make a store.
+    Init,
+    /// Read a value and store it.
+    Put {
+        /// Everything but the value.
+        put: protocol::Put,
+        /// Where the value comes from.
+        from: ValueFrom,
+    },
+    /// Print a value.
+    Get {
+        /// Whose.
+        name: SecretName,
+        /// Which version.
+        which: Which,
+    },
+    /// One question or change, and its answer.
+    Ask(Request),
+    /// Why a read is refused.
+    Why {
+        /// Of which secret.
+        target: why::Target,
+        /// For whom.
+        about: WhyAbout,
+    },
+    /// The latest records, and those to come.
+    Tail {
+        /// How many of the latest.
+        lines: usize,
+        /// Whether to wait for more.
+        follow: bool,
+    },
+    /// Records that match.
+    Query(super::log::Filter),
+    /// Serve.
+    Mount {
+        /// Where.
+        target: PathBuf,
+        /// With how many threads, if not as configured.
+        threads: Option<usize>,
+    },
+    /// End the service.
+    Unmount {
+        /// Where.
+        target: PathBuf,
+    },
+    /// Show it all.
+    Demo,
+    /// The event writer.
+    Notifier(Vec<OsString>),
+}
+
+/// Where a value is read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ValueFrom {
+    /// Standard input; asked for if that is a terminal.
+    Stdin,
+    /// A file.
+    File(PathBuf),
+}
+
+/// Which version of a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// The one that carries a label.
+    Label(Label),
+    /// The one with this id.
+    Version(VersionId),
+}
+
+/// Checks what was typed, and reads the policy documents it names.
+///
+/// # Errors
+/// [`Exit::Usage`] for what is not understood; the file's own problem where a document cannot be read.
+pub fn plan(command: Command) -> Result<Plan, Problem> {
+    Ok(match command {
+        Command::Init => Plan::Init,
+        Command::Put(put) => plan_put(put)?,
+        Command::Get(get) => Plan::Get {
+            name: name(&get.name)?,
+            which: match (get.label, get.version) {
+                (_, Some(id)) => Which::Version(version(&id)?),
+                (Some(label), None) => Which::Label(parse_label(&label)?),
+                (None, None) => Which::Label(Label::current()),
+            },
+        },
+        Command::List { under } => Plan::Ask(Request::List {
+            under: under.map(|u| directory(&u)).transpose()?,
+        }),
+        Command::Describe { name: n } => Plan::Ask(Request::Describe { name: name(&n)? }),
+        Command::Versions { name: n } => Plan::Ask(Request::Versions { name: name(&n)? }),
+        Command::Policy(policy) => Plan::Ask(plan_policy(policy)?),
+        Command::Why(w) => Plan::Why {
+            target: why::Target::parse(&w.secret)?,
+            about: match (w.user, w.uid, w.pid) {
+                (Some(user), _, _) => WhyAbout::User(user),
+                (_, Some(uid), _) => WhyAbout::Uid(real_uid(uid)?),
+                (_, _, Some(pid)) => WhyAbout::Pid(pid),
+                (None, None, None) => WhyAbout::Latest,
+            },
+        },
+        Command::Delete(delete) => Plan::Ask(plan_delete(delete)?),
+        Command::Audit(args::Audit::Tail { lines, follow }) => Plan::Tail { lines, follow },
+        Command::Audit(args::Audit::Query(query)) => Plan::Query(super::log::Filter::from_args(query)?),
+        Command::Audit(args::Audit::Verify) => Plan::Ask(Request::AuditVerify),
+        Command::Store(args::Store::Check) => Plan::Ask(Request::StoreCheck),
+        Command::Status => Plan::Ask(Request::Status),
+        Command::Mount { target, threads } => Plan::Mount {
+            target: absolute(&target)?,
+            threads: threads.map(usize::from),
+        },
+        Command::Unmount { target } => Plan::Unmount {
+            target: absolute(&target)?,
+        },
+        Command::Demo => Plan::Demo,
+        Command::Notifier { args } => Plan::Notifier(args),
+    })
+}
+
+fn plan_put(put: args::Put) -> Result<Plan, Problem> {
+    let name = name(&put.name)?;
+    if !put.typed.is_empty() || put.value.is_some() {
+        return Err(typed_value(&name));
+    }
+    let from = match put.value_file {
+        Some(path) if path.as_os_str() != "-" => ValueFrom::File(path),
+        _ => ValueFrom::Stdin,
+    };
+    let policy = match put.policy {
+        Some(path) if path.as_os_str() == "-" && from == ValueFrom::Stdin => {
+            return Err(Problem::new(
+                Exit::Usage,
+                format!("{name} was not stored"),
+                "the value and the policy cannot both come from standard input",
+            )
+            .next("give the value by --value-file, or the policy as a file"));
+        }
+        Some(path) => Some(document(&path)?),
+        None => None,
+    };
+    let mut rules = Vec::with_capacity(put.allow.len() + put.deny.len());
+    for who in &put.allow {
+        rules.push(Rule::Allow(local(who)?));
+    }
+    for who in &put.deny {
+        rules.push(Rule::Deny(local(who)?));
+    }
+    let put = protocol::Put {
+        name,
+        rules,
+        policy,
+        description: put.description,
+        owner: put
+            .owner
+            .map(|o| not_empty(o, "--owner", "a user's name or uid"))
+            .transpose()?,
+        group: put
+            .group
+            .map(|g| not_empty(g, "--group", "a group's name or gid"))
+            .transpose()?,
+        mode: put.mode.map(|m| mode(&m)).transpose()?,
+        visibility: put.visibility.map(|v| match v {
+            args::Visibility::Listed => protocol::Visibility::Listed,
+            args::Visibility::Hidden => protocol::Visibility::Hidden,
+        }),
+        version: None,
+    };
+    Ok(Plan::Put { put, from })
+}
+
+/// The refusal of `put NAME VALUE`. It does not repeat the value.
+fn typed_value(name: &SecretName) -> Problem {
+    Problem::new(
+        Exit::Usage,
+        format!("{name} was not stored: a value is never taken from the command line"),
+        "every process of this machine can read the arguments of a command, and the shell keeps them in its history",
+    )
+    .next(format!(
+        "wardfs put {name} < FILE, or wardfs put {name} --value-file FILE, or wardfs put {name} alone to be asked; \
+         and change the value you typed: it has been shown"
+    ))
+}
+
+fn plan_policy(policy: args::Policy) -> Result<Request, Problem> {
+    let rules = |who: &[String], rule: fn(Local) -> Rule| {
+        who.iter()
+            .map(|w| local(w).map(rule))
+            .collect::<Result<Vec<_>, _>>()
+    };
+    Ok(match policy {
+        args::Policy::Get { name: n } => Request::PolicyGet { name: name(&n)? },
+        args::Policy::Set { name: n, file } => Request::PolicySet {
+            name: name(&n)?,
+            text: document(&file)?,
+        },
+        args::Policy::Allow { name: n, who } => Request::PolicyAdd {
+            name: name(&n)?,
+            rules: rules(&who, Rule::Allow)?,
+        },
+        args::Policy::Deny { name: n, who } => Request::PolicyAdd {
+            name: name(&n)?,
+            rules: rules(&who, Rule::Deny)?,
+        },
+        args::Policy::Check { file, name: n } => Request::PolicyCheck {
+            name: n.map(|n| name(&n)).transpose()?,
+            text: document(&file)?,
+        },
+    })
+}
+
+fn plan_delete(delete: args::Delete) -> Result<Request, Problem> {
+    let name = name(&delete.name)?;
+    if !delete.now {
+        return Err(Problem::new(
+            Exit::Usage,
+            format!("{name} was not deleted"),
+            "there is no recovery window yet (it comes later): a delete destroys every value at once, and --now \
+             must say that this is meant",
+        )
+        .next(format!("wardfs delete {name} --now --dry-run to see what goes, wardfs delete {name} --now to do it")));
+    }
+    Ok(Request::Delete {
+        name,
+        purge: delete.purge,
+        dry_run: delete.dry_run,
+    })
+}
+
+/// A secret's name.
+///
+/// # Errors
+/// [`Exit::Usage`], with what is wrong with it.
+pub fn name(text: &str) -> Result<SecretName, Problem> {
+    let what = || format!("{:?} is not the name of a secret", printable(text));
+    if is_path(text) {
+        return Err(Problem::new(
+            Exit::Usage,
+            what(),
+            "it is a path; a name has no slash or dot at its beginning",
+        )
+        .next("give the name below the mount, as app/db/password"));
+    }
+    text.parse()
+        .map_err(|e: NameError| Problem::new(Exit::Usage, what(), e).next("give a name like app/db/password"))
+}
+
+/// Whether it can only be meant as a path.
+pub fn is_path(text: &str) -> bool {
+    text.starts_with('/') || text.starts_with("./") || text.starts_with("../") || text == "." || text == ".."
+}
+
+/// A directory of names: a name that may end in a slash.
+fn directory(text: &str) -> Result<String, Problem> {
+    Ok(name(text.strip_suffix('/').unwrap_or(text))?.to_string())
+}
+
+fn local(text: &str) -> Result<Local, Problem> {
+    text.parse::<Local>().map_err(|e| {
+        Problem::new(Exit::Usage, format!("{:?} does not say who", printable(text)), e)
+            .next("write user:NAME, uid:N, group:NAME, gid:N or unit:NAME.service")
+    })
+}
+
+fn parse_label(text: &str) -> Result<Label, Problem> {
+    text.parse()
+        .map_err(|e: NameError| Problem::new(Exit::Usage, format!("{:?} is not a label", printable(text)), e))
+}
+
+fn version(text: &str) -> Result<VersionId, Problem> {
+    text.parse().map_err(|e: NameError| {
+        Problem::new(
+            Exit::Usage,
+            format!("{:?} is not the id of a version", printable(text)),
+            e,
+        )
+        .next("wardfs versions NAME lists them")
+    })
+}
+
+/// 4294967295 means "no change" to the kernel and is nobody's uid.
+pub fn real_uid(uid: u32) -> Result<u32, Problem> {
+    if uid == u32::MAX {
+        return Err(Problem::new(
+            Exit::Usage,
+            format!("{uid} is not a uid"),
+            "the kernel reserves that number",
+        ));
+    }
+    Ok(uid)
+}
+
+fn not_empty(text: String, flag: &str, needed: &str) -> Result<String, Problem> {
+    if text.is_empty() || text.contains(char::is_control) {
+        return Err(Problem::new(
+            Exit::Usage,
+            format!("{flag} {:?} is not understood", printable(&text)),
+            needed,
+        ));
+    }
+    Ok(text)
+}
+
+/// Octal permission bits, reading only.
+fn mode(text: &str) -> Result<u16, Problem> {
+    let what = || format!("--mode {:?} is not understood", printable(text));
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    let octal = !digits.is_empty() && digits.len() <= 5 && digits.bytes().all(|b| (b'0'..=b'7').contains(&b));
+    let bits = octal.then(|| u16::from_str_radix(digits, 8).ok()).flatten();
+    match bits {
+        None => Err(Problem::new(Exit::Usage, what(), "octal digits are needed")
+            .next("write --mode 0400 or --mode 0440")),
+        Some(bits) if bits & !0o444 != 0 => Err(Problem::new(
+            Exit::Usage,
+            what(),
+            "a secret can only be read: at most 0444, no write or execute bit",
+        )
+        .next("write --mode 0400 or --mode 0440")),
+        Some(bits) => Ok(bits),
+    }
+}
+
+/// Text of a policy document; `-` is standard input.
+fn document(path: &Path) -> Result<String, Problem> {
+    use std::io::Read;
+    let shown = printable(&path.to_string_lossy());
+    let what = || format!("the policy document {shown} cannot be read");
+    let mut text = String::new();
+    let read = if path.as_os_str() == "-" {
+        std::io::stdin()
+            .lock()
+            .take(DOCUMENT_CEILING + 1)
+            .read_to_string(&mut text)
+    } else {
+        std::fs::File::open(path).and_then(|f| f.take(DOCUMENT_CEILING + 1).read_to_string(&mut text))
+    };
+    match read {
+        Ok(n) if n as u64 > DOCUMENT_CEILING => Err(Problem::new(
+            Exit::Usage,
+            what(),
+            format!("it is longer than {DOCUMENT_CEILING} bytes"),
+        )),
+        Ok(_) => Ok(text),
+        Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+            Err(Problem::new(Exit::Usage, what(), "it is not UTF-8 text"))
+        }
+        Err(e) => Err(Problem::new(file_exit(&e), what(), e)),
+    }
+}
+
+/// The exit code for a file of the caller's that cannot be used.
+pub fn file_exit(e: &std::io::Error) -> Exit {
+    match e.kind() {
+        std::io::ErrorKind::NotFound => Exit::NotFound,
+        std::io::ErrorKind::IsADirectory => Exit::Usage,
+        _ => Exit::Failed,
+    }
+}
+
+/// Made absolute without touching the file system.
+pub fn absolute(path: &Path) -> Result<PathBuf, Problem> {
+    std::path::absolute(path).map_err(|e| {
+        Problem::new(
+            Exit::Usage,
+            format!("{:?} is not a path", printable(&path.to_string_lossy())),
+            e,
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn typed(line: &[&str]) -> Result<Plan, Problem> {
+        let args = std::iter::once("wardfs").chain(line.iter().copied());
+        plan(
+            args::Cli::try_parse_from(args)
+                .unwrap_or_else(|e| panic!("{line:?}: {e}"))
+                .command,
+        )
+    }
+
+    fn refused(line: &[&str]) -> Problem {
+        match typed(line) {
+            Ok(plan) => panic!("{line:?} became {plan:?}"),
+            Err(problem) => problem,
+        }
+    }
+
+    #[test]
+    fn a_typed_value_is_refused_and_not_repeated() {
+        for line in [
+            &["put", "app/x", "hunter2"][..],
+            &["put", "app/x", "a", "hunter2"],
+            &["put", "app/x", "--", "-hunter2"],
+            &["put", "app/x", "--value", "hunter2"],
+            &["put", "app/x", "--value-file", "f", "hunter2"],
+        ] {
+            let problem = refused(line);
+            assert_eq!(problem.exit, Exit::Usage);
+            assert!(problem.what.contains("never taken from the command line"));
+            assert!(problem.next.contains("wardfs put app/x --value-file FILE"));
+            assert!(!problem.to_string().contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn put_carries_what_was_said() {
+        let plan = typed(&[
+            "put",
+            "app/x",
+            "--allow",
+            "user:a",
+            "--deny",
+            "uid:7",
+            "--allow",
+            "unit:a.service",
+            "--description",
+            "d",
+            "--owner",
+            "a",
+            "--group",
+            "g",
+            "--mode",
+            "0440",
+            "--visibility",
+            "hidden",
+            "--value-file",
+            "v",
+        ]);
+        let Ok(Plan::Put { put, from }) = plan else {
+            panic!("{plan:?}")
+        };
+        assert_eq!(from, ValueFrom::File("v".into()));
+        assert_eq!(put.name.as_str(), "app/x");
+        assert_eq!(put.rules.len(), 3);
+        assert!(matches!(put.rules[0], Rule::Allow(_)) && matches!(put.rules[2], Rule::Deny(_)));
+        assert_eq!(
+            (put.mode, put.visibility),
+            (Some(0o440), Some(protocol::Visibility::Hidden))
+        );
+        assert_eq!(
+            (
+                put.owner.as_deref(),
+                put.group.as_deref(),
+                put.description.as_deref()
+            ),
+            (Some("a"), Some("g"), Some("d"))
+        );
+    }
+
+    #[test]
+    fn modes_only_read() {
+        for (text, bits) in [
+            ("0400", 0o400),
+            ("440", 0o440),
+            ("0o444", 0o444),
+            ("0", 0),
+            ("00400", 0o400),
+        ] {
+            assert_eq!(mode(text).unwrap(), bits);
+        }
+        for bad in [
+            "",
+            "0o",
+            "0644",
+            "0500",
+            "777",
+            "04444",
+            "9",
+            "rw",
+            "-4",
+            "+4",
+            "4444444444444444",
+            "0x1",
+        ] {
+            assert_eq!(mode(bad).unwrap_err().exit, Exit::Usage, "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_that_are_paths_or_dangerous_are_told_plainly() {
+        assert!(
+            refused(&["get", "/run/secrets/app/x"])
+                .why
+                .contains("it is a path")
+        );
+        assert!(refused(&["get", "../x"]).why.contains("it is a path"));
+        assert!(refused(&["describe", "a//b"]).why.contains("empty segment"));
+        assert!(refused(&["get", "a\u{1b}[2Jb"]).what.contains("u{1b}"));
+        assert!(!refused(&["get", "a\u{1b}[2Jb"]).to_string().contains('\u{1b}'));
+        assert!(
+            matches!(typed(&["list", "app/"]).unwrap(), Plan::Ask(Request::List { under: Some(u) }) if u == "app")
+        );
+    }
+
+    #[test]
+    fn a_delete_without_now_does_nothing() {
+        for line in [
+            &["delete", "a"][..],
+            &["delete", "a", "--purge"],
+            &["delete", "a", "--dry-run"],
+        ] {
+            let problem = refused(line);
+            assert_eq!(problem.exit, Exit::Usage);
+            assert!(problem.why.contains("recovery window") && problem.why.contains("later"));
+        }
+        let plan = typed(&["delete", "a", "--now", "--purge", "--dry-run"]);
+        assert!(matches!(
+            plan,
+            Ok(Plan::Ask(Request::Delete {
+                purge: true,
+                dry_run: true,
+                ..
+            }))
+        ));
+    }
+
+    #[test]
+    fn versions_and_labels_are_checked() {
+        assert!(
+            matches!(typed(&["get", "a"]).unwrap(), Plan::Get { which: Which::Label(l), .. } if l == Label::current())
+        );
+        let Ok(Plan::Get { which, .. }) = typed(&["get", "a", "--label", "AWSPREVIOUS"]) else {
+            panic!()
+        };
+        assert_eq!(which, Which::Label(Label::previous()));
+        assert!(
+            refused(&["get", "a", "--version", "short"])
+                .why
+                .contains("at least 32")
+        );
+        assert!(
+            refused(&["get", "a", "--label", "../x"])
+                .what
+                .contains("is not a label")
+        );
+        assert_eq!(refused(&["why", "a", "--uid", "4294967295"]).exit, Exit::Usage);
+    }
+
+    #[test]
+    fn documents_are_read_before_anything_is_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("p.json");
+        let path = file.to_str().unwrap();
+        assert_eq!(refused(&["policy", "set", "a", path]).exit, Exit::NotFound);
+        std::fs::write(&file, "{}").unwrap();
+        assert!(
+            matches!(typed(&["policy", "set", "a", path]), Ok(Plan::Ask(Request::PolicySet { text, .. })) if text == "{}")
+        );
+        std::fs::write(&file, [0xff]).unwrap();
+        assert!(refused(&["policy", "check", path]).why.contains("UTF-8"));
+        std::fs::write(&file, " ".repeat(DOCUMENT_CEILING as usize + 1)).unwrap();
+        assert!(refused(&["put", "a", "--policy", path]).why.contains("longer"));
+        assert!(
+            refused(&["policy", "check", dir.path().to_str().unwrap()])
+                .what
+                .contains("cannot be read")
+        );
+        assert!(
+            refused(&["put", "a", "--policy", "-"])
+                .why
+                .contains("both come from standard input")
+        );
+    }
+}

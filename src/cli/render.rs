@@ -1,0 +1,330 @@
+//! What people see: one place that writes, and the pieces that the views are made of.
+
+use crate::clock::Timestamp;
+use crate::id::{SecretName, printable};
+use crate::problem::Problem;
+use crate::secret::SecretBytes;
+use serde_json::{Value, json};
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+
+/// Where output goes. Nothing is buffered here, so that a value never lies in a buffer that nobody wipes.
+pub struct Output {
+    /// Print JSON instead of text.
+    pub json: bool,
+    /// Leave out what was not asked for.
+    pub quiet: bool,
+    /// Whether standard output is a terminal.
+    pub terminal: bool,
+    colour: bool,
+    out: Box<dyn Write>,
+    err: Box<dyn Write>,
+}
+
+impl Output {
+    /// Standard output and standard error.
+    ///
+    /// # Errors
+    /// When standard output is closed.
+    pub fn standard(json: bool, quiet: bool) -> io::Result<Output> {
+        let terminal = io::stdout().is_terminal();
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
+            || std::env::var_os("TERM").is_some_and(|t| t == "dumb");
+        let out = std::fs::File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        Ok(Output {
+            json,
+            quiet,
+            terminal,
+            colour: terminal && !plain,
+            out: Box::new(out),
+            err: Box::new(io::stderr()),
+        })
+    }
+
+    /// `text` and a newline, in one write.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn line(&mut self, text: &str) -> io::Result<()> {
+        self.out.write_all(format!("{text}\n").as_bytes())
+    }
+
+    /// Text as it is.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn text(&mut self, text: &str) -> io::Result<()> {
+        self.out.write_all(text.as_bytes())
+    }
+
+    /// One JSON document on a line.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn json(&mut self, value: &Value) -> io::Result<()> {
+        self.line(&value.to_string())
+    }
+
+    /// Plaintext, straight through.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn value(&mut self, value: &SecretBytes) -> io::Result<()> {
+        self.out.write_all(value.expose())
+    }
+
+    /// Plaintext as one JSON document.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn value_json(&mut self, name: &SecretName, value: &SecretBytes) -> io::Result<()> {
+        super::value::write_json(&mut self.out, name, value)
+    }
+
+    /// A remark beside the answer, on standard error.
+    pub fn note(&mut self, text: &str) {
+        if !self.quiet {
+            // Nobody is left to be told that standard error does not work.
+            let _ = writeln!(self.err, "{text}");
+        }
+    }
+
+    /// The one way in which a failure is told.
+    pub fn problem(&mut self, problem: &Problem) {
+        let text = if self.json {
+            problem_json(problem).to_string()
+        } else {
+            let label = self.paint_err("error:", "1;31");
+            format!("{label} {}", problem_text(problem))
+        };
+        let _ = writeln!(self.err, "{text}");
+    }
+
+    /// `text` in a colour (SGR parameters), on a terminal only.
+    pub fn paint(&self, text: &str, sgr: &str) -> String {
+        if self.colour {
+            format!("\u{1b}[{sgr}m{text}\u{1b}[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+
+    fn paint_err(&self, text: &str, sgr: &str) -> String {
+        if self.colour && io::stderr().is_terminal() {
+            self.paint(text, sgr)
+        } else {
+            text.to_owned()
+        }
+    }
+
+    /// For tests: what is written can be looked at.
+    #[cfg(test)]
+    pub fn captured(json: bool) -> (Output, Captured, Captured) {
+        let (out, err) = (Captured::default(), Captured::default());
+        let output = Output {
+            json,
+            quiet: false,
+            terminal: false,
+            colour: false,
+            out: Box::new(out.clone()),
+            err: Box::new(err.clone()),
+        };
+        (output, out, err)
+    }
+}
+
+/// What a test wrote.
+#[cfg(test)]
+#[derive(Clone, Default)]
+pub struct Captured(std::rc::Rc<std::cell::RefCell<Vec<u8>>>);
+
+#[cfg(test)]
+impl Captured {
+    /// As text.
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.borrow().clone()).unwrap()
+    }
+}
+
+#[cfg(test)]
+impl Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.borrow_mut().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Text of others, which may have lines of its own: harmless, and indented below its first line.
+fn indented(text: &str, by: usize) -> String {
+    let pad = format!("\n{}", " ".repeat(by));
+    text.lines().map(printable).collect::<Vec<_>>().join(&pad)
+}
+
+/// What, why and next, each on a line.
+pub fn problem_text(problem: &Problem) -> String {
+    let mut text = format!(
+        "{}\n  why:  {}",
+        indented(&problem.what, 2),
+        indented(&problem.why, 8)
+    );
+    if !problem.next.is_empty() {
+        text += &format!("\n  next: {}", indented(&problem.next, 8));
+    }
+    text
+}
+
+/// The same for programs: `exit` is the number, `kind` its name.
+pub fn problem_json(problem: &Problem) -> Value {
+    json!({ "error": {
+        "exit": problem.exit as u8,
+        "kind": problem.exit,
+        "what": problem.what,
+        "why": problem.why,
+        "next": problem.next,
+    } })
+}
+
+/// Rows under a heading, in columns two spaces apart; no space at the end of a line.
+pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |text: &str| text.chars().count();
+    let mut widths: Vec<usize> = head.iter().map(|h| width(h)).collect();
+    for row in rows {
+        for (w, cell) in widths.iter_mut().zip(row) {
+            *w = (*w).max(width(cell));
+        }
+    }
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut text = String::new();
+        for (cell, w) in cells.zip(&widths) {
+            text += cell;
+            text.extend(std::iter::repeat_n(' ', w - width(cell) + 2));
+        }
+        text.trim_end().to_owned() + "\n"
+    };
+    let mut text = line(&mut head.iter().copied());
+    for row in rows {
+        text += &line(&mut row.iter().map(String::as_str));
+    }
+    text
+}
+
+/// Facts under each other: the key, and its value in a column.
+pub fn facts(rows: &[(&str, String)]) -> String {
+    let width = rows.iter().map(|(k, _)| k.len()).max().unwrap_or(0);
+    rows.iter()
+        .map(|(k, v)| {
+            format!(
+                "{k:width$}  {}",
+                v.replace('\n', &format!("\n{}", " ".repeat(width + 2)))
+            )
+            .trim_end()
+            .to_owned()
+                + "\n"
+        })
+        .collect()
+}
+
+/// A field as text; `-` where there is none.
+pub fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(s) if s.is_empty() => "-".into(),
+        Value::String(s) => printable(s),
+        Value::Bool(true) => "yes".into(),
+        Value::Bool(false) => "no".into(),
+        other => printable(&other.to_string()),
+    }
+}
+
+/// A list of texts with commas; `-` where there is none.
+pub fn list(value: &Value) -> String {
+    match value.as_array() {
+        Some(items) if !items.is_empty() => items.iter().map(cell).collect::<Vec<_>>().join(", "),
+        _ => "-".into(),
+    }
+}
+
+/// A time to the second in UTC, from RFC 3339 text or microseconds since 1970.
+pub fn time(value: &Value) -> String {
+    let text = match value {
+        Value::Number(n) => match n.as_i64() {
+            Some(us) => Timestamp(us).to_string(),
+            None => return cell(value),
+        },
+        other => cell(other),
+    };
+    match text.split_once('T') {
+        Some((date, rest)) if rest.ends_with('Z') && rest.len() >= 9 && rest.is_char_boundary(8) => {
+            format!("{date} {}Z", &rest[..8])
+        }
+        _ => text,
+    }
+}
+
+/// A number of things: `1 record`, `2 records`.
+pub fn count(value: &Value, one: &str) -> String {
+    match value.as_u64() {
+        Some(1) => format!("1 {one}"),
+        Some(n) => format!("{n} {one}s"),
+        None => format!("- {one}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::problem::Exit;
+
+    #[test]
+    fn tables_line_up_and_end_without_spaces() {
+        let rows = vec![
+            vec!["a".into(), "ü".into(), "x".into()],
+            vec!["long".into(), "b".into(), String::new()],
+        ];
+        assert_eq!(
+            table(&["NAME", "V", "D"], &rows),
+            "NAME  V  D\na     ü  x\nlong  b\n"
+        );
+    }
+
+    #[test]
+    fn facts_keep_many_lines_in_their_column() {
+        assert_eq!(
+            facts(&[("a", "1\n2".into()), ("bcd", "3".into())]),
+            "a    1\n     2\nbcd  3\n"
+        );
+    }
+
+    #[test]
+    fn what_others_wrote_cannot_drive_the_terminal() {
+        assert_eq!(cell(&json!("a\u{1b}[31m\n")), "a\\u{1b}[31m\\n");
+        assert_eq!(list(&json!(["a", "b\r"])), "a, b\\r");
+        let problem = Problem::new(Exit::Usage, "a\u{1b}b", "first\n  ^\u{7}").next("x");
+        let text = problem_text(&problem);
+        assert_eq!(text, "a\\u{1b}b\n  why:  first\n          ^\\u{7}\n  next: x");
+    }
+
+    #[test]
+    fn times_are_utc_to_the_second() {
+        assert_eq!(
+            time(&json!("2026-11-25T08:30:00.123456Z")),
+            "2026-11-25 08:30:00Z"
+        );
+        assert_eq!(time(&json!("2026-11-25T08:30:00Z")), "2026-11-25 08:30:00Z");
+        assert_eq!(time(&json!(1_000_000)), "1970-01-01 00:00:01Z");
+        assert_eq!(time(&Value::Null), "-");
+        assert_eq!(time(&json!("T€€€Z")), "T€€€Z", "no text makes it panic");
+    }
+
+    #[test]
+    fn problems_for_programs_have_the_number() {
+        let value = problem_json(&Problem::new(Exit::Conflict, "w", "y"));
+        assert_eq!(
+            value,
+            json!({"error": {"exit": 5, "kind": "conflict", "what": "w", "why": "y", "next": ""}})
+        );
+    }
+}

@@ -1,0 +1,247 @@
+//! A plan → done, with the answer printed.
+
+use super::plan::{Plan, ValueFrom, Which};
+use super::render::Output;
+use super::value::{self, Limit};
+use super::{Backend, MountPlan, World, log, view, why};
+use crate::config::{Config, VALUE_CEILING};
+use crate::control::protocol::{Put, Request, WhyAbout};
+use crate::id::{SecretName, printable};
+use crate::problem::{Exit, Problem};
+use serde_json::{Value, json};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a command stops before its end.
+#[derive(Debug)]
+pub enum Stop {
+    /// Something to be told.
+    Problem(Problem),
+    /// Nobody reads the output any more (`wardfs list | head`): nothing to be told.
+    Closed,
+}
+
+impl From<Problem> for Stop {
+    fn from(problem: Problem) -> Self {
+        Stop::Problem(problem)
+    }
+}
+
+impl From<io::Error> for Stop {
+    fn from(e: io::Error) -> Self {
+        match e.kind() {
+            io::ErrorKind::BrokenPipe => Stop::Closed,
+            _ => Stop::Problem(Problem::new(Exit::Failed, "the output cannot be written", e)),
+        }
+    }
+}
+
+/// Does what was planned, on the store in the directory `store`.
+///
+/// # Errors
+/// What stopped it.
+pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> Result<(), Stop> {
+    match plan {
+        Plan::Init => init(store, world, output),
+        Plan::Put { put, from } => store_value(put, &from, store, world, output),
+        Plan::Get { name, which } => get(&name, &which, store, world, output),
+        Plan::Ask(request) => ask(request, &mut *world.backend(store)?, output),
+        Plan::Why { target, about } => explain(&target, &about, &mut *world.backend(store)?, output),
+        Plan::Tail { lines, follow } => log::Log::of(store).tail(lines, follow, output),
+        Plan::Query(filter) => log::Log::of(store).query(&filter, output),
+        Plan::Mount { target, threads } => {
+            let mut config = Config::load(store)?;
+            config.threads = threads.unwrap_or(config.threads);
+            Ok(world.mount(&MountPlan {
+                store: store.to_owned(),
+                target,
+                config,
+                json: output.json,
+                quiet: output.quiet,
+            })?)
+        }
+        Plan::Unmount { target } => unmount(&target, store, world, output),
+        Plan::Demo => world.demo(output),
+        Plan::Notifier(args) => Ok(world.notifier(&args)?),
+    }
+}
+
+fn init(store: &Path, world: &dyn World, output: &mut Output) -> Result<(), Stop> {
+    let made = world.init(store)?;
+    let shown = |path: &Path| printable(&path.to_string_lossy());
+    let config = store.join(crate::config::FILE);
+    if output.json {
+        // The key is plain ASCII by its making; it goes straight through, as every secret does.
+        let head = json!({ "store": store.to_string_lossy(), "key_file": made.key_file.to_string_lossy(), "config": config.to_string_lossy() });
+        let head = head.to_string();
+        output.text(&format!("{},\"recovery_key\":\"", head.trim_end_matches('}')))?;
+        output.value(&made.recovery_key)?;
+        output.text("\"}\n")?;
+        return Ok(());
+    }
+    output.line(&format!("Made the store {}", shown(store)))?;
+    output.text(&super::render::facts(&[
+        ("  root key", shown(&made.key_file)),
+        ("  configuration", shown(&config)),
+    ]))?;
+    output.text("\nThe recovery key, shown this once. Keep it away from this machine: it opens the store\nif the root key is lost.\n\n    ")?;
+    output.value(&made.recovery_key)?;
+    output.text("\n")?;
+    output.note("\nNext: printf s3cret | wardfs put app/db/password --allow user:NAME");
+    Ok(())
+}
+
+fn store_value(
+    put: Put,
+    from: &ValueFrom,
+    store: &Path,
+    world: &dyn World,
+    output: &mut Output,
+) -> Result<(), Stop> {
+    let bytes = match Config::load(store) {
+        Ok(config) => config.max_value_bytes,
+        // Who may not look is told the limit by the store.
+        Err(problem) if problem.exit == Exit::Denied => VALUE_CEILING as usize,
+        Err(problem) => return Err(problem.into()),
+    };
+    // Before the store is opened: what writes the value may need it first (`wardfs get a | wardfs put b`).
+    let value = value::read(world, from, &put.name, Limit { bytes })?;
+    let request = Request::Put(put);
+    let reply = world.backend(store)?.call(&request, Some(value))?;
+    show(&request, &reply, output)
+}
+
+fn get(
+    name: &SecretName,
+    which: &Which,
+    store: &Path,
+    world: &dyn World,
+    output: &mut Output,
+) -> Result<(), Stop> {
+    let value = world.backend(store)?.value(name, which)?;
+    if output.json {
+        return Ok(output.value_json(name, &value)?);
+    }
+    output.value(&value)?;
+    // On a terminal the prompt shall not stand behind the value; anything else gets the bytes alone.
+    if output.terminal && value.expose().last() != Some(&b'\n') {
+        output.text("\n")?;
+    }
+    Ok(())
+}
+
+fn ask(request: Request, backend: &mut dyn Backend, output: &mut Output) -> Result<(), Stop> {
+    let reply = backend.call(&request, None)?;
+    show(&request, &reply, output)?;
+    if matches!(request, Request::StoreCheck) && reply["ok"] != true {
+        let damaged = reply["problems"].as_array().map_or(0, Vec::len);
+        return Err(Problem::new(
+            Exit::Integrity,
+            "the store is damaged",
+            format!("{damaged} of its parts are not as they were written"),
+        )
+        .next("put the damaged values again, or restore a backup")
+        .into());
+    }
+    Ok(())
+}
+
+fn show(request: &Request, reply: &Value, output: &mut Output) -> Result<(), Stop> {
+    if output.json {
+        return Ok(output.json(reply)?);
+    }
+    let view = view::view(request, reply);
+    if view.asked || !output.quiet {
+        output.text(&view.text)?;
+    }
+    for note in &view.notes {
+        output.note(note);
+    }
+    Ok(())
+}
+
+fn explain(
+    target: &why::Target,
+    about: &WhyAbout,
+    backend: &mut dyn Backend,
+    output: &mut Output,
+) -> Result<(), Stop> {
+    let mount = match target {
+        why::Target::Name(_) => None,
+        why::Target::Path(_) => mounted_at(&backend.call(&Request::Status, None)?),
+    };
+    let mut answer = Err(Problem::new(
+        Exit::NotFound,
+        "there is no such secret",
+        "the path names none",
+    ));
+    for name in target.names(mount.as_deref())? {
+        let request = Request::Why {
+            name,
+            about: about.clone(),
+        };
+        match backend.call(&request, None) {
+            Ok(reply) => return show(&request, &reply, output),
+            Err(problem) if problem.exit == Exit::NotFound => answer = Err(problem),
+            Err(problem) => return Err(problem.into()),
+        }
+    }
+    Ok(answer?)
+}
+
+fn mounted_at(status: &Value) -> Option<PathBuf> {
+    status["mount"]
+        .as_str()
+        .filter(|_| status["running"] == true)
+        .map(PathBuf::from)
+}
+
+fn unmount(target: &Path, store: &Path, world: &dyn World, output: &mut Output) -> Result<(), Stop> {
+    let dead = |output: &mut Output| {
+        show(
+            &Request::Unmount,
+            &json!({ "mount": target.to_string_lossy() }),
+            output,
+        )
+    };
+    let mut backend = match world.backend(store) {
+        Ok(backend) => backend,
+        // Without a store that opens there can still be a mount that its daemon left behind.
+        Err(problem) => {
+            world
+                .unmount_dead(target)
+                .map_err(|e| if e.exit == Exit::NotFound { problem } else { e })?;
+            return dead(output);
+        }
+    };
+    let Some(mount) = mounted_at(&backend.call(&Request::Status, None)?) else {
+        drop(backend);
+        world.unmount_dead(target)?;
+        return show(
+            &Request::Unmount,
+            &json!({ "mount": target.to_string_lossy() }),
+            output,
+        );
+    };
+    let same = |a: &Path, b: &Path| {
+        a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+    };
+    if !same(&mount, target) {
+        let shown = |path: &Path| printable(&path.to_string_lossy());
+        return Err(Problem::new(
+            Exit::NotFound,
+            format!("{} was not unmounted", shown(target)),
+            format!("the store {} is mounted on {}", shown(store), shown(&mount)),
+        )
+        .next(format!(
+            "wardfs unmount {}, or name the other store by --store DIR",
+            shown(&mount)
+        ))
+        .into());
+    }
+    let reply = backend.call(&Request::Unmount, None)?;
+    show(&Request::Unmount, &reply, output)
+}
+
+#[cfg(test)]
+mod tests;

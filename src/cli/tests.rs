@@ -1,0 +1,105 @@
+//! A world without a machine, for the tests of this room.
+
+use super::*;
+use crate::secret::SecretMemory;
+use serde_json::{Value, json};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+struct Plain(Vec<u8>);
+
+impl SecretMemory for Plain {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+/// Answers by the request's command; remembers what was asked and what was stored.
+#[derive(Default, Clone)]
+pub(super) struct Fake {
+    pub replies: HashMap<&'static str, Result<Value, Problem>>,
+    pub calls: Rc<RefCell<Vec<Value>>>,
+    pub stored: Rc<RefCell<Vec<u8>>>,
+    pub closed: bool,
+}
+
+impl Fake {
+    pub fn replying(replies: &[(&'static str, Result<Value, Problem>)]) -> Fake {
+        Fake {
+            replies: replies.iter().cloned().collect(),
+            ..Fake::default()
+        }
+    }
+
+    pub fn commands(&self) -> Vec<String> {
+        self.calls
+            .borrow()
+            .iter()
+            .map(|c| c["command"].as_str().unwrap().to_owned())
+            .collect()
+    }
+}
+
+impl Backend for Fake {
+    fn call(&mut self, request: &Request, value: Option<SecretBytes>) -> Result<Value, Problem> {
+        let request = serde_json::to_value(request).unwrap();
+        let command = request["command"].as_str().unwrap().to_owned();
+        self.calls.borrow_mut().push(request);
+        if let Some(value) = value {
+            self.stored.borrow_mut().extend_from_slice(value.expose());
+        }
+        self.replies
+            .get(command.as_str())
+            .cloned()
+            .unwrap_or_else(|| Ok(json!({})))
+    }
+
+    fn value(&mut self, _: &SecretName, _: &plan::Which) -> Result<SecretBytes, Problem> {
+        let bytes = self.stored.borrow().clone();
+        let mut value = self.memory(bytes.len())?;
+        value.expose_mut().copy_from_slice(&bytes);
+        Ok(value)
+    }
+}
+
+impl World for Fake {
+    fn backend(&self, _: &Path) -> Result<Box<dyn Backend>, Problem> {
+        if self.closed {
+            return Err(Problem::new(Exit::NotFound, "no store", "none"));
+        }
+        Ok(Box::new(self.clone()))
+    }
+    fn memory(&self, len: usize) -> Result<SecretBytes, Problem> {
+        Ok(SecretBytes::in_memory(Box::new(Plain(vec![0; len])), len))
+    }
+    fn init(&self, store: &Path) -> Result<Made, Problem> {
+        let mut recovery_key = self.memory(5)?;
+        recovery_key.expose_mut().copy_from_slice(b"AB-CD");
+        Ok(Made {
+            key_file: store.join("root.key"),
+            recovery_key,
+        })
+    }
+    fn mount(&self, plan: &MountPlan) -> Result<(), Problem> {
+        self.calls
+            .borrow_mut()
+            .push(json!({"command": "mount", "threads": plan.config.threads}));
+        Ok(())
+    }
+    fn unmount_dead(&self, target: &Path) -> Result<(), Problem> {
+        self.calls
+            .borrow_mut()
+            .push(json!({"command": "unmount_dead", "target": target}));
+        Ok(())
+    }
+    fn demo(&self, _: &mut Output) -> Result<(), Stop> {
+        Ok(())
+    }
+    fn notifier(&self, _: &[OsString]) -> Result<(), Problem> {
+        Ok(())
+    }
+}

@@ -1,0 +1,358 @@
+//! Replies as people read them. With `--json` a reply is printed as it is.
+
+use super::log::one_line;
+use super::render::{cell, count, facts, list, table, time};
+use crate::control::protocol::Request;
+use crate::id::printable;
+use serde_json::Value;
+
+/// The text of a reply, and remarks for standard error.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// For standard output; ends with a newline unless it is empty.
+    pub text: String,
+    /// Whether the text was the question (`true`), or only tells what was done and can be left out by `-q`.
+    pub asked: bool,
+    /// For standard error.
+    pub notes: Vec<String>,
+}
+
+/// What `reply` to `request` looks like.
+pub fn view(request: &Request, reply: &Value) -> View {
+    let asked = |text: String| View {
+        text,
+        asked: true,
+        notes: Vec::new(),
+    };
+    let told = |text: String| View {
+        text,
+        asked: false,
+        notes: warnings(reply),
+    };
+    match request {
+        Request::Put(_) => told(put(reply)),
+        Request::List { .. } => names(reply),
+        Request::Describe { .. } => asked(describe(reply)),
+        Request::Versions { .. } => asked(versions(reply)),
+        Request::PolicyGet { name } => policy(name.as_str(), reply),
+        Request::PolicySet { name, .. } => told(format!("Policy of {name} set\n{}", readers(reply))),
+        Request::PolicyAdd { name, .. } => told(format!("Policy of {name} changed\n{}", readers(reply))),
+        Request::PolicyCheck { .. } => View {
+            asked: true,
+            ..told(format!("The policy is valid\n{}", readers(reply)))
+        },
+        Request::Why { .. } => asked(why(reply)),
+        Request::Delete { name, .. } => told(delete(name.as_str(), reply)),
+        Request::StoreCheck => asked(check(reply)),
+        Request::Status => asked(status(reply)),
+        Request::AuditVerify => asked(verify(reply)),
+        Request::Unmount => told(format!("Unmounted {}\n", cell(&reply["mount"]))),
+    }
+}
+
+fn warnings(reply: &Value) -> Vec<String> {
+    let warnings = reply["warnings"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    warnings.iter().map(|w| format!("warning: {}", cell(w))).collect()
+}
+
+fn lines_of(value: &Value) -> Option<String> {
+    let items = value.as_array().filter(|items| !items.is_empty())?;
+    Some(items.iter().map(cell).collect::<Vec<_>>().join("\n"))
+}
+
+/// Who may read, or that nobody does.
+fn readers(reply: &Value) -> String {
+    let rows = [(
+        "  read by",
+        lines_of(&reply["readers"]).unwrap_or_else(|| "nobody".into()),
+    )];
+    if reply["readers"].is_null() {
+        String::new()
+    } else {
+        facts(&rows)
+    }
+}
+
+fn put(reply: &Value) -> String {
+    let name = cell(&reply["name"]);
+    let kind = if reply["created"] == true {
+        "a new secret"
+    } else {
+        "a new version"
+    };
+    let nobody = || format!("nobody yet: wardfs policy allow {name} user:NAME");
+    let mut rows = vec![
+        ("  version", cell(&reply["version"])),
+        ("  read by", lines_of(&reply["readers"]).unwrap_or_else(nobody)),
+    ];
+    if reply["root_may_read"] == false {
+        rows.push(("  root", "may not read it: nothing allows root".into()));
+    }
+    format!("Stored {name}, {kind}\n{}", facts(&rows))
+}
+
+fn names(reply: &Value) -> View {
+    let secrets = reply["secrets"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if secrets.is_empty() {
+        return View {
+            notes: vec!["There are no secrets that you may see".into()],
+            asked: true,
+            ..View::default()
+        };
+    }
+    let short = |id: &Value| {
+        id.as_str().map_or("-".into(), |id| {
+            printable(&id.chars().take(8).collect::<String>())
+        })
+    };
+    let rows: Vec<Vec<String>> = secrets
+        .iter()
+        .map(|s| {
+            let hidden = if s["visibility"] == "hidden" {
+                "hidden"
+            } else {
+                "listed"
+            };
+            vec![
+                cell(&s["name"]),
+                short(&s["labels"]["current"]),
+                cell(&s["size"]),
+                time(&s["changed"]),
+                hidden.into(),
+                if s["broken"] == true {
+                    "DAMAGED: wardfs store check".into()
+                } else {
+                    s["description"].as_str().map(printable).unwrap_or_default()
+                },
+            ]
+        })
+        .collect();
+    let text = table(
+        &["NAME", "CURRENT", "SIZE", "CHANGED", "VISIBILITY", "DESCRIPTION"],
+        &rows,
+    );
+    View {
+        text,
+        asked: true,
+        notes: Vec::new(),
+    }
+}
+
+fn describe(reply: &Value) -> String {
+    let mut rows = vec![("name", cell(&reply["name"]))];
+    let labels = reply["labels"].as_object().map(|labels| {
+        labels
+            .iter()
+            .map(|(label, id)| format!("{}  {}", printable(label), cell(id)))
+            .collect::<Vec<_>>()
+            .join("\n")
+    });
+    let given = |key: &'static str| (!reply[key].is_null()).then(|| (key, cell(&reply[key])));
+    rows.extend(given("description"));
+    rows.extend(labels.filter(|l| !l.is_empty()).map(|l| ("labels", l)));
+    rows.extend(given("versions"));
+    rows.extend(reply["size"].as_u64().map(|n| ("size", format!("{n} bytes"))));
+    for key in ["created", "changed"] {
+        rows.extend((!reply[key].is_null()).then(|| (key, time(&reply[key]))));
+    }
+    for key in ["owner", "group", "mode", "visibility", "key"] {
+        rows.extend(given(key));
+    }
+    if !reply["readers"].is_null() {
+        rows.push((
+            "read by",
+            lines_of(&reply["readers"]).unwrap_or_else(|| "nobody".into()),
+        ));
+    }
+    if let Some(may) = reply["you_may_read"].as_bool() {
+        rows.push(("you", if may { "may read it" } else { "may not read it" }.into()));
+    }
+    if reply["root_may_read"] == false {
+        rows.push(("root", "may not read it".into()));
+    }
+    facts(&rows)
+}
+
+fn versions(reply: &Value) -> String {
+    let versions = reply["versions"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let rows: Vec<Vec<String>> = versions
+        .iter()
+        .map(|v| {
+            vec![
+                cell(&v["version"]),
+                list(&v["labels"]),
+                cell(&v["size"]),
+                time(&v["created"]),
+            ]
+        })
+        .collect();
+    table(&["VERSION", "LABELS", "SIZE", "CREATED"], &rows)
+}
+
+/// The document as it was given, so that `policy get > file` can be edited and set again.
+fn policy(name: &str, reply: &Value) -> View {
+    match reply["text"].as_str().filter(|_| !reply["policy"].is_null()) {
+        Some(text) => {
+            // Control characters are kept out of a terminal; JSON has none but these two outside of escapes.
+            let safe: String = text
+                .split_inclusive(['\n', '\t'])
+                .map(|piece| {
+                    let end = piece.chars().last().filter(|c| matches!(c, '\n' | '\t'));
+                    let body = end.map_or(piece, |_| &piece[..piece.len() - 1]);
+                    printable(body.trim_end_matches('\r')) + &end.map(String::from).unwrap_or_default()
+                })
+                .collect();
+            let newline = if safe.ends_with('\n') { "" } else { "\n" };
+            View {
+                text: safe + newline,
+                asked: true,
+                notes: Vec::new(),
+            }
+        }
+        None => View {
+            notes: vec![format!("{name} has no policy: nobody may read it")],
+            asked: true,
+            ..View::default()
+        },
+    }
+}
+
+fn why(reply: &Value) -> String {
+    let mut text = format!("{}\n", cell(&reply["words"]));
+    let mut rows = Vec::new();
+    for (shown, key) in [
+        ("who", "who"),
+        ("decision", "decision"),
+        ("reason", "reason"),
+        ("layer", "layer"),
+        ("statement", "statement"),
+    ] {
+        if !reply[key].is_null() {
+            rows.push((shown, cell(&reply[key])));
+        }
+    }
+    if !reply["record"].is_null() {
+        rows.push(("record", one_line(&reply["record"])));
+    }
+    if let Some(mend) = reply["mend"].as_str() {
+        rows.push(("to allow it", printable(mend)));
+    }
+    if !rows.is_empty() {
+        text.push('\n');
+        text += &facts(&rows);
+    }
+    text
+}
+
+fn delete(name: &str, reply: &Value) -> String {
+    let values = count(&reply["destroyed"], "value");
+    let rest = match (reply["purged"] == true, reply["dry_run"] == true) {
+        (true, true) => "and its name and policy would be forgotten",
+        (true, false) => "its name and policy are forgotten",
+        (false, true) => "and its name and policy would be kept",
+        (false, false) => "its name keeps its policy",
+    };
+    if reply["dry_run"] == true {
+        format!("{values} of {name} would be destroyed, {rest}; nothing was changed\n")
+    } else {
+        format!("{values} of {name} destroyed; {rest}\n")
+    }
+}
+
+fn check(reply: &Value) -> String {
+    let mut text = format!(
+        "{}, {}, {} checked: {}\n",
+        count(&reply["secrets"], "secret"),
+        count(&reply["versions"], "version"),
+        count(&reply["values"], "value"),
+        if reply["ok"] == true {
+            "all are whole"
+        } else {
+            "some are damaged"
+        },
+    );
+    for problem in reply["problems"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default()
+    {
+        let name = if problem["name"].is_null() {
+            "store".into()
+        } else {
+            cell(&problem["name"])
+        };
+        text += &format!("✗ {name}: {}\n", cell(&problem["what"]));
+    }
+    text
+}
+
+fn status(reply: &Value) -> String {
+    let running = if reply["running"] == true {
+        format!("yes, as process {}", cell(&reply["pid"]))
+    } else {
+        "no: nothing is mounted, commands open the store themselves".into()
+    };
+    let mut rows = vec![("running", running)];
+    let given = |key: &'static str| (!reply[key].is_null()).then(|| (key, cell(&reply[key])));
+    for key in [
+        "version",
+        "mount",
+        "store",
+        "secrets",
+        "epoch",
+        "threads",
+        "locked_bytes",
+    ] {
+        rows.extend(given(key));
+    }
+    let audit = &reply["audit"];
+    if audit.is_object() {
+        let health = match audit["healthy"].as_bool() {
+            Some(true) => "it can be written",
+            Some(false) => "IT CANNOT BE WRITTEN: reads are refused until it can",
+            None => "-",
+        };
+        rows.push((
+            "log",
+            format!(
+                "{health}; record {}, segment {}",
+                cell(&audit["seq"]),
+                cell(&audit["segment"])
+            ),
+        ));
+    }
+    let counters = reply["counters"].as_object().filter(|c| !c.is_empty());
+    if let Some(counters) = counters {
+        let width = counters.keys().map(|k| k.chars().count()).max().unwrap_or(0);
+        let lines: Vec<String> = counters
+            .iter()
+            .map(|(k, v)| format!("{:width$}  {}", printable(k), cell(v)))
+            .collect();
+        rows.push(("counters", lines.join("\n")));
+    }
+    facts(&rows)
+}
+
+fn verify(reply: &Value) -> String {
+    let mut text = format!(
+        "The log is whole: {} in {}",
+        count(&reply["records"], "record"),
+        count(&reply["segments"], "segment"),
+    );
+    if !reply["first"].is_null() {
+        text += &format!(", from {} to {}", cell(&reply["first"]), cell(&reply["last"]));
+    }
+    if !reply["last_epoch"].is_null() {
+        text += &format!(", epoch {}", cell(&reply["last_epoch"]));
+    }
+    text + "\n"
+}
+
+#[cfg(test)]
+mod tests;

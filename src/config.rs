@@ -1,0 +1,391 @@
+//! `wardfs.toml`: what an administrator may set for one store.
+//!
+//! Strict: an unknown key, a wrong type or a value out of bounds is an error with its line and column, and no
+//! command goes on with half a configuration. A missing file means the defaults.
+
+use crate::id::printable;
+use crate::problem::{Exit, Problem};
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::ops::Range;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use toml::Spanned;
+
+/// The file's name in the store directory.
+pub const FILE: &str = "wardfs.toml";
+
+/// The store that commands mean when none is named.
+pub const SYSTEM_STORE: &str = "/var/lib/wardfs";
+
+/// The longest value that any configuration can admit, in bytes.
+pub const VALUE_CEILING: u64 = 1024 * 1024;
+
+/// More than this is no configuration.
+const FILE_CEILING: u64 = 1024 * 1024;
+
+/// Every setting, with its default where the file says nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The longest value that `put` takes, in bytes: 1 to [`VALUE_CEILING`].
+    pub max_value_bytes: usize,
+    /// Threads that serve the mount: 1 to 64.
+    pub threads: usize,
+    /// Members of this group administer secrets (and do not read them by that).
+    pub admin_group: String,
+    /// Whether root may describe (stat, list) a secret whose policy does not mention root.
+    pub root_describes: bool,
+    /// Whether callers whose process cannot be seen (outside the daemon's pid namespace) are decided by their
+    /// uid alone, instead of refused.
+    pub serve_unidentified: bool,
+    /// Files that one uid may hold open at a time: at least 1.
+    pub max_handles_per_uid: usize,
+    /// The root key's file; relative to the store directory unless absolute.
+    pub key_file: PathBuf,
+    /// `[audit]`.
+    pub audit: Audit,
+    /// `[principals]`: what an ARN of a policy means on this machine, as `user:…`, `uid:…`, `group:…`, `gid:…`
+    /// or `unit:…`.
+    pub principals: BTreeMap<String, Vec<String>>,
+}
+
+/// `[audit]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// A segment of the log is closed when it has reached this size, in bytes: 64 KiB to 1 GiB.
+    pub segment_bytes: u64,
+    /// Bytes set aside so that administration can be recorded on a full disk: 0 to 64 MiB.
+    pub reserve_bytes: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            max_value_bytes: 65_536,
+            threads: 4,
+            admin_group: "wardfs".into(),
+            root_describes: true,
+            serve_unidentified: false,
+            max_handles_per_uid: 16_384,
+            key_file: "root.key".into(),
+            audit: Audit {
+                segment_bytes: 64 * 1024 * 1024,
+                reserve_bytes: 1024 * 1024,
+            },
+            principals: BTreeMap::new(),
+        }
+    }
+}
+
+/// The file as it is written. Spans are kept where a value can be out of bounds.
+#[derive(Default, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Written {
+    max_value_bytes: Option<Spanned<u64>>,
+    threads: Option<Spanned<u64>>,
+    admin_group: Option<Spanned<String>>,
+    root_describes: Option<bool>,
+    serve_unidentified: Option<bool>,
+    max_handles_per_uid: Option<Spanned<u64>>,
+    key_file: Option<Spanned<String>>,
+    audit: WrittenAudit,
+    principals: BTreeMap<Spanned<String>, Vec<Spanned<String>>>,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct WrittenAudit {
+    segment_bytes: Option<Spanned<u64>>,
+    reserve_bytes: Option<Spanned<u64>>,
+}
+
+/// A fault at a place of the text.
+#[derive(Debug)]
+struct Fault {
+    span: Range<usize>,
+    message: String,
+}
+
+impl Config {
+    /// What `init` writes: every key, explained, commented out with its default. A line that begins with `#`
+    /// and no space is a setting.
+    pub const TEMPLATE: &str = include_str!("config/wardfs.toml");
+
+    /// Reads `wardfs.toml` of the store directory `dir`.
+    ///
+    /// # Errors
+    /// The file belongs to somebody else, can be written by others, is no regular file ([`Exit::Usage`]), or
+    /// says something that is not understood: then the cause has the line, the column and a caret.
+    pub fn load(dir: &Path) -> Result<Config, Problem> {
+        let path = dir.join(FILE);
+        let shown = printable(&path.to_string_lossy());
+        let what = || format!("the configuration {shown} cannot be used");
+        // Without O_NONBLOCK a FIFO in its place would hang every command.
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+            .open(&path);
+        let file = match opened {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Config::default()),
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(Problem::new(Exit::Denied, what(), e).next("run the command as root"));
+            }
+            Err(e) => return Err(Problem::new(Exit::Failed, what(), e)),
+        };
+        check_owner(&file).map_err(|why| {
+            Problem::new(Exit::Usage, what(), why).next(format!(
+                "look at what it says, then: chown root:root {shown} && chmod 0644 {shown}"
+            ))
+        })?;
+        let mut text = String::new();
+        match file.take(FILE_CEILING + 1).read_to_string(&mut text) {
+            Ok(n) if n as u64 > FILE_CEILING => {
+                return Err(Problem::new(
+                    Exit::Usage,
+                    what(),
+                    format!("it is longer than {FILE_CEILING} bytes"),
+                ));
+            }
+            Ok(_) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+                return Err(Problem::new(Exit::Usage, what(), "it is not UTF-8 text"));
+            }
+            Err(e) => return Err(Problem::new(Exit::Failed, what(), e)),
+        }
+        Config::parse(&text).map_err(|why| {
+            Problem::new(Exit::Usage, what(), why).next(format!("correct the line in {shown}"))
+        })
+    }
+
+    /// Reads the text of a configuration.
+    ///
+    /// # Errors
+    /// What is wrong, with line, column, the line itself and a caret.
+    pub fn parse(text: &str) -> Result<Config, String> {
+        interpret(text).map_err(|fault| diagnose(text, &fault))
+    }
+
+    /// The root key's file, for the store directory `dir`.
+    pub fn key_path(&self, dir: &Path) -> PathBuf {
+        dir.join(&self.key_file)
+    }
+}
+
+fn check_owner(file: &File) -> Result<(), String> {
+    let meta = file.metadata().map_err(|e| e.to_string())?;
+    let me = nix::unistd::geteuid().as_raw();
+    if !meta.is_file() {
+        return Err("it is not a regular file".into());
+    }
+    if meta.uid() != 0 && meta.uid() != me {
+        return Err(format!(
+            "it belongs to uid {}, who is neither root nor you",
+            meta.uid()
+        ));
+    }
+    if meta.mode() & 0o022 != 0 {
+        return Err(format!("others can write it (mode {:04o})", meta.mode() & 0o7777));
+    }
+    Ok(())
+}
+
+fn interpret(text: &str) -> Result<Config, Fault> {
+    let written: Written = toml::from_str(text).map_err(|e| Fault {
+        span: e.span().unwrap_or(0..0),
+        message: suggest(e.message()),
+    })?;
+    let default = Config::default();
+    Ok(Config {
+        max_value_bytes: bounded(
+            written.max_value_bytes,
+            default.max_value_bytes as u64,
+            1,
+            VALUE_CEILING,
+        )? as usize,
+        threads: bounded(written.threads, default.threads as u64, 1, 64)? as usize,
+        admin_group: match written.admin_group {
+            Some(group) => checked(group, group_name)?,
+            None => default.admin_group,
+        },
+        root_describes: written.root_describes.unwrap_or(default.root_describes),
+        serve_unidentified: written.serve_unidentified.unwrap_or(default.serve_unidentified),
+        max_handles_per_uid: bounded(
+            written.max_handles_per_uid,
+            default.max_handles_per_uid as u64,
+            1,
+            1 << 20,
+        )? as usize,
+        key_file: match written.key_file {
+            Some(file) => checked(file, key_file)?.into(),
+            None => default.key_file,
+        },
+        audit: Audit {
+            segment_bytes: bounded(
+                written.audit.segment_bytes,
+                default.audit.segment_bytes,
+                64 << 10,
+                1 << 30,
+            )?,
+            reserve_bytes: bounded(
+                written.audit.reserve_bytes,
+                default.audit.reserve_bytes,
+                0,
+                64 << 20,
+            )?,
+        },
+        principals: written
+            .principals
+            .into_iter()
+            .map(principal)
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn bounded(value: Option<Spanned<u64>>, default: u64, min: u64, max: u64) -> Result<u64, Fault> {
+    match value {
+        None => Ok(default),
+        Some(v) if (min..=max).contains(v.get_ref()) => Ok(v.into_inner()),
+        Some(v) => Err(Fault {
+            message: format!("{} is out of bounds: {min} to {max}", v.get_ref()),
+            span: v.span(),
+        }),
+    }
+}
+
+fn checked(value: Spanned<String>, check: fn(&str) -> Result<(), String>) -> Result<String, Fault> {
+    match check(value.get_ref()) {
+        Ok(()) => Ok(value.into_inner()),
+        Err(message) => Err(Fault {
+            span: value.span(),
+            message,
+        }),
+    }
+}
+
+fn group_name(name: &str) -> Result<(), String> {
+    let ok = !name.is_empty()
+        && !name.contains(|c: char| c.is_whitespace() || c.is_control() || ":,/".contains(c));
+    if ok {
+        Ok(())
+    } else {
+        Err("a group's name is needed, as in /etc/group".into())
+    }
+}
+
+fn key_file(path: &str) -> Result<(), String> {
+    let ok = !path.is_empty() && !path.ends_with('/') && !path.contains('\0');
+    if ok {
+        Ok(())
+    } else {
+        Err("the path of a file is needed".into())
+    }
+}
+
+fn arn(text: &str) -> Result<(), String> {
+    if text.starts_with("arn:") && text.matches(':').count() >= 5 && !text.contains(['*', '?']) {
+        return Ok(());
+    }
+    Err("a whole ARN is needed, without wildcards, as \"arn:aws:iam::123456789012:role/app\"".into())
+}
+
+fn local(text: &str) -> Result<(), String> {
+    const KINDS: [&str; 5] = ["user", "uid", "group", "gid", "unit"];
+    let form = "user:NAME, uid:N, group:NAME, gid:N or unit:NAME.service is needed";
+    let Some((kind, name)) = text.split_once(':') else {
+        return Err(form.into());
+    };
+    if !KINDS.contains(&kind) {
+        return Err(match closest(kind, KINDS) {
+            Some(near) => format!("{form}; did you mean `{near}:`?"),
+            None => form.into(),
+        });
+    }
+    if name.is_empty() || (kind.ends_with("id") && name.parse::<u32>().is_err()) {
+        return Err(form.into());
+    }
+    Ok(())
+}
+
+fn principal((key, locals): (Spanned<String>, Vec<Spanned<String>>)) -> Result<(String, Vec<String>), Fault> {
+    if locals.is_empty() {
+        return Err(Fault {
+            span: key.span(),
+            message: "it stands for nobody: remove it, or name who it is".into(),
+        });
+    }
+    let key = checked(key, arn)?;
+    Ok((
+        key,
+        locals
+            .into_iter()
+            .map(|l| checked(l, local))
+            .collect::<Result<_, _>>()?,
+    ))
+}
+
+/// The candidate that `text` was probably meant to be.
+fn closest<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .into_iter()
+        .map(|c| (strsim::damerau_levenshtein(text, c), c))
+        .filter(|(distance, c)| *distance * 3 <= c.len().max(3))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, c)| c)
+}
+
+/// serde's "unknown field `x`, expected one of `a`, `b`" in our words, with the likeliest key.
+fn suggest(message: &str) -> String {
+    let Some(rest) = message.strip_prefix("unknown field `") else {
+        return message.trim_end().to_owned();
+    };
+    let mut quoted = rest.split('`').step_by(2);
+    let unknown = quoted.next().unwrap_or_default();
+    let known: Vec<&str> = quoted.filter(|k| !k.is_empty()).collect();
+    match closest(unknown, known.iter().copied()) {
+        Some(near) => format!("unknown key `{unknown}`; did you mean `{near}`?"),
+        None => format!("unknown key `{unknown}`; the keys here are {}", known.join(", ")),
+    }
+}
+
+/// The beginning of the character at or before `at`.
+fn boundary(text: &str, at: usize) -> usize {
+    (0..=at.min(text.len()))
+        .rev()
+        .find(|i| text.is_char_boundary(*i))
+        .unwrap_or(0)
+}
+
+/// `message`, the place, the line and a caret under it.
+fn diagnose(text: &str, fault: &Fault) -> String {
+    let at = boundary(text, fault.span.start);
+    let start = text[..at].rfind('\n').map_or(0, |i| i + 1);
+    let end = text[at..].find('\n').map_or(text.len(), |i| at + i);
+    let stop = boundary(text, fault.span.end.clamp(at, end));
+    let line = text[..at].matches('\n').count() + 1;
+    let column = text[start..at].chars().count() + 1;
+    // One sign for each character, so that the caret stands where it should.
+    let shown: String = text[start..end]
+        .chars()
+        .map(|c| {
+            if printable(c.encode_utf8(&mut [0; 4])).len() == c.len_utf8() {
+                c
+            } else {
+                ' '
+            }
+        })
+        .collect();
+    let number = line.to_string();
+    format!(
+        "{message} (line {line}, column {column})\n{number} | {shown}\n{blank} | {pad}{carets}",
+        message = printable(&fault.message.replace('\n', "; ")),
+        shown = shown.trim_end(),
+        blank = " ".repeat(number.len()),
+        pad = " ".repeat(column - 1),
+        carets = "^".repeat(text[at..stop].chars().count().max(1)),
+    )
+}
+
+#[cfg(test)]
+mod tests;

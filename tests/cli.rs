@@ -1,0 +1,203 @@
+//! What the program says: transcripts of help and bad input, and how it behaves where its output goes nowhere.
+
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn wardfs() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wardfs"));
+    command.env_remove("WARDFS_STORE").stdin(Stdio::null());
+    command
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn transcripts() {
+    trycmd::TestCases::new()
+        .env("WARDFS_STORE", "/nonexistent/store")
+        .env("COLUMNS", "100")
+        .case("tests/cli/*.trycmd");
+}
+
+/// Every command's help exists, in both forms, and ends well even where nobody reads it.
+#[test]
+fn every_command_has_help_with_examples() {
+    let commands = [
+        "",
+        "init",
+        "put",
+        "get",
+        "list",
+        "describe",
+        "versions",
+        "policy",
+        "policy get",
+        "policy set",
+        "policy allow",
+        "policy deny",
+        "policy check",
+        "why",
+        "delete",
+        "audit",
+        "audit tail",
+        "audit query",
+        "audit verify",
+        "store",
+        "store check",
+        "status",
+        "mount",
+        "unmount",
+        "demo",
+    ];
+    for command in commands {
+        for flag in ["-h", "--help"] {
+            let out = wardfs()
+                .args(command.split_whitespace())
+                .arg(flag)
+                .output()
+                .unwrap();
+            let help = text(&out.stdout);
+            assert!(out.status.success(), "{command} {flag}");
+            assert!(
+                help.contains(&format!("Usage: wardfs {command}").trim_end().to_owned()),
+                "{command}: {help}"
+            );
+            assert!(
+                help.contains("Examples:\n  ") && help.contains("--store <DIR>"),
+                "{command}: {help}"
+            );
+            assert!(
+                help.lines().all(|l| l.chars().count() <= 100),
+                "{command}: a line is too long"
+            );
+            assert!(!help.contains('\u{1b}'), "{command}: colour off a terminal");
+        }
+    }
+    for command in ["", "policy", "audit", "store"] {
+        let out = wardfs().args(command.split_whitespace()).output().unwrap();
+        assert_eq!(out.status.code(), Some(2), "{command}: nothing was said");
+    }
+}
+
+fn query(store: &Path, stdout: Stdio) -> std::process::Child {
+    wardfs()
+        .args(["audit", "query", "--json", "--store"])
+        .arg(store)
+        .stdout(stdout)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn output_that_goes_nowhere_is_quiet_or_told() {
+    let store = tempfile::tempdir().unwrap();
+    std::fs::create_dir(store.path().join("audit")).unwrap();
+    let mut log = std::fs::File::create(store.path().join("audit/00000001.jsonl")).unwrap();
+    for seq in 1..20_000 {
+        writeln!(log, "{{\"seq\":{seq}}}").unwrap();
+    }
+
+    // `wardfs audit query | head -1`: nothing to complain about.
+    let mut child = query(store.path(), Stdio::piped());
+    drop(child.stdout.take());
+    let out: Output = child.wait_with_output().unwrap();
+    assert_eq!((text(&out.stderr), out.status.code()), ("", Some(0)));
+
+    // A full disk is.
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let out = query(store.path(), full.into()).wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    assert!(
+        text(&out.stderr).contains("the output cannot be written"),
+        "{}",
+        text(&out.stderr)
+    );
+
+    // And an ordinary reader gets every line.
+    let out = query(store.path(), Stdio::piped()).wait_with_output().unwrap();
+    assert_eq!(
+        (text(&out.stdout).lines().count(), out.status.code()),
+        (19_999, Some(0))
+    );
+}
+
+#[test]
+fn a_faulty_configuration_is_shown_with_its_place() {
+    let store = tempfile::tempdir().unwrap();
+    let config = store.path().join("wardfs.toml");
+    std::fs::write(&config, "# mine\nthreads = 4\nmax_value_byte = 5\n").unwrap();
+    std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let target = store.path().join("mnt");
+    let run = || {
+        wardfs()
+            .arg("--store")
+            .arg(store.path())
+            .arg("mount")
+            .arg(&target)
+            .output()
+            .unwrap()
+    };
+    let out = run();
+    assert_eq!(out.status.code(), Some(2));
+    let shown = config.display();
+    assert_eq!(
+        text(&out.stderr),
+        format!(
+            "error: the configuration {shown} cannot be used\n  why:  unknown key `max_value_byte`; did you mean `max_value_bytes`? \
+             (line 3, column 1)\n        3 | max_value_byte = 5\n          | ^^^^^^^^^^^^^^\n  next: correct the line in {shown}\n"
+        )
+    );
+    std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let out = run();
+    assert_eq!(out.status.code(), Some(2));
+    assert!(
+        text(&out.stderr).contains("others can write it (mode 0666)"),
+        "{}",
+        text(&out.stderr)
+    );
+    assert!(!target.exists(), "nothing was begun");
+}
+
+#[test]
+fn following_the_log_shows_new_records_of_new_segments() {
+    use std::io::{BufRead, BufReader};
+    let store = tempfile::tempdir().unwrap();
+    let audit = store.path().join("audit");
+    std::fs::create_dir(&audit).unwrap();
+    let segment = |n: u32| audit.join(format!("{n:08}.jsonl"));
+    std::fs::write(segment(1), "{\"seq\":1}\n{\"seq\":2}\n").unwrap();
+    // The limit ends a test that would wait for ever.
+    let mut child = Command::new("timeout")
+        .args([
+            "20",
+            env!("CARGO_BIN_EXE_wardfs"),
+            "audit",
+            "tail",
+            "-f",
+            "-n",
+            "1",
+            "--json",
+            "--store",
+        ])
+        .arg(store.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || lines.next().unwrap().unwrap();
+    assert_eq!(next(), "{\"seq\":2}");
+    let mut first = std::fs::File::options().append(true).open(segment(1)).unwrap();
+    first.write_all(b"{\"seq\":3}\n").unwrap();
+    assert_eq!(next(), "{\"seq\":3}");
+    first.write_all(b"{\"seq\":4}\n").unwrap();
+    std::fs::write(segment(2), "{\"seq\":5}\n").unwrap();
+    assert_eq!(next(), "{\"seq\":4}");
+    assert_eq!(next(), "{\"seq\":5}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
