@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::audit::{Event, LogError, Outcome, Receipt, Record, Who};
+use crate::audit::{Event, Identity, LogError, Outcome, Receipt, Record, Who};
 use crate::id::{Label, SecretId, SecretName};
 use crate::policy::{self, Action, Basis, Decision, Facts, Grant, Layers, Purpose, Reason, Refusal};
 use crate::secret::SecretBytes;
@@ -15,15 +15,6 @@ use crate::vault::{Secret, State, Vault, VaultError, Version, Visibility};
 mod known;
 
 pub use known::KnownCaller;
-
-/// How much of the caller a record names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Detail {
-    /// Everything: uid, gid, groups, pid, tid, start time, command, unit, login uid.
-    Full,
-    /// The uid: an earlier record of the same handle has the rest.
-    Short,
-}
 
 /// What tells one caller from another across the reads of a handle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +37,7 @@ pub trait Caller: Facts {
     /// Why the process cannot be known or is not who the kernel's header names.
     fn identify(&mut self) -> Result<(), Reason>;
     /// For the record.
-    fn who(&mut self, detail: Detail) -> Who<'_>;
+    fn who(&mut self, detail: Identity) -> Who<'_>;
     /// To tell a handle's callers apart.
     fn key(&mut self) -> CallerKey;
     /// By which door he comes: `mount`, `control` or `command`.
@@ -102,13 +93,13 @@ pub struct Pin {
 }
 
 impl Pin {
-    fn detail(&self, key: CallerKey) -> Detail {
+    fn detail(&self, key: CallerKey) -> Identity {
         let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
         if *named == Some(key) {
-            return Detail::Short;
+            return Identity::Short;
         }
         *named = Some(key);
-        Detail::Full
+        Identity::Full
     }
 }
 
@@ -210,7 +201,7 @@ impl Access {
         };
         let labels: Vec<Label> = secret.labels_of(version.meta.no).cloned().collect();
         let grant = self.decide(secret, Action::GetSecretValue, Purpose::Read, &labels, caller);
-        self.granted(secret, grant, Event::OPEN, caller)?;
+        self.granted(secret, grant, Event::OpenSecret, caller)?;
         Ok(Pin { secret: secret.meta.id, version: version.clone(), labels, handle, named: Mutex::new(None) })
     }
 
@@ -283,12 +274,12 @@ impl Access {
             Decision::Deny(refusal) => refusal,
         };
         let record = Record {
-            event: Event::CREATE,
+            event: Event::CreateSecret,
             outcome: Outcome::Denied { reason: refusal.reason.code() },
             secret: Some(name.as_str()),
             layer: Some(refusal.basis.layer.name()),
             via: caller.door(),
-            who: caller.who(Detail::Full),
+            who: caller.who(Identity::Full),
             ..Record::default()
         };
         if let Err(e) = self.vault.log().refuse(&record) {
@@ -316,7 +307,7 @@ impl Access {
             layer: Some(refusal.basis.layer.name()),
             statement: statement.as_deref(),
             via: caller.door(),
-            who: caller.who(Detail::Full),
+            who: caller.who(Identity::Full),
             ..Record::default()
         };
         if let Err(e) = self.vault.log().refuse(&record) {
@@ -333,7 +324,7 @@ impl Access {
         self.sound(secret, caller)?;
         if !secret.versions.contains_key(&pin.version.meta.no) {
             let refusal = Refusal { reason: Reason::Revoked, basis: Basis::DEFAULT };
-            let _ = self.refuse(secret, refusal, Event::READ, caller);
+            let _ = self.refuse(secret, refusal, Event::GetSecretValue, caller);
             return Err(AccessError::Revoked);
         }
         Ok(secret)
@@ -346,7 +337,7 @@ impl Access {
             Ok(()) => None,
         };
         let grant = grant.unwrap_or_else(|| self.decide(secret, Action::GetSecretValue, Purpose::Read, &pin.labels, caller));
-        self.granted(secret, grant, Event::READ, caller)
+        self.granted(secret, grant, Event::GetSecretValue, caller)
     }
 
     fn granted<C: Caller>(&self, secret: &Secret, grant: Result<Grant, Refusal>, event: Event, caller: &mut C) -> Result<Grant, AccessError> {
@@ -384,7 +375,7 @@ impl Access {
         let statement = statement(secret, grant.basis());
         let detail = pin.detail(caller.key());
         let record = Record {
-            event: Event::READ,
+            event: Event::GetSecretValue,
             outcome: Outcome::Allowed,
             secret: Some(secret.meta.name.as_str()),
             version: Some(pin.version.meta.id.as_str()),
@@ -394,6 +385,7 @@ impl Access {
             layer: Some(grant.basis().layer.name()),
             statement: statement.as_deref(),
             via: caller.door(),
+            identity: detail,
             who: caller.who(detail),
             ..Record::default()
         };
@@ -410,12 +402,12 @@ impl Access {
 
     fn broken<C: Caller>(&self, secret: &Secret, why: String, caller: &mut C) -> AccessError {
         let record = Record {
-            event: Event::INTEGRITY,
+            event: Event::IntegrityError,
             outcome: Outcome::Failed { reason: "integrity" },
             secret: Some(secret.meta.name.as_str()),
             message: Some(&why),
             via: caller.door(),
-            who: caller.who(Detail::Full),
+            who: caller.who(Identity::Full),
             ..Record::default()
         };
         if let Err(e) = self.vault.log().refuse(&record) {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::access::{Access, Caller, Detail, KnownCaller};
-use crate::audit::{Event, Outcome, Record};
+use crate::access::{Access, Caller, KnownCaller};
+use crate::audit::{Event, Identity, Outcome, Record};
 use crate::config::Config;
 use crate::control::{Desk, Server, Service, StoppedService};
 use crate::fuse::Session;
@@ -30,9 +30,7 @@ pub struct Plan {
     pub store: PathBuf,
     /// Where to mount.
     pub target: PathBuf,
-    /// Serving threads.
-    pub threads: usize,
-    /// The store's configuration.
+    /// The store's configuration, the command line's wishes among it.
     pub config: Config,
 }
 
@@ -48,9 +46,13 @@ pub fn socket_path(store: &Path) -> PathBuf {
 /// What the vault needs to know of a configuration.
 pub fn settings(store: &Path, config: &Config) -> Settings {
     Settings {
-        key_file: store.join(&config.key_file),
-        log: config.log_options(),
-        administration: Administration { group: nss::gid_of(&config.admin_group), root_describes: config.root_describes },
+        key_file: config.key_path(store),
+        log: crate::audit::Options {
+            segment_bytes: config.audit.segment_bytes,
+            reserve_bytes: config.audit.reserve_bytes,
+            ..Default::default()
+        },
+        administration: Administration { group: nss::SystemDirectory.gid_of(&config.admin_group), root_describes: config.root_describes },
     }
 }
 
@@ -72,8 +74,8 @@ fn open(store: &Path, config: &Config) -> Result<Arc<Vault>, Problem> {
 fn desk_over(access: &Arc<Access>, store: &Path, config: &Config, service: Box<dyn Service>) -> Desk {
     let store = store.to_path_buf();
     // The mapping is read when a policy is set, so that a change to wardfs.toml needs no restart.
-    let principals = Box::new(move || -> Result<PrincipalMap, Problem> { Ok(Config::load(&store)?.principals()) });
-    let directory = || Box::new(nss::SystemDirectory) as Box<dyn crate::policy::Directory + Send + Sync>;
+    let principals = Box::new(move || -> Result<PrincipalMap, Problem> { principals_of(&Config::load(&store)?) });
+    let directory = || Box::new(Names) as Box<dyn crate::policy::Directory + Send + Sync>;
     Desk {
         lifecycle: Lifecycle::new(access.clone(), directory(), principals, config.max_value_bytes),
         report: Report::new(access.clone(), directory()),
@@ -82,19 +84,71 @@ fn desk_over(access: &Arc<Access>, store: &Path, config: &Config, service: Box<d
     }
 }
 
-impl crate::policy::Directory for nss::SystemDirectory {
+/// NSS behind the policy room's question for names.
+struct Names;
+
+impl crate::policy::Directory for Names {
     fn uid_of(&self, name: &str) -> Option<crate::id::Uid> {
-        nss::uid_of(name)
+        nss::SystemDirectory.uid_of(name)
     }
     fn gid_of(&self, name: &str) -> Option<crate::id::Gid> {
-        nss::gid_of(name)
+        nss::SystemDirectory.gid_of(name)
     }
     fn users(&self) -> Vec<(String, crate::id::Uid)> {
-        nss::users()
+        nss::SystemDirectory.users()
     }
     fn groups(&self) -> Vec<(String, crate::id::Gid)> {
-        nss::groups()
+        nss::SystemDirectory.groups()
     }
+}
+
+/// Makes a store in `dir`, with its key and its commented configuration; gives the key's file and the recovery
+/// key, to be shown once.
+///
+/// # Errors
+/// If there is one already, or the directory cannot be written.
+pub fn init(dir: &Path) -> Result<(PathBuf, crate::secret::SecretBytes), Problem> {
+    let what = format!("cannot make a store in {}", dir.display());
+    let config = Config::load(dir)?;
+    let settings = settings(dir, &config);
+    let created = crate::vault::create(dir, &settings).map_err(|e| e.problem(&what))?;
+    let file = dir.join(crate::config::FILE);
+    if !file.exists() {
+        let written = std::fs::write(&file, Config::TEMPLATE);
+        written.map_err(|e| Problem::new(Exit::Failed, &what, format_args!("{}: {e}", file.display())))?;
+    }
+    Ok((settings.key_file, created.recovery))
+}
+
+/// Unmounts what a daemon that is gone has left behind; never a living mount.
+///
+/// # Errors
+/// If there is no such mount.
+pub fn unmount_dead(target: &Path) -> Result<(), Problem> {
+    let what = format!("cannot unmount {}", target.display());
+    match mount::state(target) {
+        mount::TargetState::OurMount { dead: true } => mount::unmount(target).map_err(|e| Problem::new(Exit::Failed, what, e)),
+        mount::TargetState::OurMount { dead: false } => {
+            Err(Problem::new(Exit::Unavailable, what, "a daemon of another store serves it").next("name that store with --store"))
+        }
+        _ => Err(Problem::new(Exit::NotFound, what, "no mount of wardfs is there")),
+    }
+}
+
+fn tell_manager(state: &str) {
+    if let Err(e) = notify::sd_notify(state) {
+        tracing::warn!("the service manager was not told: {e}");
+    }
+}
+
+fn principals_of(config: &Config) -> Result<PrincipalMap, Problem> {
+    let bad = |why: String| Problem::new(Exit::Usage, "the mapping of principals cannot be used", why).next("wardfs.toml, [principals]");
+    let mut map = PrincipalMap::default();
+    for (arn, locals) in &config.principals {
+        let locals = locals.iter().map(|l| l.parse().map_err(|e| bad(format!("{arn}: {l}: {e}")))).collect::<Result<_, _>>()?;
+        map.0.insert(arn.clone(), locals);
+    }
+    Ok(map)
 }
 
 /// The end of service, asked for by a signal, by `unmount`, or by an unmount from outside.
@@ -133,7 +187,7 @@ impl Service for Serving {
 ///
 /// # Errors
 /// If the store cannot be opened, the target is not fit, or a self-test fails: then nothing stays mounted.
-pub fn serve(plan: &Plan) -> Result<(), Problem> {
+pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     let what = format!("cannot serve {}", plan.target.display());
     let failed = |why: &dyn std::fmt::Display| Problem::new(Exit::Failed, &what, why);
     let stop = Arc::new(Stop::default());
@@ -150,7 +204,7 @@ pub fn serve(plan: &Plan) -> Result<(), Problem> {
         .map_err(|e| Problem::new(Exit::Failed, format!("cannot mount on {}", plan.target.display()), e))?;
     let guard = Unmount { target: plan.target.clone() };
     let device = mounted.device.as_fd().try_clone_to_owned().map_err(|e| failed(&e))?;
-    let session = Session::start(vfs.clone(), device, plan.threads).map_err(|e| failed(&e))?;
+    let session = Session::start(vfs.clone(), device, plan.config.threads).map_err(|e| failed(&e))?;
     let sessions = std::thread::Builder::new().name("session".into()).spawn(move || session.run()).map_err(|e| failed(&e))?;
 
     let clone = mount::split(&mounted).map_err(|e| failed(&e))?;
@@ -163,7 +217,7 @@ pub fn serve(plan: &Plan) -> Result<(), Problem> {
     ]);
     harden::drop_capabilities(&[harden::Capability::SysAdmin, harden::Capability::IpcLock]).map_err(|e| failed(&e))?;
 
-    let serving = Serving { stop: stop.clone(), vfs: vfs.clone(), target: plan.target.clone(), threads: plan.threads };
+    let serving = Serving { stop: stop.clone(), vfs: vfs.clone(), target: plan.target.clone(), threads: plan.config.threads };
     let desk = Arc::new(desk_over(&access, &plan.store, &plan.config, Box::new(serving)));
     let socket = socket_path(&plan.store);
     prepare_socket_directory(&socket).map_err(|e| failed(&e))?;
@@ -171,14 +225,14 @@ pub fn serve(plan: &Plan) -> Result<(), Problem> {
         Problem::new(Exit::Unavailable, format!("cannot listen on {}", socket.display()), e)
     })?;
 
-    record(&vault, Event::STARTUP);
-    println!("READY {}", plan.target.display());
-    notify::ready();
+    record(&vault, Event::Startup);
+    ready(&plan.target);
+    tell_manager("READY=1");
     let outside = wait(&stop, &plan.target, &vault, || sessions.is_finished() || !notifier.alive());
 
-    notify::stopping();
+    tell_manager("STOPPING=1");
     let _ = std::fs::remove_file(&socket);
-    record(&vault, Event::SHUTDOWN);
+    record(&vault, Event::Shutdown);
     drop(guard);
     notifier.stop();
     if let Err(e) = vault.tick() {
@@ -231,7 +285,7 @@ fn wait(stop: &Stop, target: &Path, vault: &Vault, ended: impl Fn() -> bool) -> 
 fn record(vault: &Vault, event: Event) {
     let mut caller = KnownCaller::root();
     caller.pid = Some(Pid(std::process::id()));
-    let record = Record { event, outcome: Outcome::Allowed, via: "command", who: caller.who(Detail::Full), ..Record::default() };
+    let record = Record { event, outcome: Outcome::Allowed, via: "command", who: caller.who(Identity::Full), ..Record::default() };
     if let Err(e) = vault.log().append(&record) {
         tracing::error!("start or end of service could not be recorded: {e}");
     }
@@ -258,9 +312,21 @@ fn prepare_socket_directory(socket: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)
 }
 
+/// SIGTERM, SIGINT and SIGHUP end service. They are blocked in every thread and taken by one.
 fn signals(stop: &Arc<Stop>) -> std::io::Result<()> {
+    use nix::sys::signal::{SigSet, Signal};
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        set.add(signal);
+    }
+    set.thread_block()?;
     let stop = stop.clone();
-    crate::sys::process::on_termination(move || stop.asked.store(true, Ordering::SeqCst))
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        if set.wait().is_ok() {
+            stop.asked.store(true, Ordering::SeqCst);
+        }
+    })?;
+    Ok(())
 }
 
 /// Tells the notifier of changes. A change waits in a queue, never in the command that made it.

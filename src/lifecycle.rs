@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::access::{Access, AccessError, Caller, Detail};
-use crate::audit::{Body, Event, Outcome, Record};
+use crate::access::{Access, AccessError, Caller};
+use crate::audit::{Body, Event, Identity, Outcome, Record};
 use crate::clock::Timestamp;
 use crate::id::{Gid, Label, ROOT, SecretName, Uid, VersionId, VersionNo};
 use crate::policy::{Action, Compiled, Directory, Document, Effect, Local, PolicyError, PolicyRecord, PrincipalMap, Purpose};
@@ -120,7 +120,7 @@ impl Lifecycle {
             if let Some(secret) = &old {
                 prune(draft, secret, &meta, now);
             }
-            let event = if created { Event::CREATE } else { Event::PUT };
+            let event = if created { Event::CreateSecret } else { Event::PutSecretValue };
             let body = self.body(event, &meta.name, Some(id.as_str()), caller);
             let kind = if created { ChangeKind::Created } else { ChangeKind::Value };
             draft.put_secret(meta, kind);
@@ -180,9 +180,9 @@ impl Lifecycle {
     /// A new value for a secret that is there; what decides who reads it is root's alone.
     fn allowed_put<C: Caller>(&self, put: &Put, secret: &Secret, caller: &mut C, what: &str) -> Result<(), Problem> {
         self.sound(secret, what)?;
-        self.allowed(secret, Action::PutSecretValue, Event::PUT, caller, what)?;
+        self.allowed(secret, Action::PutSecretValue, Event::PutSecretValue, caller, what)?;
         if put.policy.is_some() || !put.rules.is_empty() {
-            self.allowed(secret, Action::PutResourcePolicy, Event::POLICY, caller, what)?;
+            self.allowed(secret, Action::PutResourcePolicy, Event::PutResourcePolicy, caller, what)?;
         }
         let settings = put.description.is_some()
             || put.owner.is_some()
@@ -190,7 +190,7 @@ impl Lifecycle {
             || put.mode.is_some()
             || put.visibility.is_some();
         if settings {
-            self.allowed(secret, Action::UpdateSecret, Event::UPDATE, caller, what)?;
+            self.allowed(secret, Action::UpdateSecret, Event::UpdateSecret, caller, what)?;
         }
         Ok(())
     }
@@ -273,14 +273,14 @@ impl Lifecycle {
         let mut warnings = Vec::new();
         let answer = self.access.vault().change(|draft| -> Result<_, Problem> {
             let secret = self.existing(draft, name, &what, caller)?;
-            self.allowed(&secret, Action::PutResourcePolicy, Event::POLICY, caller, &what)?;
+            self.allowed(&secret, Action::PutResourcePolicy, Event::PutResourcePolicy, caller, &what)?;
             let mut meta = secret.meta.clone();
             meta.policy = Some(match edit {
                 PolicyEdit::Replace(text) => self.resolve(text, name, &mut warnings, &what)?,
                 PolicyEdit::Add(rules) => self.with_rules(meta.policy.as_ref(), rules, name, &mut warnings, &what)?,
             });
             meta.meta_changed = Timestamp::now();
-            let body = self.body(Event::POLICY, name, None, caller);
+            let body = self.body(Event::PutResourcePolicy, name, None, caller);
             draft.put_secret(meta, ChangeKind::Settings);
             Ok(((), body))
         });
@@ -332,7 +332,7 @@ impl Lifecycle {
                 meta.meta_changed = Timestamp::now();
                 draft.put_secret(meta, ChangeKind::Deleted);
             }
-            let body = self.body(if purge { Event::PURGE } else { Event::DELETE }, name, None, caller);
+            let body = self.body(if purge { Event::PurgeSecret } else { Event::DeleteSecret }, name, None, caller);
             Ok((secret.versions.len(), body))
         });
         let destroyed = answer.map_err(|e| self.unprefixed(e, &what))?;
@@ -344,11 +344,11 @@ impl Lifecycle {
         if secret.broken.is_some() && caller.uid() != ROOT {
             self.sound(secret, what)?;
         }
-        self.allowed(secret, Action::DeleteSecret, Event::DELETE, caller, what)?;
+        self.allowed(secret, Action::DeleteSecret, Event::DeleteSecret, caller, what)?;
         if !purge {
             return if secret.broken.is_some() { self.sound(secret, what) } else { Ok(()) };
         }
-        self.allowed(secret, Action::DeleteResourcePolicy, Event::PURGE, caller, what)?;
+        self.allowed(secret, Action::DeleteResourcePolicy, Event::PurgeSecret, caller, what)?;
         if caller.uid() != ROOT {
             return Err(denied(what, "only root may purge a name: its policy would be forgotten").next("leave --purge away"));
         }
@@ -395,7 +395,7 @@ impl Lifecycle {
             secret: Some(name.as_str()),
             version,
             via: caller.door(),
-            who: caller.who(Detail::Full),
+            who: caller.who(Identity::Full),
             ..Record::default()
         }
         .body()

@@ -184,7 +184,8 @@ impl Report {
             secret: Some(name.to_string()),
             denied: true,
             uid: (!root).then_some(uid.0),
-            last: Some(1),
+            limit: Some(1),
+            newest: true,
             ..Query::default()
         };
         let found = crate::audit::query(&self.access.vault().dir().join("audit"), &query)
@@ -272,7 +273,7 @@ impl Report {
             Ok(_grant) => return Err(not_found()),
             Err(refusal) => refusal,
         };
-        Err(match self.access.refuse(secret, refusal, Event::LOOKUP, caller) {
+        Err(match self.access.refuse(secret, refusal, Event::DescribeSecret, caller) {
             AccessError::Hidden(_) => not_found(),
             _ => Problem::new(Exit::Denied, what, format_args!("{} is not allowed to you ({})", action.name(), refusal.reason.code())),
         })

@@ -1,8 +1,8 @@
 //! A caller whose facts are known as plain data: the peer of a control connection, the process of a command
 //! that opened the store itself, or one that is only supposed.
 
-use super::{Caller, CallerKey, Detail};
-use crate::audit::Who;
+use super::{Caller, CallerKey};
+use crate::audit::{Identity, Who};
 use crate::id::{Gid, Pid, ROOT, Tid, Uid};
 use crate::policy::{Facts, Reason};
 
@@ -79,9 +79,9 @@ impl Caller for KnownCaller {
     fn identify(&mut self) -> Result<(), Reason> {
         Ok(())
     }
-    fn who(&mut self, detail: Detail) -> Who<'_> {
+    fn who(&mut self, detail: Identity) -> Who<'_> {
         let ids = Who { uid: self.uid.0, gid: self.gid.0, ..Who::default() };
-        if detail == Detail::Short {
+        if detail == Identity::Short {
             return ids;
         }
         Who {

@@ -253,8 +253,22 @@ pub struct Record<'a> {
 }
 
 /// A record serialised beforehand, for an outbox: everything but sequence and MAC, its time and `eventID` included.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(into = "String", from = "String")]
 pub struct Body(pub Vec<u8>);
+
+/// JSON is text, and so is a piece of it.
+impl From<Body> for String {
+    fn from(body: Body) -> Self {
+        String::from_utf8_lossy(&body.0).into_owned()
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Body(text.into_bytes())
+    }
+}
 
 impl Body {
     /// The record's `eventID`; empty if the bytes are no body.

@@ -1,44 +1,144 @@
 //! The command line's world: the other rooms of this machine.
 
+use super::plan::Which;
 use super::render::Output;
 use super::run::Stop;
+use super::value;
 use super::{Backend, Made, MountPlan, World};
+use crate::access::{Access, AccessError, Choice, KnownCaller, Range};
+use crate::config::Config;
+use crate::control::Desk;
+use crate::control::client::Client;
+use crate::control::protocol::Request;
+use crate::daemon;
+use crate::id::{SecretName, printable};
 use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// This machine.
 pub struct Machine;
 
-fn apart(what: &str) -> Problem {
-    Problem::new(
-        Exit::Unavailable,
-        format!("{what} is not possible"),
-        "this build has no store",
-    )
-}
-
 impl World for Machine {
     fn backend(&self, store: &Path) -> Result<Box<dyn Backend>, Problem> {
-        Err(apart(&format!("opening {}", store.display())))
+        if let Some(client) = Client::connect(&daemon::socket_path(store))? {
+            return Ok(Box::new(Served { client }));
+        }
+        crate::sys::harden::no_dumps()
+            .map_err(|e| Problem::new(Exit::Failed, "this process cannot be protected", e))?;
+        let config = Config::load(store)?;
+        let (desk, access) = daemon::desk(store, &config)?;
+        Ok(Box::new(Opened { desk, access }))
     }
-    fn memory(&self, _: usize) -> Result<SecretBytes, Problem> {
-        Err(apart("holding a value"))
+
+    fn memory(&self, len: usize) -> Result<SecretBytes, Problem> {
+        crate::sys::mem::secret(len).map_err(|e| Problem::new(Exit::Failed, "no memory for a value", e))
     }
-    fn init(&self, _: &Path) -> Result<Made, Problem> {
-        Err(apart("making a store"))
+
+    fn init(&self, store: &Path) -> Result<Made, Problem> {
+        let (key_file, recovery_key) = daemon::init(store)?;
+        Ok(Made { key_file, recovery_key })
     }
-    fn mount(&self, _: &MountPlan) -> Result<(), Problem> {
-        Err(apart("serving"))
+
+    fn mount(&self, plan: &MountPlan) -> Result<(), Problem> {
+        let ready = |target: &Path| {
+            if plan.json {
+                println!("{}", serde_json::json!({ "ready": true, "mount": target.to_string_lossy() }));
+            } else {
+                println!("READY {}", printable(&target.to_string_lossy()));
+            }
+        };
+        let serving =
+            daemon::Plan { store: plan.store.clone(), target: plan.target.clone(), config: plan.config.clone() };
+        daemon::serve(&serving, ready)
     }
-    fn unmount_dead(&self, _: &Path) -> Result<(), Problem> {
-        Err(apart("unmounting"))
+
+    fn unmount_dead(&self, target: &Path) -> Result<(), Problem> {
+        daemon::unmount_dead(target)
     }
-    fn demo(&self, _: &mut Output) -> Result<(), Stop> {
-        Err(apart("showing it").into())
+
+    fn demo(&self, output: &mut Output) -> Result<(), Stop> {
+        super::demo::run(output)
     }
+
     fn notifier(&self, _: &[OsString]) -> Result<(), Problem> {
-        Err(apart("notifying"))
+        crate::sys::notifier::run_inherited()
+            .map_err(|e| Problem::new(Exit::Failed, "the notifier ended", e).next("`wardfs mount` starts it by itself"))
     }
+}
+
+/// The daemon has the store.
+struct Served {
+    client: Client,
+}
+
+impl Backend for Served {
+    fn call(&mut self, request: &Request, value: Option<SecretBytes>) -> Result<serde_json::Value, Problem> {
+        self.client.call(request, value)
+    }
+
+    fn value(&mut self, name: &SecretName, which: &Which) -> Result<SecretBytes, Problem> {
+        let status = self.client.call(&Request::Status, None)?;
+        let mount = status["mount"].as_str().map(PathBuf::from).ok_or_else(|| {
+            Problem::new(Exit::Unavailable, format!("{name} cannot be read"), "the daemon has no mount")
+        })?;
+        value::through_mount(&Machine, &mount, name, which)
+    }
+}
+
+/// No daemon runs: this process has the store, and is a caller like any other.
+struct Opened {
+    desk: Desk,
+    access: Arc<Access>,
+}
+
+impl Backend for Opened {
+    fn call(&mut self, request: &Request, value: Option<SecretBytes>) -> Result<serde_json::Value, Problem> {
+        self.desk.answer(request, value, &mut myself())
+    }
+
+    fn value(&mut self, name: &SecretName, which: &Which) -> Result<SecretBytes, Problem> {
+        let what = || format!("{name} cannot be read");
+        let missing = || {
+            Problem::new(Exit::NotFound, what(), "there is no such secret or version, or you may not see it")
+                .next("wardfs list")
+        };
+        let explain = |e: AccessError| match e {
+            AccessError::Denied(_) => Problem::new(Exit::Denied, what(), "its policy does not let you read it")
+                .next(format!("wardfs why {name}")),
+            AccessError::Hidden(_) | AccessError::NotFound | AccessError::Revoked => missing(),
+            AccessError::Integrity(why) => {
+                Problem::new(Exit::Integrity, what(), why).next("see what is broken: wardfs store check")
+            }
+            AccessError::Log(e) => Problem::new(Exit::Unavailable, what(), e),
+            AccessError::Unavailable(e) => e.problem(what()),
+        };
+        let state = self.access.vault().state();
+        let secret = state.secrets.by_name(name.as_str()).ok_or_else(missing)?;
+        let choice = match which {
+            Which::Label(label) => Choice::Label(label.as_str()),
+            Which::Version(id) => Choice::Version(secret.version(id).ok_or_else(missing)?),
+        };
+        let mut caller = myself();
+        let pin = self.access.open(secret, choice, 0, &mut caller).map_err(explain)?;
+        let bytes = self.access.read(&pin, Range::WHOLE, &mut caller).map_err(explain)?.ok_or_else(missing)?;
+        let mut out = Machine.memory(bytes.expose().len())?;
+        out.expose_mut().copy_from_slice(bytes.expose());
+        Ok(out)
+    }
+}
+
+/// This process, as a caller.
+fn myself() -> KnownCaller {
+    let pid = std::process::id();
+    let mut caller = crate::report::process(pid).unwrap_or_else(|| {
+        let ids = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let mut caller = KnownCaller::supposed(crate::id::Uid(ids.0), crate::id::Gid(ids.1), Vec::new());
+        (caller.groups, caller.unit) = (None, None);
+        caller
+    });
+    caller.door = "command";
+    caller
 }

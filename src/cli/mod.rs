@@ -2,6 +2,7 @@
 //! where a failure becomes words and an exit code.
 
 mod args;
+mod demo;
 mod glue;
 mod log;
 mod plan;

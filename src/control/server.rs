@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::access::{Caller, Detail, KnownCaller};
-use crate::audit::{Event, Outcome, Record};
+use crate::access::{Caller, KnownCaller};
+use crate::audit::{Event, Identity, Outcome, Record};
 use crate::id::{Gid, Pid, Tid, Uid};
 use crate::policy::Reason;
 use crate::problem::{Exit, Problem};
@@ -149,10 +149,10 @@ impl Server {
 
     fn refuse(&self, caller: &mut KnownCaller, reason: Reason) {
         let record = Record {
-            event: Event::CONTROL,
+            event: Event::ControlCall,
             outcome: Outcome::Denied { reason: reason.code() },
             via: "control",
-            who: caller.who(Detail::Full),
+            who: caller.who(Identity::Full),
             ..Record::default()
         };
         if let Err(e) = self.desk.vault.log().refuse(&record) {

@@ -13,8 +13,8 @@ use fuser::{
     ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, SessionACL, TimeOrNow,
 };
 
-use crate::access::{Caller, Detail, Range};
-use crate::audit::{Event, Outcome, Record};
+use crate::access::{Caller, Range};
+use crate::audit::{Event, Identity, Outcome, Record};
 use crate::id::{Gid, Tid, Uid};
 use crate::sys::caller::{Header, Observer};
 use crate::vfs::{Attr, Errno, Kind, Level, Node, RequestCaller, Vfs, VfsError, Waker};
@@ -130,11 +130,11 @@ impl Adapter {
             let mut observer = Observer::new();
             let mut caller = RequestCaller::new(header, &mut observer);
             let record = Record {
-                event: Event::PANIC,
+                event: Event::PanicCaught,
                 outcome: Outcome::Failed { reason: "panic" },
                 message: Some(what),
                 via: "mount",
-                who: caller.who(Detail::Full),
+                who: caller.who(Identity::Full),
                 ..Record::default()
             };
             self.vfs.access().vault().log().refuse(&record)

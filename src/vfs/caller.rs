@@ -1,7 +1,7 @@
 //! The process behind a file request.
 
-use crate::access::{Caller, CallerKey, Detail};
-use crate::audit::Who;
+use crate::access::{Caller, CallerKey};
+use crate::audit::{Identity, Who};
 use crate::id::{Gid, Uid};
 use crate::policy::{Facts, Reason};
 use crate::sys::caller::{Header, Identified, Observer, Unidentified};
@@ -75,9 +75,9 @@ impl Caller for RequestCaller<'_> {
         })
     }
 
-    fn who(&mut self, detail: Detail) -> Who<'_> {
+    fn who(&mut self, detail: Identity) -> Who<'_> {
         let header = Who { uid: self.header.uid.0, gid: self.header.gid.0, ..Who::default() };
-        if detail == Detail::Short {
+        if detail == Identity::Short {
             return header;
         }
         let groups = self.look().ok().and_then(|known| known.groups_for_record().ok()).map(|g| g.iter().map(|g| g.0).collect());

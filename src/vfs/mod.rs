@@ -208,7 +208,7 @@ impl Vfs {
             let state = self.access.vault().state();
             if let Some(secret) = state.secrets.by_id(file.pin.secret) {
                 let refusal = Refusal { reason: Reason::PageCacheRefused, basis: Basis::DEFAULT };
-                let _ = self.access.refuse(secret, refusal, Event::READ, caller);
+                let _ = self.access.refuse(secret, refusal, Event::GetSecretValue, caller);
             }
             return Err(VfsError::PageCache);
         }

@@ -65,7 +65,7 @@ impl Vfs {
     fn lookup_child<C: Caller>(&self, state: &State, path: &str, side: Side, name: &str, caller: &mut C) -> Result<Attr, VfsError> {
         let full = join(path, name);
         if let Some(secret) = state.secrets.by_name(&full) {
-            let standing = self.standing(secret, Event::LOOKUP, caller)?;
+            let standing = self.standing(secret, Event::DescribeSecret, caller)?;
             return Ok(match side {
                 Side::Values => self.secret_attr(secret, standing, caller),
                 Side::Versions => self.directory_attr(Node::VersionsOf(secret.meta.id)),
@@ -95,7 +95,7 @@ impl Vfs {
         let id: VersionId = name.parse().map_err(|_| VfsError::NoEntry)?;
         let Some(version) = secret.version(&id) else {
             // Whether an id exists is told only to those who may see the secret.
-            self.standing(secret, Event::LOOKUP, caller)?;
+            self.standing(secret, Event::DescribeSecret, caller)?;
             return Err(VfsError::NoEntry);
         };
         self.check_version(secret, version, caller)?;
@@ -104,7 +104,7 @@ impl Vfs {
 
     fn check_version<C: Caller>(&self, secret: &Secret, version: &crate::vault::Version, caller: &mut C) -> Result<(), VfsError> {
         self.access().may_read_version(secret, version, caller).map_err(|refusal| {
-            let e = self.access().refuse(secret, refusal, Event::LOOKUP, caller);
+            let e = self.access().refuse(secret, refusal, Event::DescribeSecret, caller);
             self.refused(e)
         })
     }
@@ -123,12 +123,12 @@ impl Vfs {
         match node {
             Node::Secret(id) => {
                 let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
-                let standing = self.standing(secret, Event::LOOKUP, caller)?;
+                let standing = self.standing(secret, Event::DescribeSecret, caller)?;
                 Ok(self.secret_attr(secret, standing, caller))
             }
             Node::VersionsOf(id) => {
                 let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
-                self.standing(secret, Event::LOOKUP, caller)?;
+                self.standing(secret, Event::DescribeSecret, caller)?;
                 Ok(self.directory_attr(node))
             }
             Node::Version(no) => {
@@ -165,7 +165,7 @@ impl Vfs {
         let listing = match node {
             Node::VersionsOf(id) => {
                 let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
-                self.standing(secret, Event::LOOKUP, caller)?;
+                self.standing(secret, Event::DescribeSecret, caller)?;
                 self.list_versions(secret, caller)
             }
             _ => {
@@ -245,10 +245,10 @@ impl Vfs {
         let Node::Secret(id) = node else { return self.getattr(node, caller).map(drop) };
         let state = self.access().vault().state();
         let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
-        match self.standing(secret, Event::OPEN, caller)? {
+        match self.standing(secret, Event::OpenSecret, caller)? {
             crate::access::Standing::Describer if read => {
                 let refusal = crate::policy::Refusal { reason: crate::policy::Reason::ImplicitDeny, basis: crate::policy::Basis::DEFAULT };
-                let e = self.access().refuse(secret, refusal, Event::OPEN, caller);
+                let e = self.access().refuse(secret, refusal, Event::OpenSecret, caller);
                 Err(self.refused(e))
             }
             _ => Ok(()),

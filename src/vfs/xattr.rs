@@ -32,7 +32,7 @@ impl Vfs {
         let (secret, version) = match node {
             Node::Secret(id) => {
                 let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
-                self.standing(secret, Event::LOOKUP, caller)?;
+                self.standing(secret, Event::DescribeSecret, caller)?;
                 (&**secret, &**secret.current().ok_or(VfsError::NoAttribute)?)
             }
             Node::Version(no) => {
