@@ -1,3 +1,35 @@
-//! What only the operating system can give. The only room with `unsafe`.
+//! What only the operating system can give: who is calling, mounts, locked memory, checked opens, the
+//! hardening of a process. The one room with `unsafe`; each block says why it is sound.
+//!
+//! | look here for | room |
+//! |---|---|
+//! | memory fit for plaintext and keys | [`mem`] |
+//! | the process behind a FUSE request | [`caller`] |
+//! | mounting, unmounting, what is at a mount point | [`mount`] |
+//! | files opened with their owner and mode checked; values as input | [`files`] |
+//! | what a serving process gives up at its start | [`harden`] |
+//! | the control socket's plumbing, sealed memfds | [`socket`] |
+//! | the process that raises inotify events | [`notifier`] |
+//! | readiness for a service manager | [`notify`] |
+//! | user and group names (never on the path of a read) | [`nss`] |
 
+pub mod caller;
+pub mod files;
+pub mod harden;
 pub mod mem;
+pub mod mount;
+pub mod notifier;
+pub mod notify;
+pub mod nss;
+pub mod socket;
+
+use std::io;
+
+/// A system call's result of `-1` as the error that `errno` holds.
+fn checked(ret: libc::c_long) -> io::Result<libc::c_long> {
+    if ret == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(ret)
+    }
+}

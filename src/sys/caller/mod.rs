@@ -1,0 +1,413 @@
+//! Who is calling: the process behind a FUSE request, looked at while its thread is blocked in that request.
+//!
+//! The request's header gives the caller's fsuid, fsgid and **thread** id; these are the kernel's word. All else
+//! comes from the thread itself. As long as the request is unanswered the thread waits, so its id cannot be used
+//! again and what is read belongs to the caller. Where the thread's own ids differ from the header's, somebody
+//! acts for somebody else (overlayfs, an io_uring personality), and the facts must not be believed.
+//!
+//! Opening files under `/proc` costs more than reading them, so an [`Observer`] keeps the descriptors of the last
+//! threads that it saw. A kept descriptor is bound to its task: once that is gone, it answers ESRCH and is opened
+//! anew, whoever has the number by then. **Facts** are read anew for every request.
+//!
+//! With `PIDFD_GET_INFO` (Linux 6.13) one ioctl gives ids, process and control group; without it the kept
+//! `/proc/TID/status` and `cgroup` do.
+
+mod pidfd;
+mod proc;
+mod unit;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use crate::id::{Gid, Pid, Tid, Uid};
+
+use proc::{Kept, Status};
+pub use unit::unit_of_cgroup_path;
+use unit::{CgroupMount, Units};
+
+/// The ids of a FUSE request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// The caller's fsuid.
+    pub uid: Uid,
+    /// The caller's fsgid.
+    pub gid: Gid,
+    /// The caller's thread id; 0 if it lives outside of this process's pid namespace.
+    pub tid: Tid,
+}
+
+/// Why the process facts cannot be had, or cannot be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Unidentified {
+    /// The request carries no thread id: the caller is outside of this process's pid namespace.
+    #[error("the caller is outside of this process's pid namespace")]
+    NoPid,
+    /// The thread's own ids are not those of the request.
+    #[error("the ids of the request are not those of the calling thread")]
+    CredMismatch,
+    /// The thread is a kernel worker (io_uring's, or any kernel thread) that acts for some other process.
+    #[error("the request was made by a kernel worker on behalf of another process")]
+    IoWorker,
+    /// There is no such thread, or its facts are closed to this process.
+    #[error("the calling thread cannot be looked at")]
+    Gone,
+}
+
+impl Unidentified {
+    /// The reason inside an error that [`Identified::groups`] or [`Identified::unit`] returned, if it has one.
+    pub fn of(error: &io::Error) -> Option<Unidentified> {
+        error.get_ref()?.downcast_ref().copied()
+    }
+}
+
+impl From<Unidentified> for io::Error {
+    fn from(reason: Unidentified) -> Self {
+        io::Error::new(io::ErrorKind::PermissionDenied, reason)
+    }
+}
+
+/// Where the facts come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Means {
+    /// `PIDFD_GET_INFO` where the kernel has it, `/proc` otherwise.
+    Best,
+    /// `/proc` alone, as on a kernel before 6.13.
+    ProcOnly,
+}
+
+/// Threads whose descriptors an [`Observer`] keeps; each has at most [`DESCRIPTORS_PER_THREAD`].
+pub const KEPT_THREADS: usize = 64;
+/// Descriptors kept for a thread: a pidfd and four files under `/proc`.
+pub const DESCRIPTORS_PER_THREAD: usize = 5;
+/// How old groups may be that [`Identified::groups_for_record`] gives.
+const RECORD_AGE: Duration = Duration::from_secs(1);
+/// `PF_IO_WORKER`, `PF_USER_WORKER` and `PF_KTHREAD` of the kernel's `include/linux/sched.h`, as shown in the
+/// ninth field of `/proc/TID/stat`.
+const WORKER_FLAGS: u64 = 0x10 | 0x4000 | 0x0020_0000;
+
+/// Looks at callers; one for each serving thread, since looking needs `&mut`.
+pub struct Observer {
+    means: Means,
+    /// Parallel to `threads`, so that a search touches few cache lines.
+    tids: Vec<u32>,
+    used: Vec<u64>,
+    threads: Vec<Thread>,
+    clock: u64,
+    units: Units,
+    scratch: Scratch,
+}
+
+/// Buffers that are used again, so that looking allocates nothing.
+#[derive(Default)]
+struct Scratch {
+    text: Vec<u8>,
+    groups: Vec<Gid>,
+    command: Vec<u8>,
+    unit: String,
+}
+
+/// What is kept of a thread. All of it is bound to the same task.
+struct Thread {
+    tid: u32,
+    /// With `PIDFD_GET_INFO` only.
+    pidfd: Option<OwnedFd>,
+    status: Kept,
+    cgroup: Kept,
+    comm: Kept,
+    login_uid: Kept,
+    start_time: Option<u64>,
+    groups: Option<(Instant, Vec<Gid>)>,
+}
+
+/// A look at a thread whose ids agree with the request's.
+struct Look {
+    tgid: u32,
+    parent: u32,
+    cgroup_id: Option<u64>,
+}
+
+impl Default for Observer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Observer {
+    /// Uses the best means that the kernel has.
+    pub fn new() -> Self {
+        Self::with_means(Means::Best)
+    }
+
+    /// Uses `means`; for tests of both ways on one kernel.
+    pub fn with_means(means: Means) -> Self {
+        Observer {
+            means,
+            tids: Vec::new(),
+            used: Vec::new(),
+            threads: Vec::new(),
+            clock: 0,
+            units: Units::new(CgroupMount::find()),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// The process behind a request that is **not yet answered**.
+    pub fn identify(&mut self, header: &Header) -> Result<Identified<'_>, Unidentified> {
+        if header.tid.0 == 0 {
+            return Err(Unidentified::NoPid);
+        }
+        let (index, look) = match self.position(header.tid.0) {
+            Some(index) => match self.look(index, header) {
+                // The task that was kept is gone; its number has a new owner.
+                Err(Unidentified::Gone) => {
+                    self.forget(index);
+                    self.meet(header)?
+                }
+                other => (index, other?),
+            },
+            None => self.meet(header)?,
+        };
+        self.clock += 1;
+        self.used[index] = self.clock;
+        Ok(Identified {
+            header: *header,
+            look,
+            means: self.means,
+            thread: &mut self.threads[index],
+            units: &mut self.units,
+            scratch: &mut self.scratch,
+        })
+    }
+
+    fn position(&self, tid: u32) -> Option<usize> {
+        self.tids.iter().position(|t| *t == tid)
+    }
+
+    fn forget(&mut self, index: usize) {
+        self.tids.swap_remove(index);
+        self.used.swap_remove(index);
+        self.threads.swap_remove(index);
+    }
+
+    /// Opens what is kept of a thread, refuses workers, and looks.
+    fn meet(&mut self, header: &Header) -> Result<(usize, Look), Unidentified> {
+        let tid = header.tid.0;
+        let pidfd = match self.means {
+            Means::ProcOnly => None,
+            Means::Best => self.open_pidfd(tid)?,
+        };
+        // Read once for each kept task: the flags asked for are set when a task is made and stay for its life, and
+        // the kept descriptors pin the task. A worker is not kept: it has no business coming back.
+        let stat = proc::read_stat(tid, &mut self.scratch.text).map_err(|_| Unidentified::Gone)?;
+        if stat.flags & WORKER_FLAGS != 0 {
+            return Err(Unidentified::IoWorker);
+        }
+        if self.threads.len() >= KEPT_THREADS
+            && let Some(oldest) = (0..self.used.len()).min_by_key(|i| self.used[*i])
+        {
+            self.forget(oldest);
+        }
+        self.tids.push(tid);
+        self.used.push(self.clock);
+        self.threads.push(Thread {
+            tid,
+            pidfd,
+            status: Kept::new("status"),
+            cgroup: Kept::new("cgroup"),
+            comm: Kept::new("comm"),
+            login_uid: Kept::new("loginuid"),
+            start_time: None,
+            groups: None,
+        });
+        let index = self.threads.len() - 1;
+        let look = self.look(index, header)?;
+        // A leader's own start is its process's.
+        if look.tgid == tid {
+            self.threads[index].start_time = Some(stat.start_time);
+        }
+        Ok((index, look))
+    }
+
+    /// A pidfd that answers `PIDFD_GET_INFO`, or `None` where `/proc` has to do.
+    fn open_pidfd(&mut self, tid: u32) -> Result<Option<OwnedFd>, Unidentified> {
+        let asked = pidfd::open_thread(tid).and_then(|fd| pidfd::info(&fd).map(|_| fd));
+        match asked.map_err(|e| e.raw_os_error()) {
+            Ok(fd) => Ok(Some(fd)),
+            // ESRCH is also said of a living process whose parent is outside of our pid namespace; `/proc` knows.
+            Err(Some(libc::ESRCH)) => Ok(None),
+            // An older kernel: no such flag, no such ioctl, no such system call.
+            Err(Some(libc::EINVAL | libc::ENOTTY | libc::ENOSYS)) => {
+                self.means = Means::ProcOnly;
+                Ok(None)
+            }
+            Err(_) => Err(Unidentified::Gone),
+        }
+    }
+
+    fn look(&mut self, index: usize, header: &Header) -> Result<Look, Unidentified> {
+        let thread = &mut self.threads[index];
+        match &thread.pidfd {
+            Some(fd) => {
+                let info = pidfd::info(fd).map_err(|_| Unidentified::Gone)?;
+                let theirs = (info.pid, info.fsuid, info.fsgid);
+                if theirs != (header.tid.0, header.uid.0, header.gid.0) {
+                    return Err(Unidentified::CredMismatch);
+                }
+                Ok(Look {
+                    tgid: info.tgid,
+                    parent: info.parent,
+                    cgroup_id: info.cgroup_id,
+                })
+            }
+            None => {
+                let status = thread.read_status(&mut self.scratch, header)?;
+                Ok(Look {
+                    tgid: status.tgid,
+                    parent: status.parent,
+                    cgroup_id: None,
+                })
+            }
+        }
+    }
+}
+
+impl Thread {
+    /// `/proc/TID/status` as it is now, whose ids must be the header's; the groups go to `scratch.groups`.
+    fn read_status(&mut self, scratch: &mut Scratch, header: &Header) -> Result<Status, Unidentified> {
+        self.status
+            .read(self.tid, &mut scratch.text)
+            .map_err(|_| Unidentified::Gone)?;
+        let status = proc::parse_status(&scratch.text, &mut scratch.groups).ok_or(Unidentified::Gone)?;
+        if (status.tid, status.fsuid, status.fsgid) != (header.tid.0, header.uid.0, header.gid.0) {
+            return Err(Unidentified::CredMismatch);
+        }
+        Ok(status)
+    }
+}
+
+/// A caller whose ids agree with its request's. Valid until the request is answered.
+pub struct Identified<'a> {
+    header: Header,
+    look: Look,
+    means: Means,
+    thread: &'a mut Thread,
+    units: &'a mut Units,
+    scratch: &'a mut Scratch,
+}
+
+impl Identified<'_> {
+    /// The process (thread group).
+    pub fn pid(&self) -> Pid {
+        Pid(self.look.tgid)
+    }
+
+    /// The thread.
+    pub fn tid(&self) -> Tid {
+        self.header.tid
+    }
+
+    /// The parent process, 0 if it is outside of this pid namespace. For records only.
+    pub fn parent(&self) -> Pid {
+        Pid(self.look.parent)
+    }
+
+    /// The thread's name (`/proc/TID/comm`), as any program may have set it: untrusted bytes, at most 64; empty
+    /// if it cannot be read.
+    pub fn command(&mut self) -> &[u8] {
+        self.scratch.command.clear();
+        if self
+            .thread
+            .comm
+            .read(self.thread.tid, &mut self.scratch.text)
+            .is_ok()
+        {
+            let text = &self.scratch.text;
+            let name = text.strip_suffix(b"\n").unwrap_or(text);
+            self.scratch
+                .command
+                .extend_from_slice(&name[..name.len().min(64)]);
+        }
+        &self.scratch.command
+    }
+
+    /// When the process started, in clock ticks (1/100 s) since boot: with the pid it names a process for good.
+    pub fn start_time(&mut self) -> Option<u64> {
+        if self.thread.start_time.is_none() {
+            let stat = proc::read_stat(self.look.tgid, &mut self.scratch.text).ok()?;
+            self.thread.start_time = Some(stat.start_time);
+        }
+        self.thread.start_time
+    }
+
+    /// The uid that logged in (`/proc/TID/loginuid`); `None` if nobody did or the kernel keeps none.
+    pub fn login_uid(&mut self) -> Option<u32> {
+        self.thread
+            .login_uid
+            .read(self.thread.tid, &mut self.scratch.text)
+            .ok()?;
+        let uid: u32 = std::str::from_utf8(&self.scratch.text)
+            .ok()?
+            .trim()
+            .parse()
+            .ok()?;
+        (uid != u32::MAX).then_some(uid)
+    }
+
+    /// The executable, where this process may see it (`CAP_SYS_PTRACE` or the same user). For records only.
+    pub fn exe(&self) -> Option<std::path::PathBuf> {
+        std::fs::read_link(format!("/proc/{}/exe", self.look.tgid)).ok()
+    }
+
+    /// The supplementary groups, read now.
+    ///
+    /// # Errors
+    /// Kind `PermissionDenied` around an [`Unidentified`] if they cannot be read or if the thread's ids are no
+    /// longer the request's.
+    pub fn groups(&mut self) -> io::Result<&[Gid]> {
+        self.thread.read_status(self.scratch, &self.header)?;
+        Ok(&self.scratch.groups)
+    }
+
+    /// The supplementary groups as they were at most 1 s ago: for records and for what a stat shows, never for a
+    /// decision.
+    pub fn groups_for_record(&mut self) -> io::Result<&[Gid]> {
+        let fresh = matches!(&self.thread.groups, Some((at, _)) if at.elapsed() <= RECORD_AGE);
+        if !fresh {
+            self.thread.read_status(self.scratch, &self.header)?;
+            self.thread.groups = Some((Instant::now(), self.scratch.groups.clone()));
+        }
+        Ok(self.thread.groups.as_ref().map_or(&[], |(_, groups)| groups))
+    }
+
+    /// The systemd unit whose control group the thread is in now, `None` if it is in none.
+    ///
+    /// # Errors
+    /// When the control group cannot be read or verified, or its name cannot be a unit's: treat the unit as
+    /// unknown, not as absent.
+    pub fn unit(&mut self) -> io::Result<Option<&str>> {
+        let (thread, scratch) = (&mut *self.thread, &mut *self.scratch);
+        if let Some(id) = self.look.cgroup_id
+            && self.units.verifies()
+        {
+            if !self.units.knows(id) {
+                thread.cgroup.read(thread.tid, &mut scratch.text)?;
+                self.units.learn(id, unit::path_of(&scratch.text)?)?;
+            }
+            return self.units.get(id);
+        }
+        debug_assert!(self.means == Means::ProcOnly || !self.units.verifies() || thread.pidfd.is_none());
+        thread.cgroup.read(thread.tid, &mut scratch.text)?;
+        scratch.unit.clear();
+        match unit::judge(unit::path_of(&scratch.text)?)? {
+            Some(name) => {
+                scratch.unit.push_str(name);
+                Ok(Some(&scratch.unit))
+            }
+            None => Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
