@@ -1,0 +1,149 @@
+//! The file under redb.
+
+use crate::store::StoreError;
+use redb::StorageBackend;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Reads and writes the store's file, until it is retired. The directory's lock stands for redb's own.
+#[derive(Clone, Debug)]
+pub(super) struct Disk(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    file: File,
+    retired: AtomicBool,
+    #[cfg(test)]
+    faults: faults::Faults,
+}
+
+impl Disk {
+    pub(super) fn new(file: File) -> Self {
+        Disk(Arc::new(Inner {
+            file,
+            retired: AtomicBool::new(false),
+            #[cfg(test)]
+            faults: faults::Faults::default(),
+        }))
+    }
+
+    /// Nothing is written any more: another database has the file now.
+    pub(super) fn retire(&self) {
+        self.0.retired.store(true, Ordering::SeqCst);
+    }
+
+    fn may_write(&self) -> io::Result<()> {
+        if self.0.retired.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the file was opened again"));
+        }
+        #[cfg(test)]
+        self.0.faults.strike()?;
+        Ok(())
+    }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.file.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.file.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.may_write()?;
+        self.0.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.may_write()?;
+        self.0.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.may_write()?;
+        self.0.file.write_all_at(data, offset)
+    }
+}
+
+const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
+/// The version of redb's file format that this release reads: the first byte of each commit slot.
+const VERSION: u8 = 3;
+const SLOTS: [u64; 2] = [64, 192];
+
+/// Looks at the first bytes, because redb would make a new database of an empty file and calls every version that
+/// it does not know damage.
+pub(super) fn sniff(file: &File, path: &Path) -> Result<(), StoreError> {
+    let damaged = |detail: &str| StoreError::Corrupt {
+        what: path.display().to_string(),
+        detail: detail.into(),
+    };
+    let read = |at: u64, out: &mut [u8]| match file.read_exact_at(out, at) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(damaged("it ends too early")),
+        Err(e) => Err(super::files::io("read", path, e)),
+    };
+    let mut magic = [0; MAGIC.len()];
+    read(0, &mut magic)?;
+    if magic != MAGIC {
+        return Err(damaged("it does not begin as a store"));
+    }
+    let mut versions = [0; SLOTS.len()];
+    for (version, at) in versions.iter_mut().zip(SLOTS) {
+        read(at, std::slice::from_mut(version))?;
+    }
+    // A later redb writes its version into both slots; a single one is damage.
+    if versions[0] == versions[1] && versions[0] > VERSION {
+        let format = u16::from(versions[0]);
+        return Err(StoreError::TooNew {
+            format,
+            min_reader: format,
+            version: None,
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(super) mod faults {
+    use std::io;
+    use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
+
+    /// Lets so many writes pass, then fails each with `errno` until told otherwise.
+    #[derive(Debug)]
+    pub(in super::super) struct Faults {
+        left: AtomicI64,
+        errno: AtomicI32,
+    }
+
+    impl Default for Faults {
+        fn default() -> Self {
+            Faults {
+                left: AtomicI64::new(i64::MAX),
+                errno: AtomicI32::new(libc::EIO),
+            }
+        }
+    }
+
+    impl Faults {
+        pub(super) fn strike(&self) -> io::Result<()> {
+            if self.left.fetch_sub(1, Ordering::SeqCst) > 0 {
+                return Ok(());
+            }
+            self.left.store(0, Ordering::SeqCst);
+            Err(io::Error::from_raw_os_error(self.errno.load(Ordering::SeqCst)))
+        }
+    }
+
+    impl super::Disk {
+        pub(in super::super) fn fail_after(&self, writes: i64, errno: i32) {
+            self.0.faults.errno.store(errno, Ordering::SeqCst);
+            self.0.faults.left.store(writes, Ordering::SeqCst);
+        }
+    }
+}

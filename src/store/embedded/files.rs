@@ -1,0 +1,256 @@
+//! The store's directory: made, opened, checked and locked. Every check is made on the open descriptor, so that
+//! nobody can exchange a file between the check and the use.
+
+use crate::store::StoreError;
+use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, openat, renameat2};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
+use nix::unistd::{Uid, UnlinkatFlags, unlinkat};
+use std::fs::{DirBuilder, File, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const LOCK: &str = "lock";
+const DATA: &str = "store.redb";
+/// A store being made; it gets its name when it is whole.
+const DRAFT: &str = "store.redb.new";
+
+/// How long a new owner may take to write its name into the lock.
+const INTRODUCTION: Duration = Duration::from_millis(50);
+
+/// The store's directory, owned by this process as long as this value lives.
+pub(super) struct Home {
+    path: PathBuf,
+    dir: OwnedFd,
+    /// Its lock ends with its last descriptor, so with the process at the latest.
+    _lock: File,
+}
+
+/// Turns the system's refusal into an error about `path`.
+pub(super) fn io(doing: &'static str, path: &Path, source: impl Into<io::Error>) -> StoreError {
+    let source = source.into();
+    match source.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => StoreError::Full { path: path.into() },
+        _ => StoreError::Io {
+            doing,
+            path: path.into(),
+            source,
+        },
+    }
+}
+
+impl Home {
+    /// Makes the directory where there is none (0700, its parents too), then opens it.
+    pub(super) fn create(path: &Path) -> Result<Self, StoreError> {
+        if !path.exists() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(path)
+                .map_err(|e| io("make", path, e))?;
+            // The name must survive a power cut too.
+            let parent = match path.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent,
+                _ => Path::new("."),
+            };
+            File::open(parent)
+                .and_then(|dir| dir.sync_all())
+                .map_err(|e| io("sync", parent, e))?;
+        }
+        Self::open(path)
+    }
+
+    /// Opens the directory, checks it and takes the lock.
+    ///
+    /// # Errors
+    /// `NotFound`, `Untrusted`, `InUse`, `Io`.
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let dir = openat(AT_FDCWD, path, flags, Mode::empty()).map_err(|e| refused(path, e))?;
+        // Others may pass through, to the control socket beside the store, but neither look nor write.
+        judge(
+            path,
+            &fstat(&dir).map_err(|e| io("look at", path, e))?,
+            SFlag::S_IFDIR,
+            0o066,
+        )?;
+        let lock = lock(path, &dir)?;
+        Ok(Home {
+            path: path.into(),
+            dir,
+            _lock: lock,
+        })
+    }
+
+    /// The path of the store's file, for messages.
+    pub(super) fn data_path(&self) -> PathBuf {
+        self.path.join(DATA)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens the store's file.
+    pub(super) fn open_data(&self) -> Result<File, StoreError> {
+        open_checked(&self.dir, &self.path, DATA, OFlag::empty()).map_err(|e| match e {
+            StoreError::NotFound { .. } => StoreError::NotFound {
+                path: self.path.clone(),
+            },
+            other => other,
+        })
+    }
+
+    /// A new, empty file for a store that has no name yet. One left by a creation that was cut short goes.
+    pub(super) fn draft(&self) -> Result<File, StoreError> {
+        let path = self.path.join(DRAFT);
+        match unlinkat(&self.dir, DRAFT, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(nix::Error::ENOENT) => {}
+            Err(e) => return Err(io("remove", &path, e)),
+        }
+        open_checked(&self.dir, &self.path, DRAFT, OFlag::O_CREAT | OFlag::O_EXCL)
+    }
+
+    /// Gives the finished draft the store's name; never in place of another.
+    pub(super) fn name_draft(&self) -> Result<(), StoreError> {
+        match renameat2(&self.dir, DRAFT, &self.dir, DATA, RenameFlags::RENAME_NOREPLACE) {
+            Ok(()) => {}
+            Err(nix::Error::EEXIST) => {
+                return Err(StoreError::Exists {
+                    path: self.path.clone(),
+                });
+            }
+            Err(e) => return Err(io("name", &self.data_path(), e)),
+        }
+        nix::unistd::fsync(&self.dir).map_err(|e| io("sync", &self.path, e))
+    }
+}
+
+fn refused(path: &Path, errno: nix::Error) -> StoreError {
+    match errno {
+        nix::Error::ENOENT => StoreError::NotFound { path: path.into() },
+        nix::Error::ELOOP => untrusted(
+            path,
+            "it is a symbolic link; put the file itself in its place".into(),
+        ),
+        nix::Error::ENOTDIR => untrusted(path, "it is no directory, or is reached through a link".into()),
+        other => io("open", path, other),
+    }
+}
+
+fn untrusted(path: &Path, why: String) -> StoreError {
+    StoreError::Untrusted {
+        path: path.into(),
+        why,
+    }
+}
+
+/// Opens or makes a file of the store for reading and writing, and checks what was opened.
+fn open_checked(dir: impl AsFd, home: &Path, name: &str, extra: OFlag) -> Result<File, StoreError> {
+    let path = home.join(name);
+    // O_NONBLOCK: a pipe or a device in the file's place must not hold the opener.
+    let flags =
+        OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | extra;
+    let fd = openat(dir, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|e| refused(&path, e))?;
+    judge(
+        &path,
+        &fstat(&fd).map_err(|e| io("look at", &path, e))?,
+        SFlag::S_IFREG,
+        0o077,
+    )?;
+    Ok(fd.into())
+}
+
+/// Whether what was opened is of the kind, belongs to this process's user and gives others no more than it may.
+fn judge(path: &Path, found: &FileStat, kind: SFlag, forbidden: u32) -> Result<(), StoreError> {
+    judge_for(Uid::effective(), path, found, kind, forbidden)
+}
+
+pub(super) fn judge_for(
+    me: Uid,
+    path: &Path,
+    found: &FileStat,
+    kind: SFlag,
+    forbidden: u32,
+) -> Result<(), StoreError> {
+    if found.st_mode & SFlag::S_IFMT.bits() != kind.bits() {
+        let wanted = if kind == SFlag::S_IFDIR {
+            "directory"
+        } else {
+            "regular file"
+        };
+        return Err(untrusted(path, format!("it is no {wanted}")));
+    }
+    if found.st_uid != me.as_raw() {
+        let why = format!(
+            "it belongs to uid {}, and this process runs as uid {me}; `chown` it or run as its owner",
+            found.st_uid
+        );
+        return Err(untrusted(path, why));
+    }
+    let mode = found.st_mode & 0o7777;
+    if mode & forbidden != 0 {
+        let mend = mode & !forbidden;
+        return Err(untrusted(
+            path,
+            format!(
+                "its mode {mode:04o} lets others in; `chmod {mend:04o}` it after making sure that nobody was"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn lock(home: &Path, dir: &OwnedFd) -> Result<File, StoreError> {
+    let path = home.join(LOCK);
+    let mut file = open_checked(dir, home, LOCK, OFlag::O_CREAT)?;
+    let give_up = Instant::now() + INTRODUCTION;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::Error(e)) => return Err(io("lock", &path, e)),
+            Err(TryLockError::WouldBlock) => {
+                let pid = owner(&mut file);
+                if pid.is_some() || Instant::now() >= give_up {
+                    return Err(StoreError::InUse {
+                        path: home.into(),
+                        pid,
+                    });
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+    }
+    let me = std::process::id();
+    let line = format!("{me} {}\n", start_time(me).unwrap_or(0));
+    let introduce = |file: &mut File| -> io::Result<()> {
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(line.as_bytes())?;
+        file.set_len(line.len() as u64)
+    };
+    // A full disk must not keep anybody out of the store: the name in the lock is a courtesy.
+    if introduce(&mut file).is_err() {
+        let _ = file.set_len(0);
+    }
+    Ok(file)
+}
+
+/// The process named in the lock, if it is the one that wrote its name there and not a later one with its number.
+fn owner(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.seek(SeekFrom::Start(0)).ok()?;
+    file.take(64).read_to_string(&mut text).ok()?;
+    let (pid, started) = text.trim_end().split_once(' ')?;
+    let pid: u32 = pid.parse().ok()?;
+    (start_time(pid)? == started.parse().ok()?).then_some(pid)
+}
+
+/// When the process began, in clock ticks since boot: field 22 of `/proc/PID/stat` (proc_pid_stat(5)).
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command, field 2, is in parentheses and may hold anything, parentheses too.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+}

@@ -1,0 +1,419 @@
+//! The default store: one `redb` file in a directory that one process owns.
+//!
+//! All tables live in one tree, under keys that begin with the table's number: a commit rewrites one path of pages
+//! instead of one for each table. Commits are two-phase, with the allocator's state saved (redb's quick repair): a
+//! store that was killed opens at once and needs no page of it to be good but those that are read, so that
+//! damage in one record does not keep the others from being served.
+//!
+//! redb may panic on pages that contradict each other. No panic of it leaves this module: it becomes
+//! [`StoreError::Corrupt`].
+
+mod check;
+mod disk;
+mod files;
+#[cfg(test)]
+mod tests;
+
+use super::feed::Feed;
+use super::{Batch, Checked, MAX_KEY, Op, Revision, Store, StoreError, Table, Watch};
+use arc_swap::ArcSwap;
+use disk::Disk;
+use files::Home;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use std::cell::Cell;
+use std::fs::File;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+const RECORDS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("records");
+/// Where the revision is kept, beyond the last table there can be.
+const REVISION: &[u8] = b"\xffrevision";
+/// Pages kept in memory: enough for the tree above 100,000 records. They hold sealed bytes only.
+const CACHE: usize = 64 << 20;
+
+/// An open store.
+pub struct Embedded {
+    // Fields drop in their order: the database lets go of its file before the directory's lock is given up.
+    state: ArcSwap<Open>,
+    /// One commit at a time, and the watchers hear of them in their order.
+    committing: Mutex<()>,
+    feed: Arc<Feed>,
+    data: PathBuf,
+    home: Home,
+}
+
+/// A database and the way to cut it off from its file.
+struct Open {
+    db: Option<Database>,
+    disk: Disk,
+    /// Set when redb has failed in a way that it answers all later calls with.
+    broken: AtomicBool,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let db = self.db.take();
+        // Closing writes, and may meet damaged pages.
+        let _ = catch_unwind(AssertUnwindSafe(move || drop(db)));
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.feed.close();
+    }
+}
+
+impl Embedded {
+    /// Makes a store in `dir`, which is made (0700) if need be. The store is at revision 0 and without a header;
+    /// one in which nothing was ever committed is taken for new.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`], [`StoreError::InUse`], [`StoreError::Untrusted`], [`StoreError::Io`].
+    pub fn create(dir: impl AsRef<Path>) -> Result<Self, StoreError> {
+        let home = Home::create(dir.as_ref())?;
+        match home.open_data() {
+            Ok(file) => {
+                let path = home.path().to_path_buf();
+                match Self::start(home, file)? {
+                    store if store.revision()? == Revision(0) => Ok(store),
+                    _ => Err(StoreError::Exists { path }),
+                }
+            }
+            Err(StoreError::NotFound { .. }) => {
+                let data = home.data_path();
+                let draft = Disk::new(home.draft()?);
+                // Closed before it is named: a file of that name is a whole store.
+                drop(Open::new(draft, &data)?);
+                home.name_draft()?;
+                let file = home.open_data()?;
+                Self::start(home, file)
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Opens the store in `dir` and owns it until it is dropped.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::InUse`], naming the owner; [`StoreError::Untrusted`] if the
+    /// directory or a file is a link, belongs to another user or is open to others; [`StoreError::TooNew`];
+    /// [`StoreError::Corrupt`]; [`StoreError::Io`].
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self, StoreError> {
+        let home = Home::open(dir.as_ref())?;
+        let file = home.open_data()?;
+        Self::start(home, file)
+    }
+
+    fn start(home: Home, file: File) -> Result<Self, StoreError> {
+        let data = home.data_path();
+        disk::sniff(&file, &data)?;
+        let open = Open::new(Disk::new(file), &data)?;
+        let revision = open.revision(&data)?;
+        Ok(Embedded {
+            state: ArcSwap::from_pointee(open),
+            committing: Mutex::new(()),
+            feed: Feed::new(revision),
+            data,
+            home,
+        })
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// The database; opened anew if the last one gave up on its file, as redb does after every failed write.
+    fn database(&self) -> Result<arc_swap::Guard<Arc<Open>>, StoreError> {
+        let open = self.state.load();
+        if !open.broken.load(Ordering::Acquire) {
+            return Ok(open);
+        }
+        drop(open);
+        let _turn = self
+            .committing
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.reopen()?;
+        Ok(self.state.load())
+    }
+
+    /// To be called in one's turn to commit.
+    fn reopen(&self) -> Result<(), StoreError> {
+        let old = self.state.load_full();
+        if old.broken.load(Ordering::Acquire) {
+            // Whoever still reads from the old one may go on; it writes no more, not even when it is dropped.
+            old.disk.retire();
+            let file = self.home.open_data()?;
+            disk::sniff(&file, &self.data)?;
+            let open = Open::new(Disk::new(file), &self.data)?;
+            self.feed.found(open.revision(&self.data)?);
+            self.state.store(Arc::new(open));
+        }
+        Ok(())
+    }
+}
+
+impl Open {
+    fn new(disk: Disk, path: &Path) -> Result<Self, StoreError> {
+        let db = guarded(path, || {
+            redb::Builder::new()
+                .set_cache_size(CACHE)
+                .create_with_backend(disk.clone())
+                .map_err(|e| error("open", path, e.into()))
+        })?;
+        Ok(Open {
+            db: Some(db),
+            disk,
+            broken: AtomicBool::new(false),
+        })
+    }
+
+    /// Runs `f` on the database. A panic within, and an error after which redb refuses all work, mark it broken.
+    fn using<T>(
+        &self,
+        path: &Path,
+        f: impl FnOnce(&Database) -> Result<T, redb::Error>,
+        doing: &'static str,
+    ) -> Result<T, StoreError> {
+        let result = catch_unwind(AssertUnwindSafe(|| match &self.db {
+            Some(db) => f(db),
+            None => Err(redb::Error::DatabaseClosed),
+        }));
+        match result {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(e)) => {
+                if matches!(
+                    e,
+                    redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::LockPoisoned(_)
+                ) {
+                    self.broken.store(true, Ordering::Release);
+                }
+                Err(error(doing, path, e))
+            }
+            Err(_panic) => {
+                self.broken.store(true, Ordering::Release);
+                Err(contradiction(path))
+            }
+        }
+    }
+
+    fn revision(&self, path: &Path) -> Result<Revision, StoreError> {
+        let found = self.using(path, |db| read(db, REVISION), "read")?;
+        decode_revision(found.as_deref(), path)
+    }
+}
+
+/// A record by its full key. A table that is not there yet is empty.
+fn read(db: &Database, key: &[u8]) -> Result<Option<Vec<u8>>, redb::Error> {
+    match db.begin_read()?.open_table(RECORDS) {
+        Ok(table) => Ok(table.get(key)?.map(|bytes| bytes.value().to_vec())),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn decode_revision(found: Option<&[u8]>, path: &Path) -> Result<Revision, StoreError> {
+    match found.map(<[u8; 8]>::try_from) {
+        None => Ok(Revision(0)),
+        Some(Ok(bytes)) => Ok(Revision(u64::from_be_bytes(bytes))),
+        Some(Err(_)) => Err(StoreError::Corrupt {
+            what: path.display().to_string(),
+            detail: "its revision is not a number".into(),
+        }),
+    }
+}
+
+fn full_key(table: Table, key: &[u8]) -> Vec<u8> {
+    let mut full = Vec::with_capacity(1 + key.len());
+    full.push(table.number());
+    full.extend(key);
+    full
+}
+
+impl Store for Embedded {
+    fn revision(&self) -> Result<Revision, StoreError> {
+        self.database()?.revision(&self.data)
+    }
+
+    fn list(
+        &self,
+        table: Table,
+        each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        // A panic of the caller's own must not be taken for damage.
+        let theirs = Cell::new(false);
+        let mut disordered = false;
+        let mut walk = |db: &Database| -> Result<(), redb::Error> {
+            let records = match db.begin_read()?.open_table(RECORDS) {
+                Ok(records) => records,
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
+                Err(e) => return Err(e.into()),
+            };
+            let (from, to) = ([table.number()], [table.number() + 1]);
+            let mut last = Vec::new();
+            for entry in records.range::<&[u8]>(&from[..]..&to[..])? {
+                let (key, bytes) = entry?;
+                let key = key.value();
+                // Damaged pages can point back to their ancestors: without this the walk might not end.
+                if key.first() != Some(&table.number()) || key <= &last[..] {
+                    disordered = true;
+                    break;
+                }
+                theirs.set(true);
+                let go_on = each(&key[1..], bytes.value());
+                theirs.set(false);
+                if go_on.is_break() {
+                    break;
+                }
+                last.clear();
+                last.extend(key);
+            }
+            Ok(())
+        };
+        let open = self.database()?;
+        let caught = Cell::new(None);
+        let result = open.using(
+            &self.data,
+            |db| match catch_unwind(AssertUnwindSafe(|| walk(db))) {
+                Ok(result) => result,
+                Err(panic) if theirs.get() => {
+                    caught.set(Some(panic));
+                    Ok(())
+                }
+                Err(panic) => resume_unwind(panic),
+            },
+            "read",
+        );
+        if let Some(panic) = caught.take() {
+            resume_unwind(panic);
+        }
+        if disordered {
+            return Err(contradiction(&self.data));
+        }
+        result
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        if key.len() > MAX_KEY {
+            return Ok(None);
+        }
+        let mut full = [0; 1 + MAX_KEY];
+        full[0] = table.number();
+        full[1..=key.len()].copy_from_slice(key);
+        self.database()?
+            .using(&self.data, |db| read(db, &full[..=key.len()]), "read")
+    }
+
+    fn commit(&self, base: Revision, batch: &Batch) -> Result<Revision, StoreError> {
+        batch.check()?;
+        let _turn = self
+            .committing
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.reopen()?;
+        let next = Revision(base.0.saturating_add(1));
+        let found = Cell::new(Ok(base));
+        let made = self.state.load().using(
+            &self.data,
+            |db| {
+                let mut change = db.begin_write()?;
+                change.set_durability(redb::Durability::Immediate)?;
+                change.set_quick_repair(true);
+                {
+                    let mut records = change.open_table(RECORDS)?;
+                    let present = {
+                        let bytes = records.get(REVISION)?;
+                        decode_revision(bytes.as_ref().map(|b| b.value()), &self.data)
+                    };
+                    let agreed = matches!(&present, Ok(present) if *present == base);
+                    found.set(present);
+                    if !agreed {
+                        drop(records);
+                        change.abort()?;
+                        return Ok(());
+                    }
+                    for op in batch.ops() {
+                        match op {
+                            Op::Put { table, key, bytes } => {
+                                records.insert(&full_key(*table, key)[..], &bytes[..])?;
+                            }
+                            Op::Delete { table, key } => {
+                                records.remove(&full_key(*table, key)[..])?;
+                            }
+                        }
+                    }
+                    records.insert(REVISION, &next.0.to_be_bytes()[..])?;
+                }
+                change.commit()?;
+                Ok(())
+            },
+            "write",
+        );
+        made?;
+        let found = found.into_inner()?;
+        if found != base {
+            return Err(StoreError::Conflict {
+                expected: base,
+                found,
+            });
+        }
+        self.feed.publish(next, batch);
+        Ok(next)
+    }
+
+    fn watch(&self, since: Revision) -> Result<Watch, StoreError> {
+        self.feed.watch(since)
+    }
+
+    fn check(&self, progress: &mut dyn FnMut(f64)) -> Result<Checked, StoreError> {
+        // Commits wait, so that the file holds one state; readers do not.
+        let _turn = self
+            .committing
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.reopen()?;
+        let revision = self.state.load().revision(&self.data)?;
+        check::check(self.home.open_data()?, &self.data, revision, progress)
+    }
+}
+
+/// Runs a piece of redb; a panic in it is damage found.
+fn guarded<T>(path: &Path, f: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| Err(contradiction(path)))
+}
+
+fn contradiction(path: &Path) -> StoreError {
+    StoreError::Corrupt {
+        what: path.display().to_string(),
+        detail: "its pages contradict each other".into(),
+    }
+}
+
+/// redb's errors in this room's words.
+fn error(doing: &'static str, path: &Path, e: redb::Error) -> StoreError {
+    let corrupt = |detail: String| StoreError::Corrupt {
+        what: path.display().to_string(),
+        detail,
+    };
+    match e {
+        redb::Error::Io(e) => match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => corrupt("it ends too early".into()),
+            std::io::ErrorKind::InvalidData => corrupt(e.to_string()),
+            _ => files::io(doing, path, e),
+        },
+        redb::Error::PreviousIo | redb::Error::LockPoisoned(_) | redb::Error::DatabaseClosed => {
+            let source = std::io::Error::other("an earlier error closed the file; it is opened again");
+            StoreError::Io {
+                doing,
+                path: path.into(),
+                source,
+            }
+        }
+        other => corrupt(other.to_string()),
+    }
+}
