@@ -48,7 +48,10 @@ pub fn secret(len: usize) -> io::Result<SecretBytes> {
     let flags = MapFlags::MAP_PRIVATE;
     // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory of ours.
     let start = unsafe { mmap_anonymous(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags) }?;
-    let pages = Pages { start: start.cast(), len: size.get() };
+    let pages = Pages {
+        start: start.cast(),
+        len: size.get(),
+    };
     // SAFETY: locking and advising the mapping just made changes no contents.
     unsafe {
         mlock(start, size.get())?;
