@@ -71,7 +71,7 @@ impl Default for Config {
             key_file: "root.key".into(),
             audit: Audit {
                 segment_bytes: 64 * 1024 * 1024,
-                reserve_bytes: 1024 * 1024,
+                reserve_bytes: 4 * 1024 * 1024,
             },
             principals: BTreeMap::new(),
         }

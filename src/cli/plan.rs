@@ -48,7 +48,7 @@ pub enum Plan {
         follow: bool,
     },
     /// Records that match.
-    Query(super::log::Filter),
+    Query(crate::audit::Query),
     /// Serve.
     Mount {
         /// Where.
@@ -118,7 +118,7 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
         },
         Command::Delete(delete) => Plan::Ask(plan_delete(delete)?),
         Command::Audit(args::Audit::Tail { lines, follow }) => Plan::Tail { lines, follow },
-        Command::Audit(args::Audit::Query(query)) => Plan::Query(super::log::Filter::from_args(query)?),
+        Command::Audit(args::Audit::Query(query)) => Plan::Query(super::log::query_of(query)?),
         Command::Audit(args::Audit::Verify) => Plan::Ask(Request::AuditVerify),
         Command::Store(args::Store::Check) => Plan::Ask(Request::StoreCheck),
         Command::Status => Plan::Ask(Request::Status),
