@@ -7,7 +7,7 @@ use crate::id::printable;
 use crate::problem::{Exit, Problem};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -74,7 +74,7 @@ impl Default for Config {
             key_file: "root.key".into(),
             audit: Audit {
                 segment_bytes: 64 * 1024 * 1024,
-                reserve_bytes: 1024 * 1024,
+                reserve_bytes: 4 * 1024 * 1024,
             },
             principals: BTreeMap::new(),
         }
@@ -160,6 +160,28 @@ impl Config {
         Config::parse(&text).map_err(|why| {
             Problem::new(Exit::Usage, what(), why).next(format!("correct the line in {shown}"))
         })
+    }
+
+    /// Writes [`Config::TEMPLATE`] into the store directory `dir`, readable by all; one that is there stays as it
+    /// is. Says whether it was written.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn install(dir: &Path) -> std::io::Result<bool> {
+        let mut options = OpenOptions::new();
+        options
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .custom_flags(libc::O_CLOEXEC);
+        let mut file = match options.open(dir.join(FILE)) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Ok(false),
+            opened => opened?,
+        };
+        file.write_all(Config::TEMPLATE.as_bytes())?;
+        file.sync_all()?;
+        File::open(dir)?.sync_all()?;
+        Ok(true)
     }
 
     /// Reads the text of a configuration.

@@ -1,7 +1,7 @@
 //! What the program says: transcripts of help and bad input, and how it behaves where its output goes nowhere.
 
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -15,10 +15,32 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
+/// A store that has a log and nothing else, with the modes that a log must have.
+fn store_with_log(segments: &[(&str, &str)]) -> tempfile::TempDir {
+    let store = tempfile::tempdir().unwrap();
+    let audit = store.path().join("audit");
+    std::fs::create_dir(&audit).unwrap();
+    std::fs::set_permissions(&audit, std::fs::Permissions::from_mode(0o700)).unwrap();
+    for (name, text) in segments {
+        write_segment(&audit.join(name), text);
+    }
+    store
+}
+
+fn write_segment(path: &Path, text: &str) {
+    let mut options = std::fs::File::options();
+    options.create(true).append(true).mode(0o600);
+    options.open(path).unwrap().write_all(text.as_bytes()).unwrap();
+}
+
 #[test]
 fn transcripts() {
+    let store = store_with_log(&[
+        ("00000001.jsonl", include_str!("cli/log/00000001.jsonl")),
+        ("00000002.jsonl", include_str!("cli/log/00000002.jsonl")),
+    ]);
     trycmd::TestCases::new()
-        .env("WARDFS_STORE", "/nonexistent/store")
+        .env("WARDFS_STORE", store.path().to_str().unwrap())
         .env("COLUMNS", "100")
         .case("tests/cli/*.trycmd");
 }
@@ -95,12 +117,8 @@ fn query(store: &Path, stdout: Stdio) -> std::process::Child {
 
 #[test]
 fn output_that_goes_nowhere_is_quiet_or_told() {
-    let store = tempfile::tempdir().unwrap();
-    std::fs::create_dir(store.path().join("audit")).unwrap();
-    let mut log = std::fs::File::create(store.path().join("audit/00000001.jsonl")).unwrap();
-    for seq in 1..20_000 {
-        writeln!(log, "{{\"seq\":{seq}}}").unwrap();
-    }
+    let lines: String = (1..20_000).map(|seq| format!("{{\"seq\":{seq}}}\n")).collect();
+    let store = store_with_log(&[("00000001.jsonl", &lines)]);
 
     // `wardfs audit query | head -1`: nothing to complain about.
     let mut child = query(store.path(), Stdio::piped());
@@ -166,11 +184,8 @@ fn a_faulty_configuration_is_shown_with_its_place() {
 #[test]
 fn following_the_log_shows_new_records_of_new_segments() {
     use std::io::{BufRead, BufReader};
-    let store = tempfile::tempdir().unwrap();
-    let audit = store.path().join("audit");
-    std::fs::create_dir(&audit).unwrap();
-    let segment = |n: u32| audit.join(format!("{n:08}.jsonl"));
-    std::fs::write(segment(1), "{\"seq\":1}\n{\"seq\":2}\n").unwrap();
+    let store = store_with_log(&[("00000001.jsonl", "{\"seq\":1}\n{\"seq\":2}\n")]);
+    let segment = |n: u32| store.path().join(format!("audit/{n:08}.jsonl"));
     // The limit ends a test that would wait for ever.
     let mut child = Command::new("timeout")
         .args([
@@ -191,13 +206,96 @@ fn following_the_log_shows_new_records_of_new_segments() {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut next = || lines.next().unwrap().unwrap();
     assert_eq!(next(), "{\"seq\":2}");
-    let mut first = std::fs::File::options().append(true).open(segment(1)).unwrap();
-    first.write_all(b"{\"seq\":3}\n").unwrap();
+    // Long enough that it waits for more.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    write_segment(&segment(1), "{\"seq\":3}\n");
     assert_eq!(next(), "{\"seq\":3}");
-    first.write_all(b"{\"seq\":4}\n").unwrap();
-    std::fs::write(segment(2), "{\"seq\":5}\n").unwrap();
+    write_segment(&segment(1), "{\"seq\":4}\n");
+    write_segment(&segment(2), "{\"seq\":5}\n");
     assert_eq!(next(), "{\"seq\":4}");
     assert_eq!(next(), "{\"seq\":5}");
-    child.kill().unwrap();
+    // It hands the signal on.
+    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::SIGTERM).unwrap();
     child.wait().unwrap();
+}
+
+/// Types `keys` at a terminal of its own, each when its prompt has appeared: what was shown, and the exit code.
+fn at_a_terminal(args: &[&str], keys: &[(&str, &[u8])]) -> (String, Option<i32>) {
+    use std::io::Read;
+    let pty = nix::pty::openpty(None, None).unwrap();
+    let slave = || Stdio::from(pty.slave.try_clone().unwrap());
+    // A session of its own, or /dev/tty would be the terminal of whoever runs the tests. The limit ends a test
+    // that would wait for ever.
+    let mut child = Command::new("timeout")
+        .args([
+            "--foreground",
+            "20",
+            "setsid",
+            "--ctty",
+            "--wait",
+            env!("CARGO_BIN_EXE_wardfs"),
+            "--store",
+            "/nonexistent/store",
+        ])
+        .args(args)
+        .stdin(slave())
+        .stdout(slave())
+        .stderr(slave())
+        .spawn()
+        .unwrap();
+    drop(pty.slave);
+    let mut master = std::fs::File::from(pty.master);
+    let mut shown = Vec::new();
+    let mut keys = keys.iter();
+    let mut next = keys.next();
+    let mut buffer = [0; 1024];
+    let mut from = 0;
+    // Reading fails when the last process has closed the terminal.
+    while let Ok(n @ 1..) = master.read(&mut buffer) {
+        shown.extend_from_slice(&buffer[..n]);
+        if let Some((prompt, line)) = next
+            && text(&shown[from..]).contains(prompt)
+        {
+            from = shown.len();
+            master.write_all(line).unwrap();
+            next = keys.next();
+        }
+    }
+    (String::from_utf8(shown).unwrap(), child.wait().unwrap().code())
+}
+
+#[test]
+fn a_terminal_is_asked_and_shows_nothing() {
+    let (first, again) = ("Value of app/x (not shown): ", "The same again: ");
+    let put = ["put", "app/x"];
+
+    let (shown, code) = at_a_terminal(&put, &[(first, b"hunter2\r"), (again, b"hunter3\r")]);
+    assert_eq!(code, Some(2), "{shown}");
+    assert!(
+        shown.contains("the two are not the same") && !shown.contains("hunter"),
+        "{shown}"
+    );
+
+    // Both the same: it goes on to the store, which is not there.
+    let (shown, code) = at_a_terminal(&put, &[(first, b"hunter2\r"), (again, b"hunter2\r")]);
+    assert!(
+        !matches!(code, Some(0 | 2)) && shown.contains(again) && !shown.contains("hunter"),
+        "{code:?}: {shown}"
+    );
+
+    let (shown, code) = at_a_terminal(&put, &[(first, b"hunter2\x03")]);
+    assert_eq!(code, Some(1), "{shown}");
+    assert!(shown.contains("it was cancelled"), "{shown}");
+
+    let (shown, code) = at_a_terminal(&put, &[(first, b"one\rtwo\r")]);
+    assert_eq!(code, Some(2), "{shown}");
+    assert!(
+        shown.contains("more than one line") && !shown.contains("two"),
+        "{shown}"
+    );
+
+    let (shown, code) = at_a_terminal(&put, &[(first, b"\r")]);
+    assert_eq!(code, Some(2), "{shown}");
+    assert!(shown.contains("the value is empty"), "{shown}");
 }

@@ -17,6 +17,7 @@ pub struct Output {
     /// Whether standard output is a terminal.
     pub terminal: bool,
     colour: bool,
+    colour_err: bool,
     out: Box<dyn Write>,
     err: Box<dyn Write>,
 }
@@ -36,6 +37,7 @@ impl Output {
             quiet,
             terminal,
             colour: terminal && !plain,
+            colour_err: io::stderr().is_terminal() && !plain,
             out: Box::new(out),
             err: Box::new(io::stderr()),
         })
@@ -94,7 +96,7 @@ impl Output {
         let text = if self.json {
             problem_json(problem).to_string()
         } else {
-            let label = self.paint_err("error:", "1;31");
+            let label = painted(self.colour_err, "error:", "1;31");
             format!("{label} {}", problem_text(problem))
         };
         let _ = writeln!(self.err, "{text}");
@@ -102,19 +104,7 @@ impl Output {
 
     /// `text` in a colour (SGR parameters), on a terminal only.
     pub fn paint(&self, text: &str, sgr: &str) -> String {
-        if self.colour {
-            format!("\u{1b}[{sgr}m{text}\u{1b}[0m")
-        } else {
-            text.to_owned()
-        }
-    }
-
-    fn paint_err(&self, text: &str, sgr: &str) -> String {
-        if self.colour && io::stderr().is_terminal() {
-            self.paint(text, sgr)
-        } else {
-            text.to_owned()
-        }
+        painted(self.colour, text, sgr)
     }
 
     /// For tests: what is written can be looked at.
@@ -126,10 +116,19 @@ impl Output {
             quiet: false,
             terminal: false,
             colour: false,
+            colour_err: false,
             out: Box::new(out.clone()),
             err: Box::new(err.clone()),
         };
         (output, out, err)
+    }
+}
+
+fn painted(colour: bool, text: &str, sgr: &str) -> String {
+    if colour {
+        format!("\u{1b}[{sgr}m{text}\u{1b}[0m")
+    } else {
+        text.to_owned()
     }
 }
 

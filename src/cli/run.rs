@@ -47,8 +47,8 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
         Plan::Get { name, which } => get(&name, &which, store, world, output),
         Plan::Ask(request) => ask(request, &mut *world.backend(store)?, output),
         Plan::Why { target, about } => explain(&target, &about, &mut *world.backend(store)?, output),
-        Plan::Tail { lines, follow } => log::Log::of(store).tail(lines, follow, output),
-        Plan::Query(filter) => log::Log::of(store).query(&filter, output),
+        Plan::Tail { lines, follow } => log::tail(store, lines, follow, output),
+        Plan::Query(query) => log::query(store, &query, output),
         Plan::Mount { target, threads } => {
             let mut config = Config::load(store)?;
             config.threads = threads.unwrap_or(config.threads);

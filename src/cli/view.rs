@@ -199,18 +199,12 @@ fn versions(reply: &Value) -> String {
 fn policy(name: &str, reply: &Value) -> View {
     match reply["text"].as_str().filter(|_| !reply["policy"].is_null()) {
         Some(text) => {
-            // Control characters are kept out of a terminal; JSON has none but these two outside of escapes.
-            let safe: String = text
-                .split_inclusive(['\n', '\t'])
-                .map(|piece| {
-                    let end = piece.chars().last().filter(|c| matches!(c, '\n' | '\t'));
-                    let body = end.map_or(piece, |_| &piece[..piece.len() - 1]);
-                    printable(body.trim_end_matches('\r')) + &end.map(String::from).unwrap_or_default()
-                })
-                .collect();
-            let newline = if safe.ends_with('\n') { "" } else { "\n" };
+            let mut text = document(text);
+            if !text.ends_with('\n') {
+                text.push('\n');
+            }
             View {
-                text: safe + newline,
+                text,
                 asked: true,
                 notes: Vec::new(),
             }
@@ -221,6 +215,21 @@ fn policy(name: &str, reply: &Value) -> View {
             ..View::default()
         },
     }
+}
+
+/// A JSON text that cannot drive a terminal and means the same: what could is written as JSON escapes it, and
+/// it can only stand inside of strings. (Carriage returns between them mean nothing.)
+fn document(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => safe.push(c),
+            '\r' => {}
+            c if printable(c.encode_utf8(&mut [0; 4])).len() == c.len_utf8() => safe.push(c),
+            c => safe += &format!("\\u{:04x}", u32::from(c)),
+        }
+    }
+    safe
 }
 
 fn why(reply: &Value) -> String {

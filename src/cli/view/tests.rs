@@ -83,11 +83,14 @@ fn describe_shows_what_it_was_told_and_no_more() {
 #[test]
 fn a_policy_is_printed_as_given_and_cannot_drive_the_terminal() {
     let request = Request::PolicyGet { name: name() };
-    let seen = view(
-        &request,
-        &json!({"policy": {}, "text": "{\n\t\"a\": \"\u{1b}[2J\"\r\n}"}),
+    let given = "{\n\t\"a\": \"é\u{202e}\u{7f}\u{9b}\"\r\n}";
+    let seen = view(&request, &json!({"policy": {}, "text": given}));
+    assert_eq!(seen.text, "{\n\t\"a\": \"é\\u202e\\u007f\\u009b\"\n}\n");
+    let (before, after): (Value, Value) = (
+        serde_json::from_str(given).unwrap(),
+        serde_json::from_str(&seen.text).unwrap(),
     );
-    assert_eq!(seen.text, "{\n\t\"a\": \"\\u{1b}[2J\"\n}\n");
+    assert_eq!(before, after, "it can be set again");
     let seen = view(&request, &json!({"policy": null, "text": null}));
     assert!(seen.text.is_empty() && seen.notes[0].contains("no policy"));
 }
