@@ -38,6 +38,8 @@ pub trait Caller: Facts {
     fn identify(&mut self) -> Result<(), Reason>;
     /// For the record.
     fn who(&mut self, detail: Identity) -> Who<'_>;
+    /// The thread, as the request names it; 0 where it names none. Nothing is looked at for this.
+    fn thread(&self) -> u32;
     /// To tell a handle's callers apart.
     fn key(&mut self) -> CallerKey;
     /// By which door he comes: `mount`, `control` or `command`.

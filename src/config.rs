@@ -19,9 +19,6 @@ pub const FILE: &str = "wardfs.toml";
 /// The store that commands mean when none is named.
 pub const SYSTEM_STORE: &str = "/var/lib/wardfs";
 
-/// The system's store.
-pub const SYSTEM_STORE: &str = "/var/lib/wardfs";
-
 /// The longest value that any configuration can admit, in bytes.
 pub const VALUE_CEILING: u64 = 1024 * 1024;
 

@@ -1,9 +1,11 @@
 //! A serving process: wiring, readiness, signals, order of shutdown.
 
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -18,8 +20,8 @@ use crate::lifecycle::Lifecycle;
 use crate::policy::{Administration, PrincipalMap};
 use crate::problem::{Exit, Problem};
 use crate::report::Report;
-use crate::sys::notifier::{Kind, Notifier};
-use crate::sys::{caller, harden, mount, notify, nss};
+use crate::sys::notifier::Kind;
+use crate::sys::{caller, harden, mount, notifier, notify, nss};
 use crate::vault::{Change, ChangeKind, Settings, Vault};
 use crate::vfs::Vfs;
 
@@ -193,23 +195,22 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     let stop = Arc::new(Stop::default());
     signals(&stop).map_err(|e| failed(&e))?;
     harden::no_dumps().map_err(|e| failed(&e))?;
-    harden::raise_nofile();
+    harden::raise_nofile().map_err(|e| failed(&e))?;
     caller::self_test().map_err(|e| failed(&e).next("is /proc mounted with hidepid, or is this a user or pid namespace of its own?"))?;
 
     let vault = open(&plan.store, &plan.config)?;
     let access = Arc::new(Access::new(vault.clone(), plan.config.serve_unidentified));
     let vfs = Arc::new(Vfs::new(access.clone(), plan.config.max_handles_per_uid));
 
-    let mounted = mount::mount(&plan.target, &mount::Options::default())
-        .map_err(|e| Problem::new(Exit::Failed, format!("cannot mount on {}", plan.target.display()), e))?;
-    let guard = Unmount { target: plan.target.clone() };
-    let device = mounted.device.as_fd().try_clone_to_owned().map_err(|e| failed(&e))?;
-    let session = Session::start(vfs.clone(), device, plan.config.threads).map_err(|e| failed(&e))?;
-    let sessions = std::thread::Builder::new().name("session".into()).spawn(move || session.run()).map_err(|e| failed(&e))?;
-
+    let mounted = mount_on(&plan.target)?;
+    let guard = Unmount { target: mounted.target.clone() };
+    // The split first: it asks nothing of the file system, and from then on the mount is read-only for all but
+    // the notifier.
     let clone = mount::split(&mounted).map_err(|e| failed(&e))?;
-    drop(mounted);
-    let notifier = Arc::new(Announcer::start(clone, vfs.clone()).map_err(|e| failed(&e))?);
+    let session = Session::start(vfs.clone(), mounted.device, plan.config.threads).map_err(|e| failed(&e))?;
+    let sessions = std::thread::Builder::new().name("session".into()).spawn(move || session.run()).map_err(|e| failed(&e))?;
+    let mut watch = mount::watch_unmounted(&guard.target).map_err(|e| failed(&e))?;
+    let notifier = Arc::new(Announcer::start(clone, &vfs).map_err(|e| failed(&e))?);
     let (for_vfs, for_notifier) = (vfs.clone(), notifier.clone());
     vault.listen(vec![
         Box::new(move |change| for_vfs.changed(change)),
@@ -228,7 +229,7 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     record(&vault, Event::Startup);
     ready(&plan.target);
     tell_manager("READY=1");
-    let outside = wait(&stop, &plan.target, &vault, || sessions.is_finished() || !notifier.alive());
+    let outside = wait(&stop, &mut watch, &vault, || sessions.is_finished() || !notifier.alive());
 
     tell_manager("STOPPING=1");
     let _ = std::fs::remove_file(&socket);
@@ -254,16 +255,41 @@ enum End {
     Failed,
 }
 
+/// Mounts on a target that is fit, making it if need be; a dead mount of ours is taken away first.
+fn mount_on(target: &Path) -> Result<mount::Mounted, Problem> {
+    let cannot = |why: &dyn std::fmt::Display| Problem::new(Exit::Failed, format!("cannot mount on {}", target.display()), why);
+    match mount::state(target).map_err(|e| cannot(&e))? {
+        mount::TargetState::Missing => std::fs::create_dir_all(target).map_err(|e| cannot(&e))?,
+        mount::TargetState::OurMount { dead: true } => {
+            tracing::warn!("{} had a mount whose daemon is gone; it is replaced", target.display());
+            mount::unmount(target).map_err(|e| cannot(&e))?;
+        }
+        mount::TargetState::EmptyDirectory => {}
+        state @ (mount::TargetState::NonEmpty | mount::TargetState::Symlink | mount::TargetState::NotDirectory) => {
+            return Err(Problem { exit: Exit::Usage, ..cannot(&state) }.next("name an empty directory, or one that does not exist"));
+        }
+        state @ (mount::TargetState::OurMount { dead: false } | mount::TargetState::ForeignMount { .. }) => {
+            return Err(Problem { exit: Exit::Conflict, ..cannot(&state) }.next("name another directory, or unmount it"));
+        }
+    }
+    mount::mount(target, &mount::Options::default()).map_err(|e| cannot(&e))
+}
+
 /// Until the end: keep the log anchored, and look whether the mount is still there.
-fn wait(stop: &Stop, target: &Path, vault: &Vault, ended: impl Fn() -> bool) -> End {
+fn wait(stop: &Stop, watch: &mut mount::UnmountWatch, vault: &Vault, ended: impl Fn() -> bool) -> End {
     let mut failing = false;
     loop {
-        std::thread::sleep(Duration::from_millis(100));
+        let presence = watch.wait(Duration::from_millis(100));
         if stop.asked.load(Ordering::SeqCst) {
             return End::Asked;
         }
-        if !mount::is_ours(target) {
-            return End::Unmounted;
+        match presence {
+            Ok(mount::Presence::Mounted) => {}
+            Ok(mount::Presence::Gone) => return End::Unmounted,
+            Err(e) => {
+                tracing::error!("the mount cannot be watched: {e}");
+                return End::Failed;
+            }
         }
         if ended() {
             return End::Failed;
@@ -298,10 +324,9 @@ struct Unmount {
 
 impl Drop for Unmount {
     fn drop(&mut self) {
-        if mount::is_ours(&self.target)
-            && let Err(e) = mount::unmount(&self.target)
-        {
-            tracing::error!("{} stays mounted: {e}", self.target.display());
+        match mount::unmount(&self.target) {
+            Ok(()) | Err(mount::MountError::Target { .. }) => {}
+            Err(e) => tracing::error!("{} stays mounted: {e}", self.target.display()),
         }
     }
 }
@@ -331,27 +356,36 @@ fn signals(stop: &Arc<Stop>) -> std::io::Result<()> {
 
 /// Tells the notifier of changes. A change waits in a queue, never in the command that made it.
 struct Announcer {
-    queue: Mutex<Option<std::sync::mpsc::Sender<(Kind, String)>>>,
-    notifier: Arc<Notifier>,
-    vfs: Arc<Vfs>,
+    queue: Mutex<Option<Sender<(Kind, String)>>>,
+    worker: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// How long the notifier may take for one change.
+const ANNOUNCE: Duration = Duration::from_secs(5);
+
 impl Announcer {
-    fn start(clone: std::os::fd::OwnedFd, vfs: Arc<Vfs>) -> std::io::Result<Announcer> {
-        let notifier = Arc::new(Notifier::spawn(clone)?);
+    /// Starts the notifier, and proves that its requests arrive with its pid: if they did not, no caller's pid
+    /// could be believed.
+    fn start(clone: OwnedFd, vfs: &Arc<Vfs>) -> std::io::Result<Announcer> {
+        let mut notifier = notifier::spawn(Path::new("/proc/self/exe"), clone)?;
         vfs.set_notifier(Some(notifier.pid()));
-        // A request of the notifier must arrive with the notifier's pid, or no caller's pid can be believed.
-        notifier.probe(Duration::from_secs(5))?;
-        let (sender, receiver) = std::sync::mpsc::channel::<(Kind, String)>();
-        let worker = notifier.clone();
-        std::thread::Builder::new().name("announcer".into()).spawn(move || {
+        notifier.notify(Kind::Probe, b"", ANNOUNCE)?;
+        if !vfs.notifier_was_seen() {
+            return Err(std::io::Error::other("requests do not arrive with their caller's pid: is this another pid namespace than the mount's?"));
+        }
+        let (sender, receiver) = channel::<(Kind, String)>();
+        let vfs = vfs.clone();
+        let worker = std::thread::Builder::new().name("announcer".into()).spawn(move || {
             for (kind, path) in receiver {
-                if let Err(e) = worker.announce(kind, &path) {
-                    tracing::warn!("watchers of {path} were not told: {e}");
+                vfs.announcing((kind == Kind::Created).then(|| path.clone()));
+                match notifier.notify(kind, path.as_bytes(), ANNOUNCE) {
+                    Ok(()) => {}
+                    Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return,
+                    Err(e) => tracing::warn!("watchers of {path} were not told: {e}"),
                 }
             }
         })?;
-        Ok(Announcer { queue: Mutex::new(Some(sender)), notifier, vfs })
+        Ok(Announcer { queue: Mutex::new(Some(sender)), worker: Mutex::new(Some(worker)) })
     }
 
     fn announce(&self, change: &Change) {
@@ -361,19 +395,25 @@ impl Announcer {
             ChangeKind::Deleted => Kind::Deleted,
             ChangeKind::Settings => return,
         };
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(queue) = &*queue {
+        if let Some(queue) = &*lock(&self.queue) {
+            // Without a worker there is nobody to tell, and service ends.
             let _ = queue.send((kind, change.name.to_string()));
         }
     }
 
     fn alive(&self) -> bool {
-        self.notifier.alive()
+        lock(&self.worker).as_ref().is_some_and(|w| !w.is_finished())
     }
 
     fn stop(&self) {
-        self.vfs.set_notifier(None);
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.notifier.stop();
+        lock(&self.queue).take();
+        let worker = lock(&self.worker).take();
+        if let Some(worker) = worker {
+            let _ = worker.join();
+        }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::access::{Access, AccessError, Caller, KnownCaller, statement};
 use crate::audit::{Event, Query};
 use crate::id::{Gid, Pid, ROOT, SecretName, Tid, Uid, printable};
-use crate::policy::{Action, Compiled, Directory, Layer, Purpose, Reason, Refusal};
+use crate::policy::{Action, Compiled, Directory, Purpose, Reason, Refusal};
 use crate::problem::{Exit, Problem};
 use crate::sys::caller::{Header, Observer};
 use crate::vault::{Secret, Version, VaultError};
@@ -250,8 +250,9 @@ impl Report {
     }
 
     fn supposed(&self, uid: Uid) -> KnownCaller {
-        let (gid, groups) = crate::sys::nss::groups_of_uid(uid).unwrap_or((Gid(uid.0), Vec::new()));
-        KnownCaller::supposed(uid, gid, groups)
+        let names = crate::sys::nss::SystemDirectory;
+        let gid = names.primary_group(uid).unwrap_or(Gid(uid.0));
+        KnownCaller::supposed(uid, gid, names.groups_of(uid))
     }
 
     fn allowed<'s, C: Caller>(
@@ -306,7 +307,7 @@ fn reason_words(code: &str) -> &str {
 }
 
 /// The facts of a running process, as a request of its main thread would show them.
-fn process(pid: u32) -> Option<KnownCaller> {
+pub fn process(pid: u32) -> Option<KnownCaller> {
     let header = Header::of_process(Pid(pid))?;
     let mut observer = Observer::new();
     let mut known = observer.identify(&header).ok()?;
@@ -315,11 +316,10 @@ fn process(pid: u32) -> Option<KnownCaller> {
     let mut caller = KnownCaller::supposed(header.uid, header.gid, groups);
     caller.unit = Some(unit);
     caller.pid = Some(Pid(pid));
+    let facts = known.for_record();
     caller.tid = Some(Tid(pid));
+    caller.start_time = facts.start_time;
+    caller.command = Some(facts.command.to_vec());
+    caller.login_uid = facts.login_uid;
     Some(caller)
-}
-
-/// Used by `status` and by `describe`: which layer said it.
-pub fn layer_words(layer: Layer) -> &'static str {
-    layer.name()
 }

@@ -29,8 +29,6 @@ pub struct KnownCaller {
     pub login_uid: Option<u32>,
     /// By which door he comes.
     pub door: &'static str,
-    /// For the record, which takes plain numbers.
-    pub group_numbers: Vec<u32>,
 }
 
 impl KnownCaller {
@@ -39,7 +37,6 @@ impl KnownCaller {
         KnownCaller {
             uid,
             gid,
-            group_numbers: groups.iter().map(|g| g.0).collect(),
             groups: Some(groups),
             unit: Some(None),
             pid: None,
@@ -85,7 +82,7 @@ impl Caller for KnownCaller {
             return ids;
         }
         Who {
-            groups: self.groups.as_ref().map(|_| self.group_numbers.as_slice()),
+            groups: self.groups.as_deref(),
             pid: self.pid.map(|p| p.0),
             tid: self.tid.map(|t| t.0),
             start_time: self.start_time,
@@ -94,6 +91,9 @@ impl Caller for KnownCaller {
             login_uid: self.login_uid,
             ..ids
         }
+    }
+    fn thread(&self) -> u32 {
+        self.tid.map_or(0, |t| t.0)
     }
     fn key(&mut self) -> CallerKey {
         CallerKey { uid: self.uid.0, gid: self.gid.0, tid: self.tid.map_or(0, |t| t.0), start: self.start_time }

@@ -1,7 +1,7 @@
 //! A record as its author fills it, and the JSON that it becomes. `packaging/doc/audit.md` lists the fields.
 
 use crate::clock::Timestamp;
-use crate::id::Label;
+use crate::id::{Gid, Label};
 
 use super::json;
 
@@ -165,7 +165,7 @@ pub struct Who<'a> {
     /// The kernel's word (fsgid).
     pub gid: u32,
     /// Supplementary groups.
-    pub groups: Option<&'a [u32]>,
+    pub groups: Option<&'a [Gid]>,
     /// Process id (thread group).
     pub pid: Option<u32>,
     /// Thread id.
@@ -389,11 +389,11 @@ impl Who<'_> {
         if let Some(groups) = self.groups {
             field(out, "groups");
             out.push(b'[');
-            for (i, &group) in groups.iter().enumerate() {
+            for (i, group) in groups.iter().enumerate() {
                 if i > 0 {
                     out.push(b',');
                 }
-                json::number(out, group.into());
+                json::number(out, group.0.into());
             }
             out.push(b']');
         }

@@ -64,7 +64,8 @@ impl World for Machine {
     }
 
     fn notifier(&self, _: &[OsString]) -> Result<(), Problem> {
-        crate::sys::notifier::run_inherited()
+        crate::sys::notifier::inherited()
+            .and_then(|(root, commands)| crate::sys::notifier::run(root, commands))
             .map_err(|e| Problem::new(Exit::Failed, "the notifier ended", e).next("`wardfs mount` starts it by itself"))
     }
 }

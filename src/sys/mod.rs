@@ -11,6 +11,7 @@
 //! | the control socket's plumbing, sealed memfds | [`socket`] |
 //! | the process that raises inotify events | [`notifier`] |
 //! | readiness for a service manager | [`notify`] |
+//! | other processes' descriptors | [`process`] |
 //! | user and group names (never on the path of a read) | [`nss`] |
 
 pub mod caller;
@@ -21,6 +22,7 @@ pub mod mount;
 pub mod notifier;
 pub mod notify;
 pub mod nss;
+pub mod process;
 pub mod socket;
 
 use std::io;

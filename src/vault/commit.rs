@@ -111,21 +111,21 @@ impl Vault {
         let mut sum = writer.sum;
         let epoch = draft.epoch;
         let mut put = |table: Table, kind: RecordKind, id: u64, json: Option<Vec<u8>>| -> Result<(), VaultError> {
-            let key = term_key(kind, id).to_vec();
+            let key = term_key(kind, id);
             if let Some(old) = self.store.get(Table::Term, &key)? {
                 let old = <[u8; 32]>::try_from(old).map_err(|_| VaultError::Integrity("the table of terms is damaged".into()))?;
-                sum.sub(&Term(old));
+                sum.sub(&self.keyring.summand(&Term(old)));
             }
             let Some(json) = json else {
-                batch.delete(table, id.to_be_bytes().to_vec());
-                batch.delete(Table::Term, key);
+                batch.delete(table, id.to_be_bytes().as_slice());
+                batch.delete(Table::Term, key.as_slice());
                 return Ok(());
             };
             let sealed = self.keyring.seal_record(kind, id, &json)?;
             let term = self.keyring.term(kind, id, epoch, &sealed.0);
-            sum.add(&term);
-            batch.put(table, id.to_be_bytes().to_vec(), framed(epoch, &sealed.0));
-            batch.put(Table::Term, key, term.0.to_vec());
+            sum.add(&self.keyring.summand(&term));
+            batch.put(table, id.to_be_bytes().as_slice(), framed(epoch, &sealed.0));
+            batch.put(Table::Term, key.as_slice(), term.0.to_vec());
             Ok(())
         };
         for (meta, _) in &draft.secrets {
@@ -141,10 +141,10 @@ impl Vault {
             put(Table::Version, VERSION, no.0, None)?;
         }
         for (meta, sealed) in &draft.versions {
-            batch.put(Table::Value, meta.no.0.to_be_bytes().to_vec(), sealed.0.to_vec());
+            batch.put(Table::Value, meta.no.0.to_be_bytes().as_slice(), sealed.0.to_vec());
         }
         for no in &draft.destroyed {
-            batch.delete(Table::Value, no.0.to_be_bytes().to_vec());
+            batch.delete(Table::Value, no.0.to_be_bytes().as_slice());
         }
         let mut outbox = writer.outbox.clone();
         outbox.push(Pending { epoch, body });
@@ -167,7 +167,7 @@ impl Vault {
 
     fn write_epoch(&self, writer: &mut Writer, record: &EpochRecord, mut batch: Batch) -> Result<(), VaultError> {
         let sealed = self.keyring.seal_record(EPOCH, 0, &serde_json::to_vec(record)?)?;
-        batch.put(Table::Epoch, b"epoch".to_vec(), sealed.0.to_vec());
+        batch.put(Table::Epoch, b"epoch".as_slice(), sealed.0.to_vec());
         writer.revision = self.store.commit(writer.revision, &batch)?;
         writer.epoch = record.epoch;
         writer.anchor = record.anchor.clone();

@@ -7,7 +7,8 @@ use crate::clock::Timestamp;
 use crate::seal::{RecoveryKey, RootKey, Slot, SlotKind, new_slot_secret};
 use crate::secret::SecretBytes;
 use crate::store::embedded::Embedded;
-use crate::store::{Batch, Header};
+use crate::store::Batch;
+use crate::store::header::{self, Header};
 use crate::sys::files;
 
 /// What `init` hands to its user.
@@ -28,7 +29,7 @@ pub fn create(dir: &Path, settings: &Settings) -> Result<Created, VaultError> {
     let root = RootKey::generate()?;
 
     let file_secret = new_slot_secret()?;
-    files::write_new_private(&settings.key_file, file_secret.expose())?;
+    write_key_file(&settings.key_file, &file_secret)?;
     let (recovery_secret, recovery) = RecoveryKey::generate()?;
     let slots = [
         Slot::create(0, SlotKind::KeyFile, &file_secret, id, &root)?,
@@ -41,22 +42,32 @@ pub fn create(dir: &Path, settings: &Settings) -> Result<Created, VaultError> {
     let anchor = log.sync()?;
 
     let mut batch = Batch::default();
-    batch.put(Table::Header, b"header".to_vec(), Header { store: id, created: Timestamp::now() }.encode());
+    batch.put(Table::Header, header::KEY, Header::new(id, Timestamp::now()).encode());
     for slot in &slots {
-        batch.put(Table::Slot, vec![slot.id], slot.encode());
+        batch.put(Table::Slot, [slot.id].as_slice(), slot.encode());
     }
     let mut sum = TermSum::default();
     let framed_key = framed(1, &key_record);
     let term = keyring.term(KEY, key_number(&default_key()), 1, &key_record);
-    sum.add(&term);
-    batch.put(Table::Key, default_key().as_str().as_bytes().to_vec(), framed_key);
-    batch.put(Table::Term, term_key(KEY, key_number(&default_key())).to_vec(), term.0.to_vec());
+    sum.add(&keyring.summand(&term));
+    batch.put(Table::Key, default_key().as_str().as_bytes(), framed_key);
+    batch.put(Table::Term, term_key(KEY, key_number(&default_key())).as_slice(), term.0.to_vec());
     let epoch = EpochRecord { epoch: 1, sum: hex(&sum.0), next_secret: 1, next_version: 1, anchor, outbox: Vec::new() };
     let sealed = keyring.seal_record(EPOCH, 0, &serde_json::to_vec(&epoch)?)?;
-    batch.put(Table::Epoch, b"epoch".to_vec(), sealed.0.to_vec());
+    batch.put(Table::Epoch, b"epoch".as_slice(), sealed.0.to_vec());
     let base = store.revision()?;
     store.commit(base, &batch)?;
     Ok(Created { id, recovery })
+}
+
+/// Durable before the store that needs it is.
+fn write_key_file(path: &Path, secret: &SecretBytes) -> Result<(), VaultError> {
+    use std::io::Write;
+    let failed = |e| VaultError::Io(format!("cannot write {}", path.display()), e);
+    let mut file = files::create_private(path)?;
+    file.write_all(secret.expose()).and_then(|()| file.sync_all()).map_err(failed)?;
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(dir).and_then(|d| d.sync_all()).map_err(failed)
 }
 
 /// A named key's number in the table of terms: the first 8 bytes of the hash of its name.

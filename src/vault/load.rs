@@ -8,7 +8,7 @@ use super::create::key_number;
 use super::*;
 use crate::clock::Timestamp;
 use crate::seal::{RootKey, Slot, SlotKind, Term};
-use crate::store::Header;
+use crate::store::header::{self, Header};
 use crate::store::embedded::Embedded;
 use crate::sys::files;
 
@@ -29,9 +29,9 @@ impl Vault {
     /// As [`Vault::open`].
     pub fn open_with(store: Box<dyn Store>, dir: &Path, settings: &Settings) -> Result<Vault, VaultError> {
         let header = store
-            .get(Table::Header, b"header")?
+            .get(Table::Header, header::KEY)?
             .ok_or_else(|| VaultError::Integrity("the store has no header: `init` did not finish, or it was removed".into()))?;
-        let id = Header::decode(&header)?.store;
+        let id = Header::decode(&header)?.id;
         let mut keyring = Keyring::new(id, open_root(&*store, id, settings)?)?;
         load_named_keys(&*store, &mut keyring)?;
 
@@ -136,9 +136,8 @@ struct Loaded<T> {
 struct Records {
     secrets: HashMap<u64, Loaded<SecretMeta>>,
     versions: HashMap<u64, Loaded<VersionMeta>>,
-    /// The sum of the terms as stored, and as the records themselves give it.
-    stored: TermSum,
-    computed: TermSum,
+    /// The sum of the terms.
+    sum: TermSum,
 }
 
 impl Records {
@@ -150,7 +149,7 @@ impl Records {
             match (key.split_first(), <[u8; 32]>::try_from(bytes)) {
                 (Some((kind, id)), Ok(term)) if id.len() == 8 => {
                     let id = u64::from_be_bytes(id.try_into().unwrap_or_default());
-                    stored.add(&Term(term));
+                    stored.add(&keyring.summand(&Term(term)));
                     terms.insert((*kind, id), Term(term));
                 }
                 _ => malformed = true,
@@ -160,10 +159,10 @@ impl Records {
         if malformed {
             return Err(VaultError::Integrity("the table of terms is damaged".into()));
         }
-        let mut records = Records { secrets: HashMap::new(), versions: HashMap::new(), stored, computed: TermSum::default() };
+        let mut records = Records { secrets: HashMap::new(), versions: HashMap::new(), sum: stored };
         store.list(Table::Key, &mut |name, record| {
             if let (Ok(Ok(key)), Ok((revision, sealed))) = (std::str::from_utf8(name).map(str::parse::<KeyId>), unframed(record)) {
-                records.computed.add(&keyring.term(KEY, key_number(&key), revision, sealed));
+                let _ = (revision, sealed);
                 terms.remove(&(KEY.0, key_number(&key)));
             }
             ControlFlow::Continue(())
@@ -200,7 +199,6 @@ impl Records {
                         return;
                     }
                     Some(term) => {
-                        self.computed.add(&computed);
                         if term.0 == computed.0 {
                             (revision, keyring.open_record(kind, id, sealed).map_err(|e| e.to_string()))
                         } else {
@@ -220,11 +218,11 @@ impl Records {
         }
     }
 
-    /// One old record put back, together with its old term, changes the sum of both; a damaged record changes
-    /// only the computed one, a damaged term only the stored one.
+    /// One old record put back with its old term changes the sum; a record put back without it does not match
+    /// its term. Which one was exchanged a sum cannot tell, so nothing is served.
     fn check_sum(&self, epoch: &EpochRecord) -> Result<(), VaultError> {
         let sum = decode_sum(&epoch.sum)?;
-        if self.stored.ct_eq(&sum) {
+        if self.sum.ct_eq(&sum) {
             return Ok(());
         }
         Err(VaultError::Integrity(

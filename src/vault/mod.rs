@@ -201,7 +201,7 @@ impl Version {
             secret: self.meta.secret,
             version: &self.meta.id,
             version_no: self.meta.no,
-            key: self.meta.wrapped.key_id(),
+            key: self.meta.wrapped.key(),
         }
     }
 }

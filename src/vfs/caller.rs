@@ -11,7 +11,6 @@ use crate::sys::caller::{Header, Identified, Observer, Unidentified};
 pub struct RequestCaller<'o> {
     header: Header,
     process: Process<'o>,
-    groups: Option<Vec<u32>>,
 }
 
 enum Process<'o> {
@@ -23,7 +22,7 @@ enum Process<'o> {
 impl<'o> RequestCaller<'o> {
     /// For the ids of a request's header.
     pub fn new(header: Header, observer: &'o mut Observer) -> Self {
-        RequestCaller { header, process: Process::NotLooked(observer), groups: None }
+        RequestCaller { header, process: Process::NotLooked(observer) }
     }
 
     fn look(&mut self) -> Result<&mut Identified<'o>, Unidentified> {
@@ -80,15 +79,12 @@ impl Caller for RequestCaller<'_> {
         if detail == Identity::Short {
             return header;
         }
-        let groups = self.look().ok().and_then(|known| known.groups_for_record().ok()).map(|g| g.iter().map(|g| g.0).collect());
-        self.groups = groups;
         let tid = Some(self.header.tid.0).filter(|t| *t != 0);
-        let groups = self.groups.as_deref();
-        match &mut self.process {
-            Process::Known(known) => {
+        match self.look() {
+            Ok(known) => {
                 let facts = known.for_record();
                 Who {
-                    groups,
+                    groups: facts.groups,
                     pid: Some(facts.pid.0),
                     tid,
                     start_time: facts.start_time,
@@ -98,8 +94,12 @@ impl Caller for RequestCaller<'_> {
                     ..header
                 }
             }
-            Process::Unknown(_) | Process::NotLooked(_) => Who { tid, ..header },
+            Err(_) => Who { tid, ..header },
         }
+    }
+
+    fn thread(&self) -> u32 {
+        self.header.tid.0
     }
 
     fn key(&mut self) -> CallerKey {

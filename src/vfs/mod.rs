@@ -1,6 +1,6 @@
 //! The file system without a transport: tree, nodes, handles, sizes, errno. `fuse/` decodes, calls and replies.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::access::{Access, AccessError, Bytes, Caller, Choice, Range, Standing};
@@ -80,6 +80,8 @@ pub struct Vfs {
     /// Counters of the service.
     pub counters: Counters,
     notifier: AtomicU32,
+    notifier_seen: AtomicBool,
+    announced: Mutex<Option<String>>,
     waker: OnceLock<Box<dyn Waker>>,
     started: Timestamp,
 }
@@ -92,6 +94,8 @@ impl Vfs {
             handles: Handles::new(max_handles_per_uid),
             counters: Counters::default(),
             notifier: AtomicU32::new(0),
+            notifier_seen: AtomicBool::new(false),
+            announced: Mutex::default(),
             waker: OnceLock::new(),
             started: Timestamp::now(),
         }
@@ -110,6 +114,21 @@ impl Vfs {
     /// Which process may touch files so that watchers hear of changes; none if `None`.
     pub fn set_notifier(&self, pid: Option<Pid>) {
         self.notifier.store(pid.map_or(0, |p| p.0), Ordering::SeqCst);
+    }
+
+    /// Whether the notifier's own request arrived with its pid since it was named.
+    pub fn notifier_was_seen(&self) -> bool {
+        self.notifier_seen.load(Ordering::SeqCst)
+    }
+
+    /// The name that the notifier is about to make, so that its watchers hear of it: until it has, the name is
+    /// not there for the notifier.
+    pub fn announcing(&self, name: Option<String>) {
+        *self.announced.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = name;
+    }
+
+    fn announces(&self, name: &str) -> bool {
+        self.announced.lock().unwrap_or_else(std::sync::PoisonError::into_inner).as_deref() == Some(name)
     }
 
     /// How pollers are woken; once, before service begins.
@@ -182,7 +201,7 @@ impl Vfs {
     /// Whether this is the process that touches files so that watchers hear of changes.
     pub fn is_notifier<C: Caller>(&self, caller: &mut C) -> bool {
         let notifier = self.notifier.load(Ordering::SeqCst);
-        notifier != 0 && caller.uid() == crate::id::ROOT && caller.key().tid == notifier && caller.identify().is_ok()
+        notifier != 0 && caller.uid() == crate::id::ROOT && caller.thread() == notifier && caller.identify().is_ok()
     }
 
     /// The notifier's write: it changes nothing.

@@ -65,6 +65,14 @@ impl Vfs {
     fn lookup_child<C: Caller>(&self, state: &State, path: &str, side: Side, name: &str, caller: &mut C) -> Result<Attr, VfsError> {
         let full = join(path, name);
         if let Some(secret) = state.secrets.by_name(&full) {
+            if side == Side::Values && self.is_notifier(caller) {
+                // What it is to make is not there yet, and what it is to remove still is.
+                return if self.announces(&full) {
+                    Err(VfsError::NoEntry)
+                } else {
+                    Ok(self.secret_attr(secret, crate::access::Standing::Describer, caller))
+                };
+            }
             let standing = self.standing(secret, Event::DescribeSecret, caller)?;
             return Ok(match side {
                 Side::Values => self.secret_attr(secret, standing, caller),
@@ -114,6 +122,9 @@ impl Vfs {
     /// # Errors
     /// As [`Vfs::lookup`].
     pub fn getattr<C: Caller>(&self, node: Node, caller: &mut C) -> Result<Attr, VfsError> {
+        if node == Node::Root && !self.notifier_was_seen() && self.is_notifier(caller) {
+            self.notifier_seen.store(true, std::sync::atomic::Ordering::SeqCst);
+        }
         // GETATTR of a directory never waits on anything.
         match node {
             Node::Root | Node::Versions | Node::Directory(_) | Node::VersionsDirectory(_) => return Ok(self.directory_attr(node)),

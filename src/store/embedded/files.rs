@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const LOCK: &str = "lock";
-const DATA: &str = "store.redb";
+pub(super) const DATA: &str = "store.redb";
 /// A store being made; it gets its name when it is whole.
 const DRAFT: &str = "store.redb.new";
 

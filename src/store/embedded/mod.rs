@@ -34,6 +34,9 @@ const REVISION: &[u8] = b"\xffrevision";
 /// Pages kept in memory: enough for the tree above 100,000 records. They hold sealed bytes only.
 const CACHE: usize = 64 << 20;
 
+/// The store's file in its directory.
+pub const FILE: &str = files::DATA;
+
 /// An open store.
 pub struct Embedded {
     // Fields drop in their order: the database lets go of its file before the directory's lock is given up.

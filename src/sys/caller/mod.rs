@@ -14,6 +14,7 @@
 
 mod pidfd;
 mod proc;
+mod self_test;
 mod unit;
 
 use std::io;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use crate::id::{Gid, Pid, Tid, Uid};
 
 use proc::{Kept, Status};
+pub use self_test::self_test;
 pub use unit::unit_of_cgroup_path;
 use unit::{CgroupMount, Units};
 
@@ -35,6 +37,19 @@ pub struct Header {
     pub gid: Gid,
     /// The caller's thread id; 0 if it lives outside of this process's pid namespace.
     pub tid: Tid,
+}
+
+impl Header {
+    /// As a request of a process's main thread would show them now; `None` if there is no such process.
+    pub fn of_process(pid: Pid) -> Option<Header> {
+        let text = std::fs::read(format!("/proc/{}/status", pid.0)).ok()?;
+        let status = proc::parse_status(&text, &mut Vec::new())?;
+        Some(Header {
+            uid: Uid(status.fsuid),
+            gid: Gid(status.fsgid),
+            tid: Tid(pid.0),
+        })
+    }
 }
 
 /// Why the process facts cannot be had, or cannot be believed.
@@ -118,6 +133,23 @@ struct Thread {
     login_uid: Kept,
     start_time: Option<u64>,
     groups: Option<(Instant, Vec<Gid>)>,
+    recorded_login: Option<(Instant, Option<u32>)>,
+}
+
+/// What a record says of a caller beside the ids of its request. Groups and login uid may be up to 1 s old.
+pub struct ForRecord<'a> {
+    /// The process.
+    pub pid: Pid,
+    /// When it started, in clock ticks since boot.
+    pub start_time: Option<u64>,
+    /// The thread's name: untrusted bytes.
+    pub command: &'a [u8],
+    /// The systemd unit, where it is in one and that could be verified.
+    pub unit: Option<&'a str>,
+    /// The uid that logged in.
+    pub login_uid: Option<u32>,
+    /// Supplementary groups.
+    pub groups: Option<&'a [Gid]>,
 }
 
 /// A look at a thread whose ids agree with the request's.
@@ -219,6 +251,7 @@ impl Observer {
             login_uid: Kept::new("loginuid"),
             start_time: None,
             groups: None,
+            recorded_login: None,
         });
         let index = self.threads.len() - 1;
         let look = self.look(index, header)?;
@@ -352,6 +385,35 @@ impl Identified<'_> {
             .parse()
             .ok()?;
         (uid != u32::MAX).then_some(uid)
+    }
+
+    /// All that a record says of the caller; for records only.
+    pub fn for_record(&mut self) -> ForRecord<'_> {
+        let start_time = self.start_time();
+        let login_uid = match self.thread.recorded_login {
+            Some((at, login_uid)) if at.elapsed() <= RECORD_AGE => login_uid,
+            _ => {
+                let login_uid = self.login_uid();
+                self.thread.recorded_login = Some((Instant::now(), login_uid));
+                login_uid
+            }
+        };
+        let grouped = self.groups_for_record().is_ok();
+        self.command();
+        let in_unit = matches!(self.unit(), Ok(Some(_)));
+        let unit = match self.look.cgroup_id {
+            _ if !in_unit => None,
+            Some(id) if self.units.verifies() => self.units.get(id).ok().flatten(),
+            _ => Some(self.scratch.unit.as_str()),
+        };
+        ForRecord {
+            pid: Pid(self.look.tgid),
+            start_time,
+            command: &self.scratch.command,
+            unit,
+            login_uid,
+            groups: self.thread.groups.as_ref().filter(|_| grouped).map(|(_, groups)| groups.as_slice()),
+        }
     }
 
     /// The executable, where this process may see it (`CAP_SYS_PTRACE` or the same user). For records only.
