@@ -128,7 +128,7 @@ pub fn init(dir: &Path) -> Result<(PathBuf, crate::secret::SecretBytes), Problem
 /// If there is no such mount.
 pub fn unmount_dead(target: &Path) -> Result<(), Problem> {
     let what = format!("cannot unmount {}", target.display());
-    match mount::state(target) {
+    match mount::state(target).map_err(|e| Problem::new(Exit::Failed, &what, e))? {
         mount::TargetState::OurMount { dead: true } => mount::unmount(target).map_err(|e| Problem::new(Exit::Failed, what, e)),
         mount::TargetState::OurMount { dead: false } => {
             Err(Problem::new(Exit::Unavailable, what, "a daemon of another store serves it").next("name that store with --store"))

@@ -9,7 +9,7 @@ use crate::access::{Access, AccessError, Caller};
 use crate::audit::{Body, Event, Identity, Outcome, Record};
 use crate::clock::Timestamp;
 use crate::id::{Gid, Label, ROOT, SecretName, Uid, VersionId, VersionNo};
-use crate::policy::{Action, Compiled, Directory, Document, Effect, Local, PolicyError, PolicyRecord, PrincipalMap, Purpose};
+use crate::policy::{Action, Directory, Document, Effect, Local, PolicyError, PolicyRecord, PrincipalMap, Purpose};
 use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
 use crate::vault::{Appearance, ChangeKind, Draft, Life, Secret, SecretMeta, VaultError, Visibility, default_key};
@@ -298,7 +298,7 @@ impl Lifecycle {
         let name = name.unwrap_or(&any);
         let mut warnings = Vec::new();
         let compiled = self.resolve(text, name, &mut warnings, what)?.compile(name).map_err(|e| bad_policy(what, &e))?;
-        Ok(json!({ "valid": true, "readers": compiled.readers(), "warnings": warnings }))
+        Ok(json!({ "valid": true, "readers": crate::policy::readers(&compiled), "warnings": warnings }))
     }
 
     /// Destroys all values. The name keeps its policy, so that whoever makes it again gains nothing by it;
@@ -404,7 +404,7 @@ impl Lifecycle {
     fn who_reads(&self, name: &SecretName, mut warnings: Vec<String>) -> Value {
         let state = self.access.vault().state();
         let secret = state.secrets.by_name(name.as_str());
-        let readers = secret.and_then(|s| s.policy.as_deref()).map(Compiled::readers).unwrap_or_default();
+        let readers = secret.and_then(|s| s.policy.as_deref()).map(crate::policy::readers).unwrap_or_default();
         if readers.is_empty() {
             warnings.push(format!("nobody may read it yet: wardfs policy allow {name} user:NAME"));
         }

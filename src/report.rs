@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::access::{Access, AccessError, Caller, KnownCaller, statement};
 use crate::audit::{Event, Query};
 use crate::id::{Gid, Pid, ROOT, SecretName, Tid, Uid, printable};
-use crate::policy::{Action, Compiled, Directory, Purpose, Reason, Refusal};
+use crate::policy::{Action, Directory, Purpose, Reason, Refusal};
 use crate::problem::{Exit, Problem};
 use crate::sys::caller::{Header, Observer};
 use crate::vault::{Secret, Version, VaultError};
@@ -87,7 +87,7 @@ impl Report {
         answer["group"] = json!(look.group);
         answer["mode"] = json!(look.mode.map(|m| format!("{m:04o}")));
         answer["key"] = json!(secret.meta.key);
-        answer["readers"] = json!(secret.policy.as_deref().map(Compiled::readers).unwrap_or_default());
+        answer["readers"] = json!(secret.policy.as_deref().map(crate::policy::readers).unwrap_or_default());
         answer["you_may_read"] = json!(self.access.peek(secret, caller).is_ok_and(|s| s == crate::access::Standing::Reader));
         answer["root_may_read"] = json!(self.access.root_may_read(secret));
         Ok(answer)
@@ -167,13 +167,13 @@ impl Report {
             Ok(grant) => {
                 let by = statement(secret, grant.basis());
                 let words = format!("{who} may read {name}: {} allows it.", self.statement_words(by.as_deref()));
-                json!({ "name": name, "who": who, "decision": "allow", "reason": Value::Null, "layer": grant.basis().layer.name(),
+                json!({ "name": name, "who": who, "decision": "allow", "reason": Value::Null, "layer": grant.basis().layer.code(),
                         "statement": by, "words": words, "mend": Value::Null, "record": Value::Null })
             }
             Err(refusal) => {
                 let (words, mend) = self.refusal_words(secret, refusal, about.uid, &who);
                 json!({ "name": name, "who": who, "decision": decision_code(refusal.reason), "reason": refusal.reason.code(),
-                        "layer": refusal.basis.layer.name(), "statement": statement(secret, refusal.basis), "words": words,
+                        "layer": refusal.basis.layer.code(), "statement": statement(secret, refusal.basis), "words": words,
                         "mend": mend, "record": Value::Null })
             }
         })

@@ -44,7 +44,7 @@ impl Client {
         let mut answer = Vec::new();
         let mut packet = vec![0; PACKET];
         loop {
-            let message = self.connection.recv(&mut packet, PATIENCE).map_err(|e| gone(&e))?;
+            let message = self.connection.recv(&mut packet, Some(PATIENCE)).map_err(|e| gone(&e))?;
             let Some((more, chunk)) = packet[..message.len].split_first() else { return Err(gone(&"it closed the connection")) };
             answer.extend_from_slice(chunk);
             if *more == 0 {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::access::{Caller, KnownCaller};
 use crate::audit::{Event, Identity, Outcome, Record};
-use crate::id::{Gid, Pid, Tid, Uid};
+use crate::id::Tid;
 use crate::policy::Reason;
 use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
@@ -78,7 +78,7 @@ impl Server {
     fn converse(&self, connection: &Connection, peer: &Peer) -> std::io::Result<()> {
         let mut buffer = vec![0; MAX_REQUEST + 1];
         loop {
-            let message = connection.recv(&mut buffer, IDLE)?;
+            let message = connection.recv(&mut buffer, Some(IDLE))?;
             if message.len == 0 {
                 return Ok(());
             }
@@ -117,25 +117,25 @@ impl Server {
         let mut caller = KnownCaller::supposed(peer.uid, peer.gid, peer.groups.clone());
         caller.door = "control";
         caller.unit = None;
-        let agree = message.creds.is_some_and(|c| c.uid == peer.uid.0 && c.gid == peer.gid.0);
+        let agree = message.creds.is_some_and(|c| c.uid == peer.uid && c.gid == peer.gid);
         if !agree {
             if let Some(creds) = message.creds {
-                caller.uid = Uid(creds.uid);
-                caller.gid = Gid(creds.gid);
+                caller.uid = creds.uid;
+                caller.gid = creds.gid;
                 caller.groups = None;
-                caller.pid = Some(Pid(creds.pid));
+                caller.pid = Some(creds.pid);
             }
             self.refuse(&mut caller, Reason::CredMismatch);
             return Err(Problem::new(Exit::Denied, "the request was refused", "the connection was opened by somebody else (cred_mismatch)")
                 .next("connect as the user who asks"));
         }
         if let Some(creds) = message.creds {
-            caller.pid = Some(Pid(creds.pid));
-            caller.tid = Some(Tid(creds.pid));
+            caller.pid = Some(creds.pid);
+            caller.tid = Some(Tid(creds.pid.0));
             // Best effort: the sender is not blocked, so this names him in the record, and decides nothing
             // but his unit, which is believed only if his ids are still those of the message.
             let mut observer = Observer::new();
-            let header = Header { uid: Uid(creds.uid), gid: Gid(creds.gid), tid: Tid(creds.pid) };
+            let header = Header { uid: creds.uid, gid: creds.gid, tid: Tid(creds.pid.0) };
             if let Ok(mut known) = observer.identify(&header) {
                 caller.unit = known.unit().ok().map(|u| u.map(str::to_string));
                 let facts = known.for_record();
@@ -167,7 +167,7 @@ impl Server {
         if !matches!(request, Request::Put(_)) {
             return Err(Problem::new(Exit::Usage, what, "the request takes none"));
         }
-        let value = read_sealed_memfd(fd, self.max_value as u64)
+        let value = read_sealed_memfd(fd, self.max_value)
             .map_err(|e| Problem::new(Exit::Usage, what, e).next(format!("a value is 1 to {} bytes", self.max_value)))?;
         Ok(Some(value))
     }

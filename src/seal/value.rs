@@ -199,6 +199,15 @@ impl DataKey {
         opened
     }
 
+    /// Checks the seal of a value; its plaintext is in locked memory meanwhile, and seen by nobody.
+    ///
+    /// # Errors
+    /// As [`DataKey::open_value`].
+    pub fn verify_value(&self, ctx: &Context<'_>, wrapped: &WrappedKey, sealed: &[u8]) -> Result<(), SealError> {
+        let mut out = keys::locked(plain_len(sealed)?)?;
+        self.open_value(ctx, wrapped, sealed, &mut out)
+    }
+
     fn open_value_into(
         &self,
         ctx: &Context<'_>,

@@ -84,19 +84,9 @@ fn open_root(store: &dyn Store, id: StoreId, settings: &Settings) -> Result<Root
         slots.push(Slot::decode(bytes));
         ControlFlow::Continue(())
     })?;
+    let slots = slots.into_iter().collect::<Result<Vec<_>, _>>()?;
     let secret = files::read_key_file(&settings.key_file)?;
-    let mut failure = SealError::NoSlot;
-    for slot in slots {
-        match slot {
-            Ok(slot) if slot.kind == SlotKind::KeyFile => match slot.open(&secret, id) {
-                Ok(root) => return Ok(root),
-                Err(e) => failure = e,
-            },
-            Ok(_) => {}
-            Err(e) => failure = e,
-        }
-    }
-    Err(failure.into())
+    Ok(crate::seal::open_any(&slots, SlotKind::KeyFile, &secret, id)?)
 }
 
 fn load_named_keys(store: &dyn Store, keyring: &mut Keyring) -> Result<(), VaultError> {

@@ -104,7 +104,7 @@ impl VaultError {
             VaultError::RolledBack(_) | VaultError::Integrity(_) => {
                 "put back the store and the log that belong together; nothing was served or changed"
             }
-            VaultError::Seal(SealError::WrongSlotSecret | SealError::NoSlot) => "is this the root.key of this store?",
+            VaultError::Seal(SealError::WrongSlotSecret { .. } | SealError::NoSlot { .. }) => "is this the root.key of this store?",
             VaultError::File(_) => "chown root: and chmod 0600 it; it must be a regular file, not a link",
             _ => "",
         };
@@ -177,6 +177,13 @@ impl Secret {
     /// Whether its values exist.
     pub fn is_active(&self) -> bool {
         self.meta.life == Life::Active
+    }
+}
+
+/// Names its version and nothing else.
+impl std::fmt::Debug for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Version({})", self.meta.id)
     }
 }
 

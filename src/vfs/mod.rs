@@ -75,7 +75,7 @@ impl Counters {
 
 /// The file system.
 pub struct Vfs {
-    access: Access,
+    access: Arc<Access>,
     handles: Handles,
     /// Counters of the service.
     pub counters: Counters,
@@ -88,7 +88,7 @@ pub struct Vfs {
 
 impl Vfs {
     /// Over a store, with at most `max_handles_per_uid` open handles for each uid.
-    pub fn new(access: Access, max_handles_per_uid: usize) -> Self {
+    pub fn new(access: Arc<Access>, max_handles_per_uid: usize) -> Self {
         Vfs {
             access,
             handles: Handles::new(max_handles_per_uid),
