@@ -1,0 +1,392 @@
+//! From JSON to the typed tree. Whatever is not understood is an error: a policy that is half understood would
+//! be enforced by halves.
+
+use super::action::{self, Action, ActionSet};
+use super::condition::{self, Key, Operator, check_secret_arn};
+use super::diagnostic::{PolicyError, Source, nearest};
+use super::document::{Clause, Condition, Document, Effect, Place, Principal, Statement, Version};
+use super::json::{Kind, Node, Scalars, Text};
+use super::pattern::{glob, is_wild};
+use super::principal::{Local, LocalError, account, is_arn};
+
+/// Largest document in bytes, as AWS has it.
+pub const MAX_BYTES: usize = 20_480;
+
+const DOCUMENT_FIELDS: [&str; 3] = ["Version", "Id", "Statement"];
+const STATEMENT_FIELDS: [&str; 9] = [
+    "Sid",
+    "Effect",
+    "Principal",
+    "NotPrincipal",
+    "Action",
+    "NotAction",
+    "Resource",
+    "NotResource",
+    "Condition",
+];
+const PRINCIPAL_KINDS: [&str; 7] = ["AWS", "User", "Uid", "Group", "Gid", "Unit", "Service"];
+
+impl Document {
+    /// Parses a document of at most 20,480 bytes. Everything is checked that can be without looking up names;
+    /// [`PolicyRecord::resolve`](super::PolicyRecord::resolve) does the rest.
+    pub fn parse(text: &str) -> Result<Document, PolicyError> {
+        let source = Source(text);
+        if text.len() > MAX_BYTES {
+            let message = format!("the policy has {} bytes; the limit is {MAX_BYTES}", text.len());
+            return Err(source.error(MAX_BYTES, message));
+        }
+        let root = Node::root(source)?;
+        let mut version = Version::default();
+        let mut id = None;
+        let mut nodes = None;
+        for (key, node) in root.object()? {
+            match key.value.as_str() {
+                "Version" => version = parse_version(node)?,
+                "Id" => id = Some(node.string()?.value),
+                "Statement" if node.kind() == Kind::Object => nodes = Some(vec![node]),
+                "Statement" => nodes = Some(node.array()?),
+                _ => return Err(unknown_field(&key, &DOCUMENT_FIELDS, "a policy", source)),
+            }
+        }
+        let Some(nodes) = nodes else {
+            return Err(root.error("the policy has no \"Statement\""));
+        };
+        let parser = Parser { source, version };
+        let mut statements: Vec<Statement> = Vec::with_capacity(nodes.len());
+        let mut sids = std::collections::HashSet::new();
+        for node in nodes {
+            let statement = parser.statement(node)?;
+            if let Some(sid) = statement.sid.as_deref().filter(|s| !sids.insert(s.to_string())) {
+                return Err(node.error(format!("another statement has the Sid {sid:?} already")));
+            }
+            statements.push(statement);
+        }
+        Ok(Document {
+            version,
+            id,
+            statements,
+        })
+    }
+}
+
+fn parse_version(node: Node<'_>) -> Result<Version, PolicyError> {
+    match node.string()?.value.as_str() {
+        "2012-10-17" => Ok(Version::V2012),
+        "2008-10-17" => Ok(Version::V2008),
+        other => Err(node
+            .error(format!("there is no policy version {other:?}"))
+            .suggest("write \"2012-10-17\"; it is the language's version, not the date of the policy")),
+    }
+}
+
+fn unknown_field(key: &Text, known: &[&'static str], of: &str, source: Source<'_>) -> PolicyError {
+    let error = source.error(key.at, format!("{:?} is no field of {of}", key.value));
+    match nearest(&key.value, known.iter().copied()) {
+        Some(n) => error.did_you_mean(Some(n)),
+        None => error.suggest(format!("its fields are {}", known.join(", "))),
+    }
+}
+
+struct Parser<'a> {
+    source: Source<'a>,
+    version: Version,
+}
+
+impl Parser<'_> {
+    fn statement(&self, node: Node<'_>) -> Result<Statement, PolicyError> {
+        let (mut sid, mut effect, mut conditions) = (None, None, Vec::new());
+        let (mut principal, mut action, mut resource) = (None, None, None);
+        for (key, value) in node.object()? {
+            match key.value.as_str() {
+                "Sid" => sid = Some(self.sid(value)?),
+                "Effect" => effect = Some(self.effect(value)?),
+                "Principal" | "NotPrincipal" => {
+                    self.once(&mut principal, &key, "Principal", self.principals(value)?)?
+                }
+                "Action" | "NotAction" => self.once(&mut action, &key, "Action", self.actions(value)?)?,
+                "Resource" | "NotResource" => {
+                    self.once(&mut resource, &key, "Resource", self.resources(value)?)?
+                }
+                "Condition" => conditions = self.conditions(value)?,
+                _ => return Err(unknown_field(&key, &STATEMENT_FIELDS, "a statement", self.source)),
+            }
+        }
+        let missing = |field: &str, write: &str| {
+            node.error(format!("the statement has no {field:?}"))
+                .suggest(write)
+        };
+        let effect = effect.ok_or_else(|| missing("Effect", "write \"Effect\": \"Allow\" or \"Deny\""))?;
+        let (principal, _) = principal.ok_or_else(|| {
+            missing(
+                "Principal",
+                "name who it is for, as in \"Principal\": {\"User\": \"www-data\"}",
+            )
+        })?;
+        let (action, _) =
+            action.ok_or_else(|| missing("Action", "write \"Action\": \"secretsmanager:GetSecretValue\""))?;
+        let (resource, _) = resource
+            .ok_or_else(|| missing("Resource", "write \"Resource\": \"*\", which means this secret"))?;
+        if principal.negated && effect == Effect::Allow {
+            return Err(node
+                .error("\"NotPrincipal\" with \"Allow\" would allow everybody else, and is refused")
+                .suggest("allow by \"Principal\", or deny by \"NotPrincipal\""));
+        }
+        if principal.negated && principal.items.contains(&Principal::Everyone) {
+            return Err(node.error("\"NotPrincipal\": \"*\" leaves nobody"));
+        }
+        let actions = mask(&action);
+        Ok(Statement {
+            sid,
+            effect,
+            principal,
+            action,
+            resource,
+            conditions,
+            actions,
+            at: node.at(),
+        })
+    }
+
+    /// Fills a slot that a field and its Not- form share.
+    fn once<T>(
+        &self,
+        slot: &mut Option<(Clause<T>, usize)>,
+        key: &Text,
+        name: &str,
+        items: Vec<T>,
+    ) -> Result<(), PolicyError> {
+        if slot.is_some() {
+            let message = format!("a statement has {name:?} or \"Not{name}\", not both");
+            return Err(self.source.error(key.at, message));
+        }
+        *slot = Some((
+            Clause {
+                negated: key.value.starts_with("Not"),
+                items,
+            },
+            key.at,
+        ));
+        Ok(())
+    }
+
+    fn sid(&self, node: Node<'_>) -> Result<String, PolicyError> {
+        let sid = node.string()?.value;
+        if sid.is_empty() || sid.len() > 128 || sid.starts_with('#') || sid.chars().any(char::is_control) {
+            return Err(node.error(
+                "a Sid has 1 to 128 bytes, no control character, and does not begin with # (as unnamed statements do)",
+            ));
+        }
+        Ok(sid)
+    }
+
+    fn effect(&self, node: Node<'_>) -> Result<Effect, PolicyError> {
+        match node.string()?.value.as_str() {
+            "Allow" => Ok(Effect::Allow),
+            "Deny" => Ok(Effect::Deny),
+            other => Err(node
+                .error(format!(
+                    "there is no effect {other:?}; it is \"Allow\" or \"Deny\""
+                ))
+                .did_you_mean(nearest(other, ["Allow", "Deny"]))),
+        }
+    }
+
+    fn principals(&self, node: Node<'_>) -> Result<Vec<Principal>, PolicyError> {
+        if node.kind() == Kind::String {
+            let text = node.string()?.value;
+            if text == "*" {
+                return Ok(vec![Principal::Everyone]);
+            }
+            let error = node.error(format!(
+                "a principal that is a plain string can only be \"*\", not {text:?}"
+            ));
+            return Err(match text.parse::<Local>() {
+                Ok(local) => {
+                    let (kind, name) = local.parts();
+                    error.suggest(format!("write {{\"{kind}\": \"{name}\"}}"))
+                }
+                Err(_) if is_arn(&text) => error.suggest(format!("write {{\"AWS\": \"{text}\"}}")),
+                Err(_) => error.suggest("write {\"User\": \"www-data\"} or the like"),
+            });
+        }
+        let mut all = Vec::new();
+        for (kind, value) in node.object()? {
+            let scalars = match kind.value.as_str() {
+                "Uid" | "Gid" => Scalars::Any,
+                "AWS" | "User" | "Group" | "Unit" | "Service" => Scalars::Strings,
+                _ => return Err(unknown_field(&kind, &PRINCIPAL_KINDS, "a principal", self.source)),
+            };
+            for name in value.texts(scalars)? {
+                all.push(match kind.value.as_str() {
+                    "AWS" => self.aws(name)?,
+                    kind => self.local(kind, name)?,
+                });
+            }
+        }
+        match all.is_empty() {
+            true => Err(node.error("the principal names nobody")),
+            false => Ok(all),
+        }
+    }
+
+    fn aws(&self, text: Text) -> Result<Principal, PolicyError> {
+        let fail = |message: String| self.source.error(text.at, message);
+        match text.value.as_str() {
+            "*" => Ok(Principal::Everyone),
+            arn if is_wild(arn) => Err(fail(format!(
+                "{arn:?}: a principal has no wildcards but a bare \"*\""
+            ))
+            .suggest("use \"Principal\": \"*\" with the condition \"ArnLike\": {\"aws:PrincipalArn\": …}")),
+            arn if account(arn).is_some() || is_arn(arn) => Ok(Principal::Aws(text)),
+            other => Err(
+                fail(format!("{other:?} is neither an ARN nor a 12-digit account"))
+                    .suggest("principals of this machine are {\"User\": …}, {\"Group\": …}, {\"Unit\": …}"),
+            ),
+        }
+    }
+
+    fn local(&self, kind: &str, text: Text) -> Result<Principal, PolicyError> {
+        let value = Local::of_kind(kind, &text.value).map_err(|e| {
+            let error = self.source.error(text.at, e.to_string());
+            match &e {
+                LocalError::UnitType(_) => error.did_you_mean(e.suggestion()),
+                LocalError::NumericName { name, .. } => {
+                    let id = if kind == "User" { "Uid" } else { "Gid" };
+                    error.suggest(format!("write {{\"{id}\": \"{name}\"}}"))
+                }
+                LocalError::Wildcard(_) if kind == "User" => error.suggest(
+                    "use \"Principal\": \"*\" with the condition \"StringLike\": {\"aws:username\": …}",
+                ),
+                LocalError::Wildcard(_) if kind == "Unit" => error.suggest(
+                    "use \"Principal\": \"*\" with the condition \"StringLike\": {\"wardfs:Unit\": …}",
+                ),
+                _ => error,
+            }
+        })?;
+        if let Some(id) = value.dynamic_id() {
+            return Err(condition::dynamic(id, text.at, self.source));
+        }
+        Ok(Principal::Local(Place { value, at: text.at }))
+    }
+
+    fn actions(&self, node: Node<'_>) -> Result<Vec<Text>, PolicyError> {
+        let texts = node.texts(Scalars::Strings)?;
+        for text in &texts {
+            if matching(&text.value).next().is_some() {
+                continue;
+            }
+            let value = &text.value;
+            return Err(match action::strip_prefix(value) {
+                Some(bare) => self
+                    .source
+                    .error(text.at, format!("{value:?} matches no action"))
+                    .did_you_mean(action::nearest(bare).map(|n| format!("{}{n}", action::PREFIX))),
+                None => {
+                    let error = self
+                        .source
+                        .error(text.at, format!("{value:?} is no action of secretsmanager"));
+                    let near = if value.contains(':') {
+                        None
+                    } else {
+                        action::nearest(value)
+                    };
+                    error.did_you_mean(near.map(|n| format!("{}{n}", action::PREFIX)))
+                }
+            });
+        }
+        Ok(texts)
+    }
+
+    fn resources(&self, node: Node<'_>) -> Result<Vec<Text>, PolicyError> {
+        let texts = node.texts(Scalars::Strings)?;
+        for text in &texts {
+            self.no_variable(text)?;
+            match text.value.as_str() {
+                "*" => {}
+                arn if arn.starts_with("arn:") => {
+                    check_secret_arn(arn, true).map_err(|m| self.source.error(text.at, m))?
+                }
+                other => {
+                    let error = self
+                        .source
+                        .error(text.at, format!("the resource {other:?} is no ARN"));
+                    return Err(match other.contains(':') {
+                        true => error.suggest("write \"*\", which means this secret"),
+                        false => error.suggest(format!(
+                            "write \"*\", which means this secret, or \"arn:aws:secretsmanager:*:*:secret:{other}\""
+                        )),
+                    });
+                }
+            }
+        }
+        Ok(texts)
+    }
+
+    fn conditions(&self, node: Node<'_>) -> Result<Vec<Condition>, PolicyError> {
+        let mut all: Vec<Condition> = Vec::new();
+        for (name, keys) in node.object()? {
+            let operator = Operator::parse(&name, self.source)?;
+            let keys = keys.object()?;
+            if keys.is_empty() {
+                return Err(self
+                    .source
+                    .error(name.at, format!("{} has no key to compare", operator.name())));
+            }
+            for (key_name, value) in keys {
+                let key = Key::parse(&key_name, self.source)?;
+                if all.iter().any(|c| c.operator == operator && c.key == key) {
+                    let message = format!("{} is here twice under {}", key.name(), operator.name());
+                    return Err(self.source.error(key_name.at, message));
+                }
+                let values = value.texts(Scalars::Any)?;
+                for value in &values {
+                    self.no_variable(value)?;
+                }
+                condition::check(operator, key, &values, self.source)?;
+                all.push(Condition {
+                    operator,
+                    key,
+                    values,
+                });
+            }
+        }
+        Ok(all)
+    }
+
+    fn no_variable(&self, text: &Text) -> Result<(), PolicyError> {
+        match (self.version, text.value.find("${")) {
+            (Version::V2012, Some(_)) => Err(self
+                .source
+                .error(
+                    text.at,
+                    format!("policy variables are not supported yet: {:?}", text.value),
+                )
+                .suggest("write the value itself")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The actions that a pattern of a document matches.
+fn matching(pattern: &str) -> impl Iterator<Item = Action> {
+    let bare = if pattern == "*" {
+        Some("*")
+    } else {
+        action::strip_prefix(pattern)
+    };
+    let bare = bare.map(str::to_ascii_lowercase);
+    Action::ALL.iter().copied().filter(move |a| {
+        bare.as_ref()
+            .is_some_and(|p| glob(p, &a.name().to_ascii_lowercase()))
+    })
+}
+
+/// The actions that a clause is about.
+pub(super) fn mask(clause: &Clause<Text>) -> ActionSet {
+    let listed: ActionSet = clause.items.iter().flat_map(|t| matching(&t.value)).collect();
+    if clause.negated {
+        listed.complement()
+    } else {
+        listed
+    }
+}

@@ -1,0 +1,319 @@
+//! What is kept of a policy: its text, and what the names in it stood for when it was set.
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+
+use super::compile::{self, Compiled, Tables, names as names_arn};
+use super::condition::{Comparison, Key, dynamic};
+use super::diagnostic::{PolicyError, Source, Warning, nearest};
+use super::document::{Condition, Document, Effect, Principal};
+use super::json::Text;
+use super::pattern::{eq_ignore_case, glob, glob_arn};
+use super::principal::{DYNAMIC_IDS, Directory, Local, PrincipalMap};
+use crate::id::SecretName;
+
+/// Most names that patterns of one policy may stand for.
+const MAX_NAMES: usize = 4096;
+
+/// A policy as it is sealed with its secret. Compiling it looks nothing up, so that neither the directory nor
+/// the configuration of a later day changes who may read.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyRecord {
+    /// The document as it was given.
+    pub text: String,
+    /// The ARNs that the document can mean, and who counted as them.
+    pub principals: BTreeMap<String, Vec<Local>>,
+    /// The users that the document can mean, and their uids.
+    pub users: BTreeMap<String, u32>,
+    /// The groups that the document can mean, and their gids.
+    pub groups: BTreeMap<String, u32>,
+}
+
+impl PolicyRecord {
+    /// Parses, looks up every name, and checks that the result compiles for the secret.
+    pub fn resolve(
+        text: &str,
+        map: &PrincipalMap,
+        directory: &dyn Directory,
+        name: &SecretName,
+    ) -> Result<(PolicyRecord, Vec<Warning>), PolicyError> {
+        let document = Document::parse(text)?;
+        let source = Source(text);
+        let record = PolicyRecord {
+            text: text.into(),
+            principals: BTreeMap::new(),
+            users: BTreeMap::new(),
+            groups: BTreeMap::new(),
+        };
+        let names = Names::new(directory);
+        let mut resolver = Resolver {
+            source,
+            map,
+            names: &names,
+            record,
+            warnings: Vec::new(),
+        };
+        for statement in &document.statements {
+            let whole_account = statement.effect == Effect::Deny && !statement.principal.negated;
+            for principal in &statement.principal.items {
+                match principal {
+                    Principal::Everyone => {}
+                    Principal::Local(local) => resolver.local(&local.value, local.at, None)?,
+                    Principal::Aws(text) => {
+                        resolver.arns(text.at, |arn| names_arn(text, arn, whole_account))?
+                    }
+                }
+            }
+            for condition in &statement.conditions {
+                resolver.condition(condition)?;
+            }
+        }
+        let Resolver {
+            record, mut warnings, ..
+        } = resolver;
+        let (_, more) = compile::compile(&document, source, &record.tables(), name)?;
+        warnings.extend(more);
+        warnings.sort_by_key(|w| (w.line, w.column));
+        Ok((record, warnings))
+    }
+
+    /// Compiles the policy for its secret.
+    pub fn compile(&self, name: &SecretName) -> Result<Compiled, PolicyError> {
+        let document = self.document()?;
+        Ok(compile::compile(&document, Source(&self.text), &self.tables(), name)?.0)
+    }
+
+    /// The typed document.
+    pub fn document(&self) -> Result<Document, PolicyError> {
+        Document::parse(&self.text)
+    }
+
+    fn tables(&self) -> Tables<'_> {
+        Tables {
+            principals: &self.principals,
+            users: &self.users,
+            groups: &self.groups,
+        }
+    }
+}
+
+/// The directory, enumerated at most once.
+struct Names<'a> {
+    directory: &'a dyn Directory,
+    users: OnceCell<Vec<(String, u32)>>,
+    groups: OnceCell<Vec<(String, u32)>>,
+}
+
+/// Users or groups.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Account {
+    User,
+    Group,
+}
+
+impl Account {
+    fn word(self) -> &'static str {
+        match self {
+            Account::User => "user",
+            Account::Group => "group",
+        }
+    }
+}
+
+impl<'a> Names<'a> {
+    fn new(directory: &'a dyn Directory) -> Self {
+        Names {
+            directory,
+            users: OnceCell::new(),
+            groups: OnceCell::new(),
+        }
+    }
+
+    fn id(&self, account: Account, name: &str) -> Option<u32> {
+        match account {
+            Account::User => self.directory.uid_of(name).map(|u| u.0),
+            Account::Group => self.directory.gid_of(name).map(|g| g.0),
+        }
+    }
+
+    fn all(&self, account: Account) -> &[(String, u32)] {
+        match account {
+            Account::User => self.users.get_or_init(|| {
+                self.directory
+                    .users()
+                    .into_iter()
+                    .map(|(n, u)| (n, u.0))
+                    .collect()
+            }),
+            Account::Group => self.groups.get_or_init(|| {
+                self.directory
+                    .groups()
+                    .into_iter()
+                    .map(|(n, g)| (n, g.0))
+                    .collect()
+            }),
+        }
+    }
+}
+
+struct Resolver<'a> {
+    source: Source<'a>,
+    map: &'a PrincipalMap,
+    names: &'a Names<'a>,
+    record: PolicyRecord,
+    warnings: Vec<Warning>,
+}
+
+impl Resolver<'_> {
+    fn table(&mut self, account: Account) -> &mut BTreeMap<String, u32> {
+        match account {
+            Account::User => &mut self.record.users,
+            Account::Group => &mut self.record.groups,
+        }
+    }
+
+    fn insert(&mut self, account: Account, name: &str, id: u32, at: usize) -> Result<(), PolicyError> {
+        if DYNAMIC_IDS.contains(&id) {
+            let mut error = dynamic(id, at, self.source);
+            error.message = format!(
+                "the {} {name:?} is not to be relied on: {}",
+                account.word(),
+                error.message
+            );
+            return Err(error);
+        }
+        let table = self.table(account);
+        table.insert(name.into(), id);
+        match table.len() > MAX_NAMES {
+            true => {
+                let message = format!(
+                    "the policy means more than {MAX_NAMES} {}s by name",
+                    account.word()
+                );
+                Err(self
+                    .source
+                    .error(at, message)
+                    .suggest("allow a group, or compare ids"))
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Looks up an exact name.
+    fn name(
+        &mut self,
+        account: Account,
+        name: &str,
+        at: usize,
+        via: Option<&str>,
+    ) -> Result<(), PolicyError> {
+        match self.names.id(account, name) {
+            Some(id) => self.insert(account, name, id, at),
+            None => {
+                let via = via.map_or_else(String::new, |arn| format!(" (to which [principals] maps {arn})"));
+                let error = self
+                    .source
+                    .error(at, format!("there is no {} {name:?}{via}", account.word()));
+                let known = self.names.all(account).iter().map(|(n, _)| n);
+                Err(error.did_you_mean(nearest(name, known)))
+            }
+        }
+    }
+
+    fn local(&mut self, local: &Local, at: usize, via: Option<&str>) -> Result<(), PolicyError> {
+        match local {
+            Local::User(name) => self.name(Account::User, name, at, via),
+            Local::Group(name) => self.name(Account::Group, name, at, via),
+            other => match other.dynamic_id() {
+                Some(id) => Err(dynamic(id, at, self.source)),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Takes over the mapping of the ARNs that can matter.
+    fn arns(&mut self, at: usize, matters: impl Fn(&str) -> bool) -> Result<(), PolicyError> {
+        for (arn, locals) in self.map.0.iter().filter(|(arn, _)| matters(arn)) {
+            for local in locals {
+                self.local(local, at, Some(arn))?;
+            }
+            self.record.principals.insert(arn.clone(), locals.clone());
+        }
+        Ok(())
+    }
+
+    fn condition(&mut self, condition: &Condition) -> Result<(), PolicyError> {
+        let Condition {
+            operator,
+            key,
+            values,
+        } = condition;
+        let at = values.first().map_or(0, |v| v.at);
+        let asks_presence = operator.if_exists || operator.comparison == Comparison::Null;
+        let matches = |v: &Text, text: &str| match operator.comparison {
+            Comparison::Equals => v.value == text,
+            Comparison::EqualsIgnoreCase => eq_ignore_case(&v.value, text),
+            Comparison::Like => glob(&v.value, text),
+            Comparison::Arn => glob_arn(&v.value, text),
+            Comparison::Null | Comparison::Bool => false,
+        };
+        match key {
+            Key::PrincipalArn => self.arns(at, |arn| asks_presence || values.iter().any(|v| matches(v, arn))),
+            Key::Username => {
+                if asks_presence {
+                    // A user of the dynamic range stays unknown, which is the safe side.
+                    for (name, id) in self.names.all(Account::User) {
+                        if !DYNAMIC_IDS.contains(id) {
+                            self.insert(Account::User, name, *id, at)?;
+                        }
+                    }
+                }
+                values
+                    .iter()
+                    .try_for_each(|v| self.names(Account::User, condition, v, &matches))
+            }
+            Key::Groups => values
+                .iter()
+                .filter(|v| !v.value.bytes().all(|b| b.is_ascii_digit()))
+                .try_for_each(|v| self.names(Account::Group, condition, v, &matches)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks up the names that one value of a condition means.
+    fn names(
+        &mut self,
+        account: Account,
+        condition: &Condition,
+        value: &Text,
+        matches: &dyn Fn(&Text, &str) -> bool,
+    ) -> Result<(), PolicyError> {
+        match condition.operator.comparison {
+            Comparison::Null | Comparison::Bool => Ok(()),
+            Comparison::Equals => self.name(account, &value.value, value.at, None),
+            _ => {
+                let mut found = self
+                    .names
+                    .id(account, &value.value)
+                    .map(|id| (value.value.clone(), id));
+                for (name, id) in self.names.all(account).iter().filter(|(n, _)| matches(value, n)) {
+                    self.insert(account, name, *id, value.at)?;
+                    found = found.or(Some((name.clone(), *id)));
+                }
+                match (found, condition.operator.comparison) {
+                    (Some((name, id)), _) => self.insert(account, &name, id, value.at),
+                    (None, Comparison::Like) => {
+                        // Groups match by number too.
+                        if account == Account::User {
+                            let message = format!("{:?} matches no user there is today", value.value);
+                            self.warnings.push(self.source.warning(value.at, message));
+                        }
+                        Ok(())
+                    }
+                    (None, _) => self.name(account, &value.value, value.at, None),
+                }
+            }
+        }
+    }
+}
