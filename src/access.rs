@@ -203,7 +203,7 @@ impl Access {
         };
         let labels: Vec<Label> = secret.labels_of(version.meta.no).cloned().collect();
         let grant = self.decide(secret, Action::GetSecretValue, Purpose::Read, &labels, caller);
-        self.granted(secret, grant, Event::OpenSecret, caller)?;
+        let _opened = self.granted(secret, grant, Event::OpenSecret, caller)?;
         Ok(Pin { secret: secret.meta.id, version: version.clone(), labels, handle, named: Mutex::new(None) })
     }
 

@@ -196,7 +196,7 @@ impl Lifecycle {
     }
 
     fn new_meta<C: Caller>(&self, put: &Put, draft: &mut Draft<'_>, now: Timestamp, caller: &mut C, what: &str) -> Result<SecretMeta, Problem> {
-        self.access.decide_new(&put.name, Action::CreateSecret, caller).map_err(|_| denied(what, "only root and the group wardfs may create secrets"))?;
+        let _created = self.access.decide_new(&put.name, Action::CreateSecret, caller).map_err(|_| denied(what, "only root and the group wardfs may create secrets"))?;
         if let Some(other) = draft.state().secrets.conflict(&put.name) {
             return Err(Problem::new(Exit::Conflict, what, format_args!("{other} is there: a name is a file or a directory, never both"))
                 .next("choose another name"));

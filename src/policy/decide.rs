@@ -170,6 +170,8 @@ pub enum Reason {
     PurposeMismatch,
     /// The policy was compiled for another secret.
     OtherSecret,
+    /// The version was destroyed after it was opened.
+    Revoked,
 }
 
 impl Reason {
@@ -184,6 +186,7 @@ impl Reason {
             Reason::PageCacheRefused => "page_cache_refused",
             Reason::PurposeMismatch => "purpose_mismatch",
             Reason::OtherSecret => "other_secret",
+            Reason::Revoked => "revoked",
         }
     }
 }
