@@ -198,10 +198,13 @@ fn resume(
     let mut lines = 1;
     let mut line = Vec::new();
     let mut later = Vec::new();
-    while let Some(whole) = next_line(path, input, &mut line)? {
+    // No mark stands further away than a line is long, and no more is read to say what was done.
+    while passed.len() <= MAX_LINE
+        && let Some(whole) = next_line(path, input, &mut line)?
+    {
         let body = line.strip_suffix(b"\n").unwrap_or(&line);
         let mut next = *state;
-        if whole && passed.len() <= MAX_LINE && next.advance(key, body).is_some() {
+        if whole && next.advance(key, body).is_some() {
             if torn_mark(body) == Some((passed.len() as u64 - 1, digest(&passed[..passed.len() - 1]))) {
                 *state = next;
                 end.offset += (passed.len() + line.len()) as u64;
@@ -211,9 +214,7 @@ fn resume(
         } else {
             later.push((sequence(body), false));
         }
-        if passed.len() <= MAX_LINE {
-            passed.extend_from_slice(&line);
-        }
+        passed.extend_from_slice(&line);
         lines += 1;
     }
     Err(classify(path, state.seq + 1, bad, &later, end.lines + 1).into())

@@ -40,7 +40,7 @@ pub struct Verified {
 /// Progress is told each time a thread has checked this many records.
 const STEP: u64 = 50_000;
 
-/// What the walk of one segment gave.
+/// A segment that is in order in itself.
 struct Walked {
     path: PathBuf,
     header: Header,
@@ -142,6 +142,9 @@ pub fn verify(
     Ok(report)
 }
 
+/// What the walk of one segment gave; `None` if not even its header is whole.
+type Walk = Result<Option<Walked>, LogError>;
+
 /// Walks the segments on as many threads as there are processors; gives the results in the order of the log, up
 /// to the first failure.
 fn walk_all(
@@ -151,12 +154,11 @@ fn walk_all(
     anchor: Option<&Anchor>,
     numbers: &[u64],
     progress: &mut dyn FnMut(u64),
-) -> Vec<Result<Option<Walked>, LogError>> {
+) -> Vec<Walk> {
     let threads = std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(numbers.len());
-    let slots: Vec<Mutex<Option<Result<Option<Walked>, LogError>>>> =
-        numbers.iter().map(|_| Mutex::new(None)).collect();
+    let slots: Vec<Mutex<Option<Walk>>> = numbers.iter().map(|_| Mutex::new(None)).collect();
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let (tell, told) = mpsc::channel();
     std::thread::scope(|scope| {
@@ -196,7 +198,7 @@ fn walk_one(
     anchor: Option<&Anchor>,
     number: u64,
     tell: &mut dyn FnMut(u64),
-) -> Result<Option<Walked>, LogError> {
+) -> Walk {
     let path = segment::path(dir, number);
     let file = segment::open(&path, Mode::Read)?;
     let size = file.metadata().map_err(|e| LogError::io(&path, e))?.len();

@@ -385,7 +385,7 @@ impl Writer {
                 return Err(e);
             }
         };
-        if !lost {
+        if !lost && number != self.number {
             // Gives back what was allocated behind the last record of the old segment.
             let _ = self.file.set_len(self.len);
         }
