@@ -11,7 +11,9 @@ struct Place {
 
 impl Place {
     fn new() -> Place {
-        Place { dir: tempfile::tempdir().unwrap() }
+        Place {
+            dir: tempfile::tempdir().unwrap(),
+        }
     }
     fn target(&self) -> PathBuf {
         let target = self.dir.path().join("m");
@@ -38,7 +40,8 @@ fn line(target: &Path) -> Option<MountEntry> {
 fn at_once<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || tell.send(what()));
-    told.recv_timeout(Duration::from_secs(10)).expect("it must not wait for the file system's server")
+    told.recv_timeout(Duration::from_secs(10))
+        .expect("it must not wait for the file system's server")
 }
 
 fn target_state(error: MountError) -> TargetState {
@@ -81,7 +84,14 @@ fn only_an_empty_directory_is_mounted_on() {
         assert_eq!(target_state(error), expected);
         assert!(unmount(&path).is_err());
     }
-    assert_eq!(mounts().unwrap().iter().filter(|m| m.target.starts_with(dir)).count(), 0);
+    assert_eq!(
+        mounts()
+            .unwrap()
+            .iter()
+            .filter(|m| m.target.starts_with(dir))
+            .count(),
+        0
+    );
 }
 
 #[test]
@@ -92,11 +102,21 @@ fn a_mount_has_its_options_before_anybody_serves_it() {
     assert_eq!((entry.fstype.as_str(), entry.source.as_str()), (FSTYPE, "wardfs"));
     assert_eq!(entry.device.1, mounted.connection);
     for option in ["rw", "nosuid", "nodev", "noexec"] {
-        assert!(entry.options.split(',').any(|o| o == option), "{option} in {}", entry.options);
+        assert!(
+            entry.options.split(',').any(|o| o == option),
+            "{option} in {}",
+            entry.options
+        );
     }
     let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let line = text.lines().find(|l| l.contains(mounted.target.to_str().unwrap())).unwrap();
-    assert!(line.contains("allow_other") && !line.contains("default_permissions"), "{line}");
+    let line = text
+        .lines()
+        .find(|l| l.contains(mounted.target.to_str().unwrap()))
+        .unwrap();
+    assert!(
+        line.contains("allow_other") && !line.contains("default_permissions"),
+        "{line}"
+    );
 }
 
 #[test]
@@ -109,10 +129,21 @@ fn splitting_asks_nothing_of_the_server_and_leaves_the_public_mount_read_only() 
     });
     let entry = line(&mounted.target).unwrap();
     for option in ["ro", "nosuid", "nodev", "noexec"] {
-        assert!(entry.options.split(',').any(|o| o == option), "{option} in {}", entry.options);
+        assert!(
+            entry.options.split(',').any(|o| o == option),
+            "{option} in {}",
+            entry.options
+        );
     }
     // The clone is in no table: nobody else can reach it.
-    assert_eq!(mounts().unwrap().iter().filter(|m| m.device == entry.device).count(), 1);
+    assert_eq!(
+        mounts()
+            .unwrap()
+            .iter()
+            .filter(|m| m.device == entry.device)
+            .count(),
+        1
+    );
     drop(clone);
 }
 
@@ -124,10 +155,19 @@ fn a_dead_mount_is_recognised_and_can_be_replaced() {
     drop(mounted);
     let (state_there, refused, connection) = at_once({
         let target = target.clone();
-        move || (state(&target).unwrap(), mount(&target, &Options::default()), connection_id(&target))
+        move || {
+            (
+                state(&target).unwrap(),
+                mount(&target, &Options::default()),
+                connection_id(&target),
+            )
+        }
     });
     assert_eq!(state_there, TargetState::OurMount { dead: true });
-    assert_eq!(target_state(refused.err().unwrap()), TargetState::OurMount { dead: true });
+    assert_eq!(
+        target_state(refused.err().unwrap()),
+        TargetState::OurMount { dead: true }
+    );
     connection.unwrap();
     unmount(&target).unwrap();
     assert_eq!(state(&target).unwrap(), TargetState::EmptyDirectory);
@@ -156,7 +196,10 @@ fn an_aborted_connection_is_dead_although_its_device_is_held() {
     let place = Place::new();
     let mounted = place.mount();
     abort(mounted.connection).unwrap();
-    assert_eq!(state(&mounted.target).unwrap(), TargetState::OurMount { dead: true });
+    assert_eq!(
+        state(&mounted.target).unwrap(),
+        TargetState::OurMount { dead: true }
+    );
 }
 
 #[test]
@@ -164,9 +207,14 @@ fn a_foreign_mount_is_named_and_left_alone() {
     let place = Place::new();
     let target = place.target();
     nix::mount::mount(Some("t"), &target, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
-    let foreign = TargetState::ForeignMount { fstype: "tmpfs".into() };
+    let foreign = TargetState::ForeignMount {
+        fstype: "tmpfs".into(),
+    };
     assert_eq!(state(&target).unwrap(), foreign);
-    assert_eq!(target_state(mount(&target, &Options::default()).err().unwrap()), foreign);
+    assert_eq!(
+        target_state(mount(&target, &Options::default()).err().unwrap()),
+        foreign
+    );
     assert_eq!(target_state(unmount(&target).err().unwrap()), foreign);
     assert_eq!(target_state(watch_unmounted(&target).err().unwrap()), foreign);
     assert!(connection_id(&target).is_err());
@@ -179,7 +227,12 @@ fn what_lies_on_top_is_what_is_there() {
     let mounted = place.mount();
     let target = mounted.target.clone();
     nix::mount::mount(Some("t"), &target, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
-    assert_eq!(target_state(unmount(&target).err().unwrap()), TargetState::ForeignMount { fstype: "tmpfs".into() });
+    assert_eq!(
+        target_state(unmount(&target).err().unwrap()),
+        TargetState::ForeignMount {
+            fstype: "tmpfs".into()
+        }
+    );
     nix::mount::umount(&target).unwrap();
     unmount(&target).unwrap();
 }
@@ -215,7 +268,11 @@ trait CanonicalParent {
 
 impl CanonicalParent for PathBuf {
     fn canonicalize_parent(&self) -> PathBuf {
-        self.parent().unwrap().canonicalize().unwrap().join(self.file_name().unwrap())
+        self.parent()
+            .unwrap()
+            .canonicalize()
+            .unwrap()
+            .join(self.file_name().unwrap())
     }
 }
 
@@ -257,6 +314,9 @@ fn a_failed_mount_leaves_nothing() {
     .join()
     .unwrap();
     let error = failed.err().unwrap().to_string();
-    assert!(error.contains("mount on") && error.contains(target.to_str().unwrap()), "{error}");
+    assert!(
+        error.contains("mount on") && error.contains(target.to_str().unwrap()),
+        "{error}"
+    );
     assert_eq!(state(&target).unwrap(), TargetState::EmptyDirectory);
 }

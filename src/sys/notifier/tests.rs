@@ -51,7 +51,16 @@ fn nothing_outside_of_the_root_is_touched() {
     std::os::unix::fs::symlink("..", dir.path().join("d/up")).unwrap();
     let root: OwnedFd = File::open(dir.path().join("d")).unwrap().into();
     let absolute = outside.to_str().unwrap().as_bytes();
-    for path in [&b"../outside"[..], absolute, b"link", b"up/outside", b"f/../../outside", b"", b"..", b"a\0b"] {
+    for path in [
+        &b"../outside"[..],
+        absolute,
+        b"link",
+        b"up/outside",
+        b"f/../../outside",
+        b"",
+        b"..",
+        b"a\0b",
+    ] {
         for kind in [Kind::Modified, Kind::Created, Kind::Deleted] {
             if kind == Kind::Deleted && path == b"link" {
                 continue; // The link itself lies inside.
@@ -91,7 +100,10 @@ fn the_child_finds_its_two_descriptors_and_nothing_else() {
     let (dir, root) = directory();
     // Descriptors that are not close-on-exec must not come along.
     let leak = nix::unistd::dup(File::open("/dev/null").unwrap()).unwrap();
-    let script = format!("ls /proc/self/fd > {0}/fds; readlink /proc/self/fd/3 > {0}/root; env > {0}/env; read x <&4", dir.path().display());
+    let script = format!(
+        "ls /proc/self/fd > {0}/fds; readlink /proc/self/fd/3 > {0}/root; env > {0}/env; read x <&4",
+        dir.path().display()
+    );
     let mut child = spawn_command(Command::new("/bin/sh").arg("-c").arg(script), root).unwrap();
     child.stop(Duration::from_secs(5)).unwrap();
     drop(leak);
@@ -99,13 +111,20 @@ fn the_child_finds_its_two_descriptors_and_nothing_else() {
     // ls has the directory that it lists open as well.
     assert_eq!(read("fds").split_whitespace().count(), 6, "{}", read("fds"));
     assert_eq!(read("root").trim(), dir.path().to_str().unwrap());
-    assert!(!read("env").contains("PATH=/") && !read("env").contains("HOME"), "{}", read("env"));
+    assert!(
+        !read("env").contains("PATH=/") && !read("env").contains("HOME"),
+        "{}",
+        read("env")
+    );
 }
 
 #[test]
 fn a_program_that_cannot_be_started_is_an_error() {
     let (_dir, root) = directory();
-    assert_eq!(spawn(Path::new("/none/such"), root).err().unwrap().kind(), io::ErrorKind::NotFound);
+    assert_eq!(
+        spawn(Path::new("/none/such"), root).err().unwrap().kind(),
+        io::ErrorKind::NotFound
+    );
 }
 
 #[test]
@@ -115,7 +134,14 @@ fn a_child_that_ignores_its_channel_is_killed() {
     let pid = child.pid();
     child.stop(Duration::from_millis(50)).unwrap();
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
-    assert_eq!(errno(child.notify(Kind::Probe, b"", Duration::ZERO).map_err(|_| io::Error::from_raw_os_error(107))), Some(107));
+    assert_eq!(
+        errno(
+            child
+                .notify(Kind::Probe, b"", Duration::ZERO)
+                .map_err(|_| io::Error::from_raw_os_error(107))
+        ),
+        Some(107)
+    );
 }
 
 #[test]

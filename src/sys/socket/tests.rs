@@ -54,7 +54,10 @@ fn packets_keep_their_bounds_and_bear_their_sender() {
     }
     server.send(b"answer", &[]).unwrap();
     assert_eq!(client.recv(&mut buf, WAIT).unwrap().len, 6);
-    assert_eq!(kind(server.recv(&mut buf, Some(Duration::from_millis(20)))), io::ErrorKind::TimedOut);
+    assert_eq!(
+        kind(server.recv(&mut buf, Some(Duration::from_millis(20)))),
+        io::ErrorKind::TimedOut
+    );
     drop(client);
     assert_eq!(kind(server.recv(&mut buf, WAIT)), io::ErrorKind::UnexpectedEof);
     assert_eq!(kind(server.send(b"x", &[])), io::ErrorKind::BrokenPipe);
@@ -102,7 +105,10 @@ fn many_groups_of_a_peer_are_all_told() {
     let client = std::thread::scope(|scope| {
         let run = scope.spawn(|| {
             // SAFETY: the raw call reads an array that outlives it and changes this thread only.
-            assert_eq!(unsafe { libc::syscall(libc::SYS_setgroups, many.len(), many.as_ptr()) }, 0);
+            assert_eq!(
+                unsafe { libc::syscall(libc::SYS_setgroups, many.len(), many.as_ptr()) },
+                0
+            );
             Connection::connect(&path).unwrap()
         });
         run.join().unwrap()
@@ -118,7 +124,11 @@ fn a_stranger_cannot_claim_to_be_root() {
     let client = Connection::connect(&path).unwrap();
     let server = listener.accept().unwrap();
     let claim = |uid| {
-        let mut ids = libc::ucred { pid: std::process::id() as i32, uid, gid: 61_002 };
+        let mut ids = libc::ucred {
+            pid: std::process::id() as i32,
+            uid,
+            gid: 61_002,
+        };
         ids.gid = if uid == 0 { 0 } else { ids.gid };
         socket::sendmsg::<()>(
             client.as_fd().as_raw_fd(),
@@ -132,7 +142,10 @@ fn a_stranger_cannot_claim_to_be_root() {
         assert_eq!(claim(0), Err(Errno::EPERM));
         assert!(claim(61_002).is_ok());
     });
-    assert_eq!(server.recv(&mut [0; 8], WAIT).unwrap().creds.unwrap().uid, Uid(61_002));
+    assert_eq!(
+        server.recv(&mut [0; 8], WAIT).unwrap().creds.unwrap().uid,
+        Uid(61_002)
+    );
 }
 
 #[test]
@@ -171,7 +184,11 @@ fn too_many_descriptors_are_an_error_and_all_are_closed() {
     let file = tempfile::tempfile().unwrap();
     for count in [MAX_FDS + 1, MAX_FDS + 2, 50, 250] {
         client.send(b"many", &vec![file.as_fd(); count]).unwrap();
-        assert_eq!(kind(server.recv(&mut [0; 100], WAIT)), io::ErrorKind::InvalidData, "{count}");
+        assert_eq!(
+            kind(server.recv(&mut [0; 100], WAIT)),
+            io::ErrorKind::InvalidData,
+            "{count}"
+        );
         assert_eq!(copies_of(&file), 1, "{count}");
     }
     client.send(b"sober again", &[]).unwrap();
@@ -199,11 +216,17 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     drop(listener);
     assert_eq!(kind(Connection::connect(&path)), io::ErrorKind::ConnectionRefused);
     let again = Listener::bind(&path, 0o620).unwrap();
-    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o620);
+    assert_eq!(
+        std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
+        0o620
+    );
     let client = Connection::connect(&path).unwrap();
     again.accept().unwrap();
     drop(client);
-    let left: Vec<_> = std::fs::read_dir(path.parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let left: Vec<_> = std::fs::read_dir(path.parent().unwrap())
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
     assert_eq!(left, ["s"]);
 }
 
@@ -232,7 +255,10 @@ fn a_path_longer_than_an_address_can_be_used() {
     let listener = Listener::bind(&path, 0o600).unwrap();
     let client = Connection::connect(&path).unwrap();
     client.send(b"hi", &[]).unwrap();
-    assert_eq!(listener.accept().unwrap().recv(&mut [0; 10], WAIT).unwrap().len, 2);
+    assert_eq!(
+        listener.accept().unwrap().recv(&mut [0; 10], WAIT).unwrap().len,
+        2
+    );
 }
 
 fn secret(bytes: &[u8]) -> crate::secret::SecretBytes {
@@ -247,10 +273,16 @@ fn a_value_travels_in_a_sealed_memfd() {
     let sent = sealed_memfd(&secret(&[3; 70_000])).unwrap();
     a.send(b"value", &[sent.as_fd()]).unwrap();
     let message = b.recv(&mut [0; 10], WAIT).unwrap();
-    assert_eq!(read_sealed_memfd(&message.fds[0], 70_000).unwrap().expose(), [3; 70_000]);
+    assert_eq!(
+        read_sealed_memfd(&message.fds[0], 70_000).unwrap().expose(),
+        [3; 70_000]
+    );
     assert!(matches!(
         read_sealed_memfd(&message.fds[0], 69_999),
-        Err(MemfdError::TooLong { len: 70_000, limit: 69_999 })
+        Err(MemfdError::TooLong {
+            len: 70_000,
+            limit: 69_999
+        })
     ));
     use std::os::unix::fs::FileExt;
     assert!(File::from(sent).write_all_at(b"x", 0).is_err());
@@ -273,12 +305,18 @@ fn whatever_could_still_change_is_refused() {
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         let seals = all.into_iter().filter(|s| *s != missing).collect();
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals)).unwrap();
-        assert!(matches!(read_sealed_memfd(&fd, 10), Err(MemfdError::Unsealed)), "{missing:?}");
+        assert!(
+            matches!(read_sealed_memfd(&fd, 10), Err(MemfdError::Unsealed)),
+            "{missing:?}"
+        );
     }
     let regular = tempfile::tempfile().unwrap();
     let (pipe, _w) = io::pipe().unwrap();
     let null = File::open("/dev/null").unwrap();
-    assert!(matches!(read_sealed_memfd(&regular, 10), Err(MemfdError::Unsealed)));
+    assert!(matches!(
+        read_sealed_memfd(&regular, 10),
+        Err(MemfdError::Unsealed)
+    ));
     assert!(matches!(read_sealed_memfd(&pipe, 10), Err(MemfdError::Unsealed)));
     assert!(matches!(read_sealed_memfd(&null, 10), Err(MemfdError::Unsealed)));
 }
