@@ -237,10 +237,8 @@ fn groups_dropped_by_one_thread_are_gone_at_the_next_look() {
         caller.does(|| {
             let groups = [5u32, 61_005];
             // SAFETY: the raw call reads two ids from an array that outlives it, and changes this thread only.
-            assert_eq!(
-                unsafe { libc::syscall(libc::SYS_setgroups, 2, groups.as_ptr()) },
-                0
-            );
+            let ret = unsafe { libc::syscall(libc::SYS_setgroups, 2, groups.as_ptr()) };
+            assert_eq!(ret, 0);
         });
         let mut observer = Observer::with_means(means);
         let mut seen = observer.identify(&header(0, 0, caller.tid)).unwrap();

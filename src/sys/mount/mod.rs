@@ -443,22 +443,7 @@ fn by_descriptor(fd: &OwnedFd) -> PathBuf {
 
 /// The line of the mount that an `O_PATH` descriptor lies in.
 fn entry_of(fd: &OwnedFd) -> io::Result<Option<MountEntry>> {
-    // SAFETY: an all-zero statx is a valid buffer: it has integers only.
-    let mut buffer: libc::statx = unsafe { std::mem::zeroed() };
-    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT;
-    // SAFETY: the path is NUL-terminated, the buffer is writable, and both outlive the call.
-    checked(
-        unsafe {
-            libc::statx(
-                fd.as_raw_fd(),
-                c"".as_ptr(),
-                flags,
-                libc::STATX_MNT_ID,
-                &mut buffer,
-            )
-        }
-        .into(),
-    )?;
+    let buffer = super::statx(fd.as_fd(), libc::AT_STATX_DONT_SYNC, libc::STATX_MNT_ID)?;
     if buffer.stx_mask & libc::STATX_MNT_ID == 0 {
         return Err(io::Error::new(
             io::ErrorKind::Unsupported,

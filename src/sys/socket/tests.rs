@@ -105,10 +105,8 @@ fn many_groups_of_a_peer_are_all_told() {
     let client = std::thread::scope(|scope| {
         let run = scope.spawn(|| {
             // SAFETY: the raw call reads an array that outlives it and changes this thread only.
-            assert_eq!(
-                unsafe { libc::syscall(libc::SYS_setgroups, many.len(), many.as_ptr()) },
-                0
-            );
+            let ret = unsafe { libc::syscall(libc::SYS_setgroups, many.len(), many.as_ptr()) };
+            assert_eq!(ret, 0);
             Connection::connect(&path).unwrap()
         });
         run.join().unwrap()
