@@ -101,7 +101,7 @@ fn a_mount_has_its_options_before_anybody_serves_it() {
     let entry = line(&mounted.target).unwrap();
     assert_eq!((entry.fstype.as_str(), entry.source.as_str()), (FSTYPE, "wardfs"));
     assert_eq!(entry.device.1, mounted.connection);
-    for option in ["rw", "nosuid", "nodev", "noexec"] {
+    for option in ["ro", "nosuid", "nodev", "noexec"] {
         assert!(
             entry.options.split(',').any(|o| o == option),
             "{option} in {}",
@@ -120,7 +120,7 @@ fn a_mount_has_its_options_before_anybody_serves_it() {
 }
 
 #[test]
-fn splitting_asks_nothing_of_the_server_and_leaves_the_public_mount_read_only() {
+fn mounting_and_splitting_ask_nothing_of_the_server_and_leave_the_public_mount_read_only() {
     let place = Place::new();
     let mounted = place.mount();
     let (mounted, clone) = at_once(move || {
@@ -315,8 +315,55 @@ fn a_failed_mount_leaves_nothing() {
     .unwrap();
     let error = failed.err().unwrap().to_string();
     assert!(
-        error.contains("mount on") && error.contains(target.to_str().unwrap()),
+        error.contains("mount") && error.contains(target.to_str().unwrap()),
         "{error}"
     );
     assert_eq!(state(&target).unwrap(), TargetState::EmptyDirectory);
+}
+
+#[test]
+fn a_namespace_that_follows_ours_gets_the_mount_read_only() {
+    let place = Place::new();
+    let target = place.target();
+    nix::mount::mount(Some("t"), &target, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    nix::mount::mount(
+        None::<&str>,
+        &target,
+        None::<&str>,
+        MsFlags::MS_SHARED,
+        None::<&str>,
+    )
+    .unwrap();
+    let inner = target.join("inner");
+    std::fs::create_dir(&inner).unwrap();
+    let (tell, ready) = mpsc::channel();
+    let (go, gone) = mpsc::channel::<()>();
+    let follower = std::thread::spawn({
+        let (target, inner) = (target.clone(), inner.clone());
+        move || {
+            use nix::sched::CloneFlags;
+            nix::sched::unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+            nix::mount::mount(
+                None::<&str>,
+                &target,
+                None::<&str>,
+                MsFlags::MS_SLAVE,
+                None::<&str>,
+            )
+            .unwrap();
+            tell.send(()).unwrap();
+            let _ = gone.recv();
+            let table = std::fs::read("/proc/thread-self/mountinfo").unwrap();
+            table::parse(&table).into_iter().find(|m| m.target == inner)
+        }
+    });
+    ready.recv().unwrap();
+    let mounted = mount(&inner, &Options::default()).unwrap();
+    let clone = split(&mounted).unwrap();
+    drop(go);
+    let copy = follower.join().unwrap().expect("it propagates");
+    assert_eq!(copy.fstype, FSTYPE);
+    assert!(copy.options.split(',').any(|o| o == "ro"), "{}", copy.options);
+    drop(clone);
+    unmount(&inner).unwrap();
 }
