@@ -26,6 +26,7 @@ pub mod process;
 pub mod socket;
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// A system call's result of `-1` as the error that `errno` holds.
 fn checked(ret: libc::c_long) -> io::Result<libc::c_long> {
@@ -34,4 +35,15 @@ fn checked(ret: libc::c_long) -> io::Result<libc::c_long> {
     } else {
         Ok(ret)
     }
+}
+
+/// `statx(2)` of what a descriptor holds. `flags` say whether the file system may be asked
+/// (`AT_STATX_DONT_SYNC`, `AT_STATX_FORCE_SYNC`).
+fn statx(fd: BorrowedFd<'_>, flags: i32, mask: u32) -> io::Result<libc::statx> {
+    // SAFETY: an all-zero statx is a valid buffer: it has integers only.
+    let mut buffer: libc::statx = unsafe { std::mem::zeroed() };
+    let flags = flags | libc::AT_EMPTY_PATH | libc::AT_NO_AUTOMOUNT;
+    // SAFETY: the path is NUL-terminated, the buffer is writable, and both outlive the call.
+    let ret = unsafe { libc::statx(fd.as_raw_fd(), c"".as_ptr(), flags, mask, &mut buffer) };
+    checked(ret.into()).map(|_| buffer)
 }

@@ -203,19 +203,18 @@ impl Drop for Child {
 /// # Errors
 /// Kind `InvalidInput` if they are not there: somebody typed the hidden argument.
 pub fn inherited() -> io::Result<(OwnedFd, OwnedFd)> {
-    let kind = |fd: RawFd| {
-        // SAFETY: an all-zero stat is a valid buffer.
-        let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-        // SAFETY: the buffer is writable and outlives the call; a closed descriptor is EBADF.
-        let known = unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1
-            && (fd == ROOT_FD || unsafe { libc::fstat(fd, &mut stat) } == 0);
-        known.then_some(stat.st_mode & libc::S_IFMT)
-    };
-    if kind(ROOT_FD).is_none() || kind(CHANNEL_FD) != Some(libc::S_IFSOCK) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "this is started by wardfs itself",
-        ));
+    let refused = || io::Error::new(io::ErrorKind::InvalidInput, "this is started by wardfs itself");
+    // Nothing is asked of the mount: nobody serves it yet.
+    // SAFETY: F_GETFD takes integers only; a closed descriptor is EBADF.
+    if unsafe { libc::fcntl(ROOT_FD, libc::F_GETFD) } == -1 {
+        return Err(refused());
+    }
+    // SAFETY: an all-zero stat is a valid buffer.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: the buffer is writable and outlives the call; a closed descriptor is EBADF.
+    let told = unsafe { libc::fstat(CHANNEL_FD, &mut stat) } == 0;
+    if !told || stat.st_mode & libc::S_IFMT != libc::S_IFSOCK {
+        return Err(refused());
     }
     // SAFETY: both are open (checked above), were placed for this process alone, and are taken once, at its start.
     Ok(unsafe { (OwnedFd::from_raw_fd(ROOT_FD), OwnedFd::from_raw_fd(CHANNEL_FD)) })
@@ -276,9 +275,8 @@ fn perform(root: &OwnedFd, kind: Kind, path: &[u8]) -> io::Result<()> {
         Kind::Created => {
             let (parent, name) = parent_of(root, path)?;
             // SAFETY: the name is NUL-terminated and outlives the call.
-            checked(
-                unsafe { libc::mknodat(parent.as_raw_fd(), name.as_ptr(), libc::S_IFREG | 0o600, 0) }.into(),
-            )?;
+            let ret = unsafe { libc::mknodat(parent.as_raw_fd(), name.as_ptr(), libc::S_IFREG | 0o600, 0) };
+            checked(ret.into())?;
             Ok(())
         }
         Kind::Deleted => {
@@ -295,22 +293,7 @@ fn perform(root: &OwnedFd, kind: Kind, path: &[u8]) -> io::Result<()> {
                 place = open_beneath(root.as_fd(), &c_string(path)?, libc::O_PATH)?;
                 place.as_fd()
             };
-            // SAFETY: an all-zero statx is a valid buffer.
-            let mut buffer: libc::statx = unsafe { std::mem::zeroed() };
-            let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_FORCE_SYNC;
-            // SAFETY: the path is NUL-terminated, the buffer is writable, and both outlive the call.
-            checked(
-                unsafe {
-                    libc::statx(
-                        fd.as_raw_fd(),
-                        c"".as_ptr(),
-                        flags,
-                        libc::STATX_BASIC_STATS,
-                        &mut buffer,
-                    )
-                }
-                .into(),
-            )?;
+            super::statx(fd, libc::AT_STATX_FORCE_SYNC, libc::STATX_BASIC_STATS)?;
             Ok(())
         }
     }

@@ -205,7 +205,6 @@ impl Observer {
         Ok(Identified {
             header: *header,
             look,
-            means: self.means,
             thread: &mut self.threads[index],
             units: &mut self.units,
             scratch: &mut self.scratch,
@@ -323,7 +322,6 @@ impl Thread {
 pub struct Identified<'a> {
     header: Header,
     look: Look,
-    means: Means,
     thread: &'a mut Thread,
     units: &'a mut Units,
     scratch: &'a mut Scratch,
@@ -458,7 +456,6 @@ impl Identified<'_> {
             }
             return self.units.get(id);
         }
-        debug_assert!(self.means == Means::ProcOnly || !self.units.verifies() || thread.pidfd.is_none());
         thread.cgroup.read(thread.tid, &mut scratch.text)?;
         scratch.unit.clear();
         match unit::judge(unit::path_of(&scratch.text)?)? {

@@ -5,9 +5,9 @@
 //! only, mounts are held by `O_PATH` descriptors and known by their number (`statx` with
 //! `AT_STATX_DONT_SYNC`) and their line in the mount table.
 //!
-//! The order in a serving process: [`mount`], [`split`] (the notifier's clone; the mount becomes read-only for
-//! everybody else), then the session on the device.
+//! The order in a serving process: [`mount`], [`split`] (the notifier's writable clone), then the session on the device.
 
+mod attach;
 mod table;
 
 use std::ffi::{CString, OsStr};
@@ -127,8 +127,9 @@ fn failed(what: &'static str, target: &Path) -> impl FnOnce(io::Error) -> MountE
     }
 }
 
-/// Mounts on the empty directory `target`: type [`FSTYPE`], `nosuid,nodev,noexec`, not yet read-only, nobody
-/// serving. Never `default_permissions`: every decision is the server's. Needs `CAP_SYS_ADMIN`.
+/// Mounts on the empty directory `target`: type [`FSTYPE`], `ro,nosuid,nodev,noexec` from its first moment and in
+/// every mount namespace that it propagates to, so that a write by anybody is EROFS before it reaches the server.
+/// Nobody serves it yet. Never `default_permissions`: every decision is the server's. Needs `CAP_SYS_ADMIN`.
 ///
 /// # Errors
 /// [`MountError::Target`] unless the place is [`TargetState::EmptyDirectory`].
@@ -144,89 +145,25 @@ pub fn mount(target: &Path, options: &Options) -> Result<Mounted, MountError> {
         .write(true)
         .open("/dev/fuse")
         .map_err(MountError::Device)?;
-    let mut data = format!(
-        "fd={},rootmode=40000,user_id={},group_id={}",
-        device.as_raw_fd(),
-        nix::unistd::geteuid(),
-        nix::unistd::getegid()
-    );
-    if options.allow_other {
-        data.push_str(",allow_other");
-    }
-    nix::mount::mount(
-        Some(options.fsname.as_str()),
-        &by_descriptor(&place),
-        Some(FSTYPE),
-        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
-        Some(data.as_str()),
-    )
-    .map_err(|e| failed("mount on", &target)(e.into()))?;
-    let undo = |e: MountError| {
-        // The place's descriptor lies below the mount, so by name.
-        let _ = nix::mount::umount2(&target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
-        e
-    };
-    let root = open_path(&target).map_err(|e| undo(failed("open", &target)(e)))?;
-    let entry = entry_of(&root)
-        .and_then(|e| {
-            e.filter(|e| e.fstype == FSTYPE)
-                .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
-        })
-        .map_err(|e| undo(failed("find the mount on", &target)(e)))?;
+    let root = attach::prepare(device.as_fd(), &options.fsname, options.allow_other)
+        .map_err(failed("prepare a mount for", &target))?;
+    // Its file system is its own, so its device number is the connection's.
+    let connection = super::statx(root.as_fd(), libc::AT_STATX_DONT_SYNC, 0)
+        .map_err(failed("look at the mount for", &target))?
+        .stx_dev_minor;
+    attach::attach(&root, &place).map_err(failed("mount on", &target))?;
     Ok(Mounted {
         device: device.into(),
         target,
-        connection: entry.device.1,
+        connection,
         root,
     })
 }
 
-/// Cuts the mount in two: returns a detached, private, writable clone for the notifier and makes the public mount
-/// read-only, so that a write by anybody else is EROFS before it reaches the server. Events raised through the
-/// clone reach watchers on the public mount. Sends no request; nobody need serve yet.
+/// A detached, private, writable clone of the mount, for the notifier. Events raised through it reach watchers on
+/// the public mount, which stays read-only for everybody. Sends no request; nobody need serve yet.
 pub fn split(mounted: &Mounted) -> Result<OwnedFd, MountError> {
-    let target = &mounted.target;
-    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH as u32;
-    // SAFETY: open_tree takes a descriptor, a NUL-terminated path that outlives the call, and flags.
-    let fd =
-        checked(unsafe { libc::syscall(libc::SYS_open_tree, mounted.root.as_raw_fd(), c"".as_ptr(), flags) })
-            .map_err(failed("clone the mount on", target))?;
-    // SAFETY: a new descriptor that nobody else owns.
-    let clone = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-    // Private: what somebody mounts over the public mount must not appear in the clone.
-    let private = libc::mount_attr {
-        attr_set: 0,
-        attr_clr: 0,
-        propagation: libc::MS_PRIVATE,
-        userns_fd: 0,
-    };
-    set_attributes(&clone, &private).map_err(failed("make private the clone of", target))?;
-    let read_only = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY
-            | libc::MOUNT_ATTR_NOSUID
-            | libc::MOUNT_ATTR_NODEV
-            | libc::MOUNT_ATTR_NOEXEC,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
-    };
-    set_attributes(&mounted.root, &read_only).map_err(failed("make read-only", target))?;
-    Ok(clone)
-}
-
-fn set_attributes(mount: &OwnedFd, attributes: &libc::mount_attr) -> io::Result<()> {
-    // SAFETY: the path is NUL-terminated, the struct is passed with its size, and both outlive the call.
-    checked(unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            std::ptr::from_ref(attributes),
-            size_of::<libc::mount_attr>(),
-        )
-    })?;
-    Ok(())
+    attach::writable_clone(&mounted.root).map_err(failed("clone the mount on", &mounted.target))
 }
 
 /// What is at `target`. Never waits for a file system that does not answer for more than 2 s.
@@ -443,22 +380,7 @@ fn by_descriptor(fd: &OwnedFd) -> PathBuf {
 
 /// The line of the mount that an `O_PATH` descriptor lies in.
 fn entry_of(fd: &OwnedFd) -> io::Result<Option<MountEntry>> {
-    // SAFETY: an all-zero statx is a valid buffer: it has integers only.
-    let mut buffer: libc::statx = unsafe { std::mem::zeroed() };
-    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT;
-    // SAFETY: the path is NUL-terminated, the buffer is writable, and both outlive the call.
-    checked(
-        unsafe {
-            libc::statx(
-                fd.as_raw_fd(),
-                c"".as_ptr(),
-                flags,
-                libc::STATX_MNT_ID,
-                &mut buffer,
-            )
-        }
-        .into(),
-    )?;
+    let buffer = super::statx(fd.as_fd(), libc::AT_STATX_DONT_SYNC, libc::STATX_MNT_ID)?;
     if buffer.stx_mask & libc::STATX_MNT_ID == 0 {
         return Err(io::Error::new(
             io::ErrorKind::Unsupported,

@@ -38,7 +38,7 @@ pub struct Listener(OwnedFd);
 pub struct Connection(OwnedFd);
 
 /// Who connected, as the kernel noted it **at that moment**. Whoever uses the connection later may be somebody
-/// else: compare with each message's [`Credentials`].
+/// else: compare with each [`Message::creds`].
 #[derive(Debug)]
 pub struct Peer {
     /// Effective uid at connect.
@@ -53,24 +53,14 @@ pub struct Peer {
     pub pidfd: Option<OwnedFd>,
 }
 
-/// The sender of one message (`SCM_CREDENTIALS`): its real ids, or such that it might claim.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Credentials {
-    /// Process.
-    pub pid: Pid,
-    /// Real uid, or one that the sender may claim.
-    pub uid: Uid,
-    /// Real gid, or one that the sender may claim.
-    pub gid: Gid,
-}
-
 /// One packet. Its bytes are in the buffer that was given.
 #[derive(Debug)]
 pub struct Message {
     /// Bytes received.
     pub len: usize,
-    /// Its sender, if the socket asked for credentials (an accepted one always did).
-    pub creds: Option<Credentials>,
+    /// The sender of **this** message (`SCM_CREDENTIALS`): its real ids, or saved ones that it may claim. There if
+    /// the socket asked for them (an accepted one always did).
+    pub creds: Option<(Pid, Uid, Gid)>,
     /// Descriptors that came with it, close-on-exec; at most [`MAX_FDS`].
     pub fds: Vec<OwnedFd>,
     /// The packet was longer than the buffer; the rest is lost.

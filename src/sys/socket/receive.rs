@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use super::{Credentials, MAX_FDS, Message};
+use super::{MAX_FDS, Message};
 use crate::id::{Gid, Pid, Uid};
 use crate::sys::checked;
 
@@ -75,11 +75,11 @@ pub(super) fn packet(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<(Mess
             (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if size >= size_of::<libc::ucred>() => {
                 // SAFETY: `size` bytes lie at `data`, enough for a ucred.
                 let ids = unsafe { data.cast::<libc::ucred>().read_unaligned() };
-                message.creds = Some(Credentials {
-                    pid: Pid(u32::try_from(ids.pid).unwrap_or(0)),
-                    uid: Uid(ids.uid),
-                    gid: Gid(ids.gid),
-                });
+                message.creds = Some((
+                    Pid(u32::try_from(ids.pid).unwrap_or(0)),
+                    Uid(ids.uid),
+                    Gid(ids.gid),
+                ));
             }
             _ => {}
         }
