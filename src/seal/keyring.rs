@@ -260,3 +260,20 @@ impl Keyring {
             .field(&id.to_be_bytes())
     }
 }
+
+#[cfg(test)]
+impl Keyring {
+    pub(super) fn aes_of(&self, id: &KeyId) -> &SecretBytes {
+        &self.named[id].aes
+    }
+
+    pub(super) fn derived_for_test(&self) -> [&SecretBytes; 5] {
+        [
+            &self.records,
+            &self.terms,
+            &self.summands,
+            &self.wrapping,
+            &self.root.0,
+        ]
+    }
+}
