@@ -35,3 +35,6 @@ pub use json::Text;
 pub use parse::MAX_BYTES;
 pub use principal::{DYNAMIC_IDS, Directory, Local, LocalError, MapError, PrincipalMap};
 pub use record::PolicyRecord;
+
+#[cfg(test)]
+mod tests;

@@ -298,6 +298,10 @@ impl Resolver<'_> {
                     .id(account, &value.value)
                     .map(|id| (value.value.clone(), id));
                 for (name, id) in self.names.all(account).iter().filter(|(n, _)| matches(value, n)) {
+                    // A group that matches by its number already needs no name.
+                    if account == Account::Group && matches(value, &id.to_string()) {
+                        continue;
+                    }
                     self.insert(account, name, *id, value.at)?;
                     found = found.or(Some((name.clone(), *id)));
                 }
