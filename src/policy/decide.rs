@@ -1,8 +1,9 @@
 //! The decision. No allocation, no I/O, no clock.
 
 use super::action::{Action, Purpose};
-use super::compile::{Compiled, Cost, Numbers, Presence, Rule, Test, What, Who};
+use super::compile::Compiled;
 use super::pattern::glob;
+use super::rule::{Cost, Numbers, Presence, Rule, Test, What, Who};
 use crate::id::{Gid, Label, ROOT, SecretId, SecretName, Uid};
 
 /// What is known of the caller. The costly facts are asked for only if the outcome depends on them; one may be

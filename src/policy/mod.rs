@@ -20,6 +20,7 @@ mod parse;
 mod pattern;
 mod principal;
 mod record;
+mod rule;
 mod words;
 
 pub use action::{Action, Purpose, UnknownAction};

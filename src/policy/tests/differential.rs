@@ -9,11 +9,12 @@ use super::*;
 type Tri = Option<bool>;
 
 fn and(parts: impl IntoIterator<Item = Tri>) -> Tri {
-    parts.into_iter().fold(Some(true), |a, b| match (a, b) {
-        (Some(false), _) | (_, Some(false)) => Some(false),
-        (None, _) | (_, None) => None,
-        _ => Some(true),
-    })
+    let parts: Vec<Tri> = parts.into_iter().collect();
+    match parts.contains(&Some(false)) {
+        true => Some(false),
+        false if parts.contains(&None) => None,
+        false => Some(true),
+    }
 }
 
 fn or(parts: impl IntoIterator<Item = Tri>) -> Tri {

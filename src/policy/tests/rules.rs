@@ -580,6 +580,21 @@ fn table() -> Vec<(&'static str, Caller, bool)> {
             c(1, 1),
             false,
         ),
+        (
+            r#"{"StringLike":{"secretsmanager:SecretId":"arn*db-??????"}}"#,
+            c(1, 1),
+            true,
+        ),
+        (
+            r#"{"StringLike":{"secretsmanager:SecretId":"*d?-*"}}"#,
+            c(1, 1),
+            true,
+        ),
+        (
+            r#"{"StringLike":{"secretsmanager:SecretId":"*d?-?"}}"#,
+            c(1, 1),
+            false,
+        ),
         // Labels (the request is for the current version).
         (
             r#"{"StringEquals":{"secretsmanager:VersionStage":"AWSCURRENT"}}"#,
