@@ -25,6 +25,12 @@ pub struct Compiled {
     readers: Box<[String]>,
 }
 
+/// Threads of the serving path share it.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Compiled>()
+};
+
 impl Compiled {
     /// A statement's Sid, or `#2` for the second if it has none.
     pub fn statement_id(&self, index: u16) -> Cow<'_, str> {
@@ -51,7 +57,8 @@ pub struct Needs {
     pub unit: bool,
 }
 
-/// Which facts could matter for this action under this policy.
+/// Which facts could matter for this action under this policy. (The built-in layer asks for groups besides,
+/// except for the actions that read a value.)
 pub fn needs(policy: &Compiled, action: Action) -> Needs {
     let rules = || {
         policy

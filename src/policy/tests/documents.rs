@@ -294,6 +294,8 @@ const REFUSED: &[(&str, &str, &str)] = &[
 ];
 
 const REFUSED_CONDITIONS: &[(&str, &str, &str)] = &[
+    (r#"{"StringLike":{"wardfs:Groups":"opps"}}"#, "no group", "ops"),
+    (r#"{"StringLike":{"aws:username":"bbo"}}"#, "no user", "bob"),
     (
         r#"{"StringEqual":{"wardfs:Uid":"1"}}"#,
         "no operator",
@@ -620,6 +622,10 @@ fn warnings_name_what_has_no_effect() {
         "maps nobody",
     );
     warned(
+        &when("Deny", r#"{"StringLike":{"wardfs:Groups":"zz*"}}"#),
+        "matches no group",
+    );
+    warned(
         &when("Deny", r#"{"StringLike":{"aws:username":"zz*"}}"#),
         "matches no user",
     );
@@ -782,4 +788,66 @@ fn a_document_survives_its_way_to_json_and_back() {
     assert_eq!(parsed.statements.len(), 2);
     assert_eq!(parsed.statements[1].conditions, document.statements[1].conditions);
     assert_eq!(parsed.statements[0].principal.items.len(), 5);
+}
+
+/// Every example of the user's page is a policy without a fault.
+#[test]
+fn the_examples_of_the_manual_are_accepted() {
+    let page = include_str!("../../../packaging/doc/policy.md");
+    let blocks = |kind: &str| -> Vec<String> {
+        let fence = format!("```{kind}\n");
+        page.split(&fence)
+            .skip(1)
+            .map(|rest| rest.split("```").next().unwrap().to_string())
+            .collect()
+    };
+    let examples = blocks("json");
+    assert_eq!(examples.len(), 5);
+    for example in &examples {
+        let (_, warnings) = resolve(example).unwrap_or_else(|e| panic!("{e}"));
+        let expected = |w: &Warning| w.message.contains("nobody may read");
+        assert!(warnings.iter().all(expected), "{warnings:?}");
+    }
+    let current = compiled(&examples[3]);
+    let ask = |uid, label: &str| {
+        let labels = [label.parse().unwrap()];
+        let mut caller = Caller::new(uid, 100);
+        ask(
+            Some(&current),
+            Action::GetSecretValue,
+            &labels,
+            &mut caller,
+            &ADMINISTRATION,
+        ) == ALLOWED
+    };
+    assert!(ask(5, "current") && !ask(5, "pending") && ask(1000, "pending") && ask(1001, "previous"));
+    #[derive(serde::Deserialize)]
+    struct Config {
+        principals: PrincipalMap,
+    }
+    let config: Config = toml::from_str(&blocks("toml")[0]).unwrap();
+    assert_eq!(config.principals, map());
+    for reason in [
+        Reason::ImplicitDeny,
+        Reason::ExplicitDeny,
+        Reason::NoPid,
+        Reason::CredMismatch,
+        Reason::IoWorker,
+        Reason::PageCacheRefused,
+        Reason::PurposeMismatch,
+        Reason::OtherSecret,
+    ] {
+        assert!(
+            page.contains(&format!("`{}`", reason.code())),
+            "{}",
+            reason.code()
+        );
+    }
+}
+
+#[test]
+fn a_fault_of_syntax_is_shown_where_it_is() {
+    let e = error("{\n  \"Statement\": [\n    {\"Effect\" \"Allow\"}\n  ]\n}");
+    assert_eq!((e.line, e.column), (3, 15));
+    assert!(e.to_string().contains("{\"Effect\" \"Allow\"}"), "{e}");
 }
