@@ -4,13 +4,14 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use super::action::{Action, ActionSet};
+use super::action::Action;
 use super::condition::{Comparison, Key};
 use super::diagnostic::{PolicyError, Source, Warning};
 use super::document::{Clause, Condition, Document, Effect, Principal, Statement};
 use super::json::Text;
-use super::pattern::{eq_ignore_case, glob, glob_arn, glob_suffixed, strip_suffix};
+use super::pattern::{glob_suffixed, is_wild, strip_suffix};
 use super::principal::{Local, account, in_account};
+use super::rule::{Cost, Numbers, Presence, Rule, Test, What, Who, Words};
 use super::words;
 use crate::id::SecretName;
 
@@ -24,174 +25,11 @@ pub struct Compiled {
     readers: Box<[String]>,
 }
 
-/// A statement that applies to the secret.
-#[derive(Debug)]
-pub(super) struct Rule {
-    pub index: u16,
-    pub actions: ActionSet,
-    /// All have to hold; cheap ones first.
-    pub tests: Box<[Test]>,
-}
-
-/// One question.
-#[derive(Debug)]
-pub(super) struct Test {
-    pub what: What,
-    pub negated: bool,
-    /// For `…IfExists`: the test holds too if this is absent.
-    pub unless_absent: Option<Presence>,
-}
-
-#[derive(Debug)]
-pub(super) enum What {
-    Const(bool),
-    Who(Who),
-    Uid(Numbers),
-    Gid(Numbers),
-    Groups(Numbers),
-    Unit(Box<[Words]>),
-    Stage(Box<[Words]>),
-    Absent(Presence),
-}
-
-/// A set of local principals.
-#[derive(Debug, Default, Clone)]
-pub(super) struct Who {
-    pub everyone: bool,
-    pub uids: Vec<u32>,
-    pub gids: Vec<u32>,
-    pub units: Vec<String>,
-    pub services: Vec<String>,
-}
-
-/// Ids, listed or by patterns of their decimal form.
-#[derive(Debug, Default)]
-pub(super) struct Numbers {
-    pub exact: Vec<u32>,
-    pub patterns: Vec<String>,
-}
-
-/// A text to compare with.
-#[derive(Debug)]
-pub(super) struct Words {
-    comparison: Comparison,
-    value: Box<str>,
-}
-
-/// Whether the request has a key at all.
-#[derive(Debug)]
-pub(super) enum Presence {
-    Always,
-    /// Any of the ARNs' holders has an ARN.
-    Arn(Who),
-    /// These uids have a name; of others it is not known, as they may have got one since.
-    Username(Vec<u32>),
-    Unit,
-    Stage,
-}
-
-/// What a question costs to ask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Cost {
-    Free,
-    Groups,
-    Unit,
-}
-
-impl Who {
-    fn cost(&self) -> Cost {
-        match (self.units.is_empty(), self.gids.is_empty()) {
-            _ if self.everyone => Cost::Free,
-            (false, _) => Cost::Unit,
-            (true, false) => Cost::Groups,
-            (true, true) => Cost::Free,
-        }
-    }
-
-    fn sort(&mut self) {
-        for ids in [&mut self.uids, &mut self.gids] {
-            ids.sort_unstable();
-            ids.dedup();
-        }
-        for names in [&mut self.units, &mut self.services] {
-            names.sort_unstable();
-            names.dedup();
-        }
-    }
-}
-
-impl Presence {
-    fn cost(&self) -> Cost {
-        match self {
-            Presence::Arn(who) => who.cost(),
-            Presence::Unit => Cost::Unit,
-            Presence::Always | Presence::Username(_) | Presence::Stage => Cost::Free,
-        }
-    }
-}
-
-impl Test {
-    pub fn cost(&self) -> Cost {
-        let what = match &self.what {
-            What::Who(who) => who.cost(),
-            What::Groups(_) => Cost::Groups,
-            What::Unit(_) => Cost::Unit,
-            What::Absent(presence) => presence.cost(),
-            What::Const(_) | What::Uid(_) | What::Gid(_) | What::Stage(_) => Cost::Free,
-        };
-        what.max(self.unless_absent.as_ref().map_or(Cost::Free, Presence::cost))
-    }
-
-    /// Whether a fact is asked for that costs this much.
-    fn asks(&self, cost: Cost) -> bool {
-        let who = |who: &Who| {
-            !who.everyone
-                && match cost {
-                    Cost::Free => false,
-                    Cost::Groups => !who.gids.is_empty(),
-                    Cost::Unit => !who.units.is_empty(),
-                }
-        };
-        let presence = |p: &Presence| match p {
-            Presence::Arn(w) => who(w),
-            p => p.cost() == cost,
-        };
-        let what = match &self.what {
-            What::Who(w) => who(w),
-            What::Absent(p) => presence(p),
-            What::Groups(_) => cost == Cost::Groups,
-            What::Unit(_) => cost == Cost::Unit,
-            What::Const(_) | What::Uid(_) | What::Gid(_) | What::Stage(_) => false,
-        };
-        what || self.unless_absent.as_ref().is_some_and(presence)
-    }
-
-    /// The answer, if it is the same for every request.
-    fn constant(&self) -> Option<bool> {
-        match (&self.what, &self.unless_absent) {
-            (What::Const(c), None) => Some(c ^ self.negated),
-            _ => None,
-        }
-    }
-}
-
-impl Rule {
-    pub fn cost(&self) -> Cost {
-        self.tests.iter().map(Test::cost).max().unwrap_or(Cost::Free)
-    }
-}
-
-impl Words {
-    pub fn matches(&self, text: &str) -> bool {
-        match self.comparison {
-            Comparison::Equals => *self.value == *text,
-            Comparison::EqualsIgnoreCase | Comparison::Bool => eq_ignore_case(&self.value, text),
-            Comparison::Like => glob(&self.value, text),
-            Comparison::Arn => glob_arn(&self.value, text),
-            Comparison::Null => false,
-        }
-    }
-}
+/// Threads of the serving path share it.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Compiled>()
+};
 
 impl Compiled {
     /// A statement's Sid, or `#2` for the second if it has none.
@@ -219,7 +57,8 @@ pub struct Needs {
     pub unit: bool,
 }
 
-/// Which facts could matter for this action under this policy.
+/// Which facts could matter for this action under this policy. (The built-in layer asks for groups besides,
+/// except for the actions that read a value.)
 pub fn needs(policy: &Compiled, action: Action) -> Needs {
     let rules = || {
         policy
@@ -477,10 +316,7 @@ impl Compiler<'_> {
         };
         let words: Box<[Words]> = values
             .iter()
-            .map(|v| Words {
-                comparison: operator.comparison,
-                value: v.value.as_str().into(),
-            })
+            .map(|v| Words::new(operator.comparison, &v.value))
             .collect();
         let any = |text: &str| words.iter().any(|w| w.matches(text));
         let what = match key {
@@ -576,25 +412,18 @@ fn resource_matches(clause: &Clause<Text>, name: &SecretName) -> bool {
 
 fn secret_id_matches(comparison: Comparison, value: &str, name: &SecretName) -> bool {
     let wild = matches!(comparison, Comparison::Like | Comparison::Arn);
-    let words = |value: &str| Words {
-        comparison: if comparison == Comparison::Arn {
-            Comparison::Like
-        } else {
-            comparison
-        },
-        value: value.into(),
-    };
+    let literal = |value: &str, text: &str| Words::new(comparison, value).matches(text);
+    let subject = format!("secret:{name}");
     match value.splitn(6, ':').nth(5) {
-        None => words(value).matches(name.as_str()),
+        Some(rest) if wild => glob_suffixed(rest, &subject),
         Some(rest) => {
-            let subject = format!("secret:{name}");
-            match wild {
-                true => glob_suffixed(rest, &subject),
-                false => {
-                    words(rest).matches(&subject)
-                        || strip_suffix(rest).is_some_and(|r| words(r).matches(&subject))
-                }
-            }
+            literal(rest, &subject) || strip_suffix(rest).is_some_and(|rest| literal(rest, &subject))
         }
+        // To AWS the key is the whole ARN, which a pattern without colons may mean too.
+        None if wild && is_wild(value) => {
+            glob_suffixed(value, name.as_str())
+                || glob_suffixed(value, &format!("arn:aws:secretsmanager:::{subject}"))
+        }
+        None => literal(value, name.as_str()),
     }
 }

@@ -26,7 +26,7 @@ pub enum Comparison {
     Bool,
 }
 
-/// A condition operator. It has values from [`Operator::parse`] alone.
+/// A condition operator. Only parsing a document makes one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Operator {
     base: &'static str,

@@ -1,8 +1,9 @@
 //! The decision. No allocation, no I/O, no clock.
 
 use super::action::{Action, Purpose};
-use super::compile::{Compiled, Cost, Numbers, Presence, Rule, Test, What, Who};
+use super::compile::Compiled;
 use super::pattern::glob;
+use super::rule::{Cost, Numbers, Presence, Rule, Test, What, Who};
 use crate::id::{Gid, Label, ROOT, SecretId, SecretName, Uid};
 
 /// What is known of the caller. The costly facts are asked for only if the outcome depends on them; one may be
@@ -64,6 +65,12 @@ pub enum Decision {
 }
 
 /// The proof of an allowed request. Only [`decide`] makes it, and it can be neither copied nor changed.
+///
+/// ```compile_fail
+/// fn twice(grant: wardfs::policy::Grant) -> [wardfs::policy::Grant; 2] {
+///     [grant.clone(), grant]
+/// }
+/// ```
 #[derive(Debug)]
 #[must_use]
 pub struct Grant {
@@ -195,7 +202,7 @@ impl Reason {
 ///
 /// A fact that cannot be had makes an Allow that needs it not match and a Deny that needs it match; if that
 /// turned the scale, the reason is [`Reason::NoPid`].
-pub fn decide<F: Facts>(layers: &Layers<'_>, request: &Request<'_>, facts: &mut F) -> Decision {
+pub fn decide<F: Facts + ?Sized>(layers: &Layers<'_>, request: &Request<'_>, facts: &mut F) -> Decision {
     let deny = |reason, basis| Decision::Deny(Refusal { reason, basis });
     let allow = |basis| {
         let Request {
@@ -347,14 +354,14 @@ impl From<bool> for Tri {
     }
 }
 
-struct Asker<'a, F> {
+struct Asker<'a, F: ?Sized> {
     request: &'a Request<'a>,
     facts: &'a mut F,
     /// Whether a fact could not be had.
     lacking: bool,
 }
 
-impl<F: Facts> Asker<'_, F> {
+impl<F: Facts + ?Sized> Asker<'_, F> {
     /// The reason of a refusal that an unknown brought about.
     fn reason(&self, otherwise: Reason) -> Reason {
         if self.lacking { Reason::NoPid } else { otherwise }

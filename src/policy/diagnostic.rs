@@ -134,8 +134,19 @@ pub(super) fn nearest<T: AsRef<str>>(word: &str, candidates: impl IntoIterator<I
     let word = word.to_lowercase();
     candidates
         .into_iter()
-        .map(|c| (strsim::jaro_winkler(&word, &c.as_ref().to_lowercase()), c))
+        .map(|c| (likeness(&word, &c.as_ref().to_lowercase()), c))
         .filter(|(score, _)| *score > 0.8)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, c)| c)
+}
+
+/// From 0 to 1. The one measure favours long names with common beginnings, the other short ones with a slip.
+fn likeness(a: &str, b: &str) -> f64 {
+    let slips = strsim::osa_distance(a, b);
+    let one_slip = if slips <= 1 && a.chars().count() > 2 {
+        0.9
+    } else {
+        0.0
+    };
+    strsim::jaro_winkler(a, b).max(one_slip)
 }

@@ -20,6 +20,7 @@ mod parse;
 mod pattern;
 mod principal;
 mod record;
+mod rule;
 mod words;
 
 pub use action::{Action, Purpose, UnknownAction};
@@ -35,3 +36,6 @@ pub use json::Text;
 pub use parse::MAX_BYTES;
 pub use principal::{DYNAMIC_IDS, Directory, Local, LocalError, MapError, PrincipalMap};
 pub use record::PolicyRecord;
+
+#[cfg(test)]
+mod tests;

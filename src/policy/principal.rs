@@ -278,7 +278,7 @@ pub(super) fn account(principal: &str) -> Option<&str> {
 
 /// Whether the ARN is of that account.
 pub(super) fn in_account(arn: &str, account: &str) -> bool {
-    arn.splitn(6, ':').nth(4) == Some(account)
+    arn.split(':').nth(4) == Some(account)
 }
 
 struct OneOrMany(Vec<Local>);

@@ -8,7 +8,7 @@ use super::condition::{Comparison, Key, dynamic};
 use super::diagnostic::{PolicyError, Source, Warning, nearest};
 use super::document::{Condition, Document, Effect, Principal};
 use super::json::Text;
-use super::pattern::{eq_ignore_case, glob, glob_arn};
+use super::pattern::{eq_ignore_case, glob, glob_arn, is_wild};
 use super::principal::{DYNAMIC_IDS, Directory, Local, PrincipalMap};
 use crate::id::SecretName;
 
@@ -298,15 +298,20 @@ impl Resolver<'_> {
                     .id(account, &value.value)
                     .map(|id| (value.value.clone(), id));
                 for (name, id) in self.names.all(account).iter().filter(|(n, _)| matches(value, n)) {
+                    // A group that matches by its number already needs no name.
+                    if account == Account::Group && matches(value, &id.to_string()) {
+                        continue;
+                    }
                     self.insert(account, name, *id, value.at)?;
                     found = found.or(Some((name.clone(), *id)));
                 }
                 match (found, condition.operator.comparison) {
                     (Some((name, id)), _) => self.insert(account, &name, id, value.at),
-                    (None, Comparison::Like) => {
-                        // Groups match by number too.
-                        if account == Account::User {
-                            let message = format!("{:?} matches no user there is today", value.value);
+                    (None, Comparison::Like) if is_wild(&value.value) => {
+                        let numeric = |b: u8| b.is_ascii_digit() || b == b'*' || b == b'?';
+                        if account == Account::User || !value.value.bytes().all(numeric) {
+                            let message =
+                                format!("{:?} matches no {} there is today", value.value, account.word());
                             self.warnings.push(self.source.warning(value.at, message));
                         }
                         Ok(())
