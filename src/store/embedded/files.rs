@@ -244,7 +244,7 @@ fn owner(file: &mut File) -> Option<u32> {
     file.take(64).read_to_string(&mut text).ok()?;
     let (pid, started) = text.trim_end().split_once(' ')?;
     let pid: u32 = pid.parse().ok()?;
-    (start_time(pid)? == started.parse().ok()?).then_some(pid)
+    (start_time(pid)? == started.parse::<u64>().ok()?).then_some(pid)
 }
 
 /// When the process began, in clock ticks since boot: field 22 of `/proc/PID/stat` (proc_pid_stat(5)).
