@@ -34,6 +34,9 @@ const REVISION: &[u8] = b"\xffrevision";
 /// Pages kept in memory: enough for the tree above 100,000 records. They hold sealed bytes only.
 const CACHE: usize = 64 << 20;
 
+const READ: &str = "read";
+const WRITE: &str = "write";
+
 /// An open store.
 pub struct Embedded {
     // Fields drop in their order: the database lets go of its file before the directory's lock is given up.
@@ -173,7 +176,8 @@ impl Open {
         })
     }
 
-    /// Runs `f` on the database. A panic within, and an error after which redb refuses all work, mark it broken.
+    /// Runs `f` on the database. An error after which redb refuses all work marks it broken, and so does a panic in
+    /// a write; one in a read leaves it as it was, or shows by the next error.
     fn using<T>(
         &self,
         path: &Path,
@@ -196,14 +200,16 @@ impl Open {
                 Err(error(doing, path, e))
             }
             Err(_panic) => {
-                self.broken.store(true, Ordering::Release);
+                if doing == WRITE {
+                    self.broken.store(true, Ordering::Release);
+                }
                 Err(contradiction(path))
             }
         }
     }
 
     fn revision(&self, path: &Path) -> Result<Revision, StoreError> {
-        let found = self.using(path, |db| read(db, REVISION), "read")?;
+        let found = self.using(path, |db| read(db, REVISION), READ)?;
         decode_revision(found.as_deref(), path)
     }
 }
@@ -264,8 +270,9 @@ impl Store for Embedded {
                     disordered = true;
                     break;
                 }
+                let bytes = bytes.value();
                 theirs.set(true);
-                let go_on = each(&key[1..], bytes.value());
+                let go_on = each(&key[1..], bytes);
                 theirs.set(false);
                 if go_on.is_break() {
                     break;
@@ -287,7 +294,7 @@ impl Store for Embedded {
                 }
                 Err(panic) => resume_unwind(panic),
             },
-            "read",
+            READ,
         );
         if let Some(panic) = caught.take() {
             resume_unwind(panic);
@@ -306,7 +313,7 @@ impl Store for Embedded {
         full[0] = table.number();
         full[1..=key.len()].copy_from_slice(key);
         self.database()?
-            .using(&self.data, |db| read(db, &full[..=key.len()]), "read")
+            .using(&self.data, |db| read(db, &full[..=key.len()]), READ)
     }
 
     fn commit(&self, base: Revision, batch: &Batch) -> Result<Revision, StoreError> {
@@ -352,7 +359,7 @@ impl Store for Embedded {
                 change.commit()?;
                 Ok(())
             },
-            "write",
+            WRITE,
         );
         made?;
         let found = found.into_inner()?;
