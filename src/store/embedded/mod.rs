@@ -6,7 +6,11 @@
 //! damage in one record does not keep the others from being served.
 //!
 //! redb may panic on pages that contradict each other. No panic of it leaves this module: it becomes
-//! [`StoreError::Corrupt`].
+//! [`StoreError::Corrupt`]. In a commit it may even panic while it unwinds, which would end the process. So the whole
+//! file is checked before the first commit after it was opened, and if it is damaged, the records are copied into a
+//! new file first ([`Embedded::salvage`]).
+//!
+//! Nothing is written at the end either: being dropped and being killed are the same to the file.
 
 mod check;
 mod disk;
@@ -54,12 +58,15 @@ struct Open {
     disk: Disk,
     /// Set when redb has failed in a way that it answers all later calls with.
     broken: AtomicBool,
+    /// Set when the file was checked, so that it may be written to.
+    sound: AtomicBool,
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
         let db = self.db.take();
-        // Closing writes, and may meet damaged pages.
+        // Closing would write, on pages that nobody may have checked, and gain nothing: all commits are durable.
+        self.disk.retire();
         let _ = catch_unwind(AssertUnwindSafe(move || drop(db)));
     }
 }
@@ -161,6 +168,63 @@ impl Embedded {
     }
 }
 
+impl Embedded {
+    /// To be called in one's turn to commit: sees to it that the file is one that redb can write to.
+    fn make_sound(&self) -> Result<(), StoreError> {
+        self.reopen()?;
+        let open = self.state.load_full();
+        if open.sound.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let revision = open.revision(&self.data)?;
+        match check::check(self.home.open_data()?, &self.data, revision, &mut |_| {}) {
+            Ok(_) => open.sound.store(true, Ordering::Release),
+            Err(StoreError::Corrupt { detail, .. }) => self.salvage(&open, revision, &detail)?,
+            Err(other) => return Err(other),
+        }
+        Ok(())
+    }
+
+    /// Copies every record, as it is, into a new file that takes the store's name; the damaged one is kept beside it.
+    /// The sealing tells good records from bad ones, and finds any that are missing: here the point is that one bad
+    /// record does not keep the others from being changed.
+    fn salvage(&self, old: &Open, revision: Revision, damage: &str) -> Result<(), StoreError> {
+        tracing::warn!(store = %self.data.display(), damage, "the store's file is damaged; copying its records");
+        let draft = Open::new(Disk::new(self.home.draft()?), &self.data)?;
+        let mut disordered = false;
+        let mut copy = |from: &Database, to: &Database| -> Result<(), redb::Error> {
+            let from = from.begin_read()?.open_table(RECORDS)?;
+            let to = to.begin_write()?;
+            {
+                let mut records = to.open_table(RECORDS)?;
+                let mut last: Option<Vec<u8>> = None;
+                for entry in from.iter()? {
+                    let (key, bytes) = entry?;
+                    if last.as_deref() >= Some(key.value()) {
+                        disordered = true;
+                        break;
+                    }
+                    last = Some(key.value().to_vec());
+                    records.insert(key.value(), bytes.value())?;
+                }
+            }
+            to.commit()?;
+            Ok(())
+        };
+        old.using(&self.data, |from| draft.using_raw(|to| copy(from, to)), READ)?;
+        if disordered || draft.revision(&self.data)? != revision {
+            return Err(contradiction(&self.data));
+        }
+        drop(draft);
+        self.home.replace_by_draft()?;
+        old.disk.retire();
+        let open = Open::new(Disk::new(self.home.open_data()?), &self.data)?;
+        open.sound.store(true, Ordering::Release);
+        self.state.store(Arc::new(open));
+        Ok(())
+    }
+}
+
 impl Open {
     fn new(disk: Disk, path: &Path) -> Result<Self, StoreError> {
         let db = guarded(path, || {
@@ -173,6 +237,7 @@ impl Open {
             db: Some(db),
             disk,
             broken: AtomicBool::new(false),
+            sound: AtomicBool::new(false),
         })
     }
 
@@ -184,10 +249,7 @@ impl Open {
         f: impl FnOnce(&Database) -> Result<T, redb::Error>,
         doing: &'static str,
     ) -> Result<T, StoreError> {
-        let result = catch_unwind(AssertUnwindSafe(|| match &self.db {
-            Some(db) => f(db),
-            None => Err(redb::Error::DatabaseClosed),
-        }));
+        let result = catch_unwind(AssertUnwindSafe(|| self.using_raw(f)));
         match result {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(e)) => {
@@ -206,6 +268,10 @@ impl Open {
                 Err(contradiction(path))
             }
         }
+    }
+
+    fn using_raw<T>(&self, f: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+        self.db.as_ref().map_or(Err(redb::Error::DatabaseClosed), f)
     }
 
     fn revision(&self, path: &Path) -> Result<Revision, StoreError> {
@@ -322,7 +388,7 @@ impl Store for Embedded {
             .committing
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
-        self.reopen()?;
+        self.make_sound()?;
         let next = Revision(base.0.saturating_add(1));
         let found = Cell::new(Ok(base));
         let made = self.state.load().using(

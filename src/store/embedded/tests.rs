@@ -638,9 +638,23 @@ fn examine(home: &Path, wanted: &Model, revision: Revision) -> &'static str {
             "the check finds nothing where a reader does: {outcome}"
         );
     }
-    // A commit may fail; it must come back.
-    if let Ok(found) = store.revision() {
-        let _ = store.commit(found, &put(7, b"x"));
+    // A commit may fail; it must come back. If it is made, nothing else changed, and the file is a good one again.
+    if let Ok(base) = store.revision()
+        && let Ok(mut before) = dump(&store)
+        && store.commit(base, &put(7, b"x")).is_ok()
+    {
+        before.insert((Table::Value, 7u64.to_be_bytes().to_vec()), b"x".to_vec());
+        assert_eq!(dump(&store).unwrap(), before);
+        drop(store);
+        let again = Embedded::open(home).unwrap();
+        again.check(&mut |_| {}).unwrap();
+        assert_eq!(dump(&again).unwrap(), before);
+        if outcome != "right" {
+            assert!(
+                checked.is_err() && home.join("store.redb.damaged").exists(),
+                "{outcome}"
+            );
+        }
     }
     outcome
 }
