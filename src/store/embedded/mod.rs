@@ -58,6 +58,8 @@ struct Open {
     disk: Disk,
     /// Set when redb has failed in a way that it answers all later calls with.
     broken: AtomicBool,
+    /// Set when redb panicked.
+    panicked: AtomicBool,
     /// Set when the file was checked, so that it may be written to.
     sound: AtomicBool,
 }
@@ -65,9 +67,18 @@ struct Open {
 impl Drop for Open {
     fn drop(&mut self) {
         let db = self.db.take();
-        // Closing would write, on pages that nobody may have checked, and gain nothing: all commits are durable.
-        self.disk.retire();
-        let _ = catch_unwind(AssertUnwindSafe(move || drop(db)));
+        self.disk.close();
+        if self.panicked.load(Ordering::Acquire) {
+            // It may hold poisoned locks, on which its own end would panic: a few pages of memory are lost instead.
+            std::mem::forget(db);
+            return;
+        }
+        // An orderly end of redb is one more commit, on pages that nobody may have checked. It is left out where the
+        // database ends because of a panic; this unwinding is one, which no hook hears of.
+        let _ = catch_unwind(AssertUnwindSafe(move || {
+            let _ends = db;
+            resume_unwind(Box::new(()));
+        }));
     }
 }
 
@@ -237,6 +248,7 @@ impl Open {
             db: Some(db),
             disk,
             broken: AtomicBool::new(false),
+            panicked: AtomicBool::new(false),
             sound: AtomicBool::new(false),
         })
     }
@@ -262,6 +274,7 @@ impl Open {
                 Err(error(doing, path, e))
             }
             Err(_panic) => {
+                self.panicked.store(true, Ordering::Release);
                 if doing == WRITE {
                     self.broken.store(true, Ordering::Release);
                 }
