@@ -12,6 +12,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub(super) type Model = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+/// A write, or a removal where there are no bytes.
+type Step = (Table, Vec<u8>, Option<Vec<u8>>);
+type Ops = Vec<Step>;
 
 /// Everything in a store, checked against `get` on the way.
 pub(super) fn dump(store: &dyn Store) -> Result<Model, StoreError> {
@@ -28,7 +31,7 @@ pub(super) fn dump(store: &dyn Store) -> Result<Model, StoreError> {
     Ok(all)
 }
 
-pub(super) fn batch(ops: &[(Table, Vec<u8>, Option<Vec<u8>>)]) -> Batch {
+fn batch(ops: &[Step]) -> Batch {
     let mut batch = Batch::new();
     for (table, key, bytes) in ops {
         match bytes {
@@ -39,7 +42,7 @@ pub(super) fn batch(ops: &[(Table, Vec<u8>, Option<Vec<u8>>)]) -> Batch {
     batch
 }
 
-pub(super) fn apply(model: &mut Model, ops: &[(Table, Vec<u8>, Option<Vec<u8>>)]) {
+fn apply(model: &mut Model, ops: &[Step]) {
     for (table, key, bytes) in ops {
         match bytes {
             Some(bytes) => model.insert((*table, key.clone()), bytes.clone()),
@@ -47,8 +50,6 @@ pub(super) fn apply(model: &mut Model, ops: &[(Table, Vec<u8>, Option<Vec<u8>>)]
         };
     }
 }
-
-type Ops = Vec<(Table, Vec<u8>, Option<Vec<u8>>)>;
 
 /// Few keys, so that batches meet; among them the empty one, the longest and some that are beginnings of others.
 fn ops() -> impl Strategy<Value = Ops> {

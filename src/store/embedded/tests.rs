@@ -4,28 +4,27 @@ use super::super::Event;
 use super::super::tests::{Model, dump};
 use super::*;
 use nix::sys::stat::{FileStat, SFlag};
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-struct Place {
+pub(super) struct Place {
     _dir: tempfile::TempDir,
-    home: PathBuf,
+    pub(super) home: PathBuf,
 }
 
-fn place() -> Place {
+pub(super) fn place() -> Place {
     place_in(&std::env::temp_dir())
 }
 
-fn place_in(parent: &Path) -> Place {
+pub(super) fn place_in(parent: &Path) -> Place {
     let dir = tempfile::tempdir_in(parent).unwrap();
     let home = dir.path().join("store");
     Place { _dir: dir, home }
 }
 
-fn put(key: u64, bytes: &[u8]) -> Batch {
+pub(super) fn put(key: u64, bytes: &[u8]) -> Batch {
     let mut batch = Batch::new();
     batch.put(Table::Value, key, bytes);
     batch
@@ -44,12 +43,12 @@ fn refused(home: &Path) -> StoreError {
 }
 
 /// Runs the test of that name in a process of its own, told by `WARDFS_TEST_STORE` to play the other part.
-fn other_process(test: &str, home: &Path) -> Command {
+pub(super) fn other_process(test: &str, home: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args([
             "--exact",
-            &format!("store::embedded::tests::{test}"),
+            &format!("store::embedded::{test}"),
             "--nocapture",
             "--test-threads=1",
         ])
@@ -59,7 +58,7 @@ fn other_process(test: &str, home: &Path) -> Command {
     command
 }
 
-fn part() -> Option<PathBuf> {
+pub(super) fn part() -> Option<PathBuf> {
     std::env::var_os("WARDFS_TEST_STORE").map(PathBuf::from)
 }
 
@@ -118,7 +117,7 @@ fn a_second_owner_is_told_who_the_first_one_is() {
     }
     let p = place();
     drop(Embedded::create(&p.home).unwrap());
-    let mut child = other_process("a_second_owner_is_told_who_the_first_one_is", &p.home)
+    let mut child = other_process("tests::a_second_owner_is_told_who_the_first_one_is", &p.home)
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -354,7 +353,7 @@ fn what_was_acknowledged_survives_kill_9_and_nothing_is_half_done() {
     let mut seen = 0;
     for round in 0..50u64 {
         let mut child = other_process(
-            "what_was_acknowledged_survives_kill_9_and_nothing_is_half_done",
+            "tests::what_was_acknowledged_survives_kill_9_and_nothing_is_half_done",
             &p.home,
         )
         .stderr(Stdio::null())
@@ -483,188 +482,4 @@ fn a_panic_of_the_listener_stays_the_listeners() {
     assert_eq!(caught.unwrap_err().downcast_ref::<&str>(), Some(&"mine"));
     store.commit(Revision(1), &put(2, b"y")).unwrap();
     assert_eq!(dump(&store).unwrap().len(), 2);
-}
-
-/// A value that carries its own proof, as every sealed record does.
-fn sealed(table: Table, key: &[u8], len: usize) -> Vec<u8> {
-    use sha2::{Digest, Sha256};
-    let body = vec![table.number() ^ key.last().copied().unwrap_or(0); len];
-    let proof = Sha256::new()
-        .chain_update([table.number()])
-        .chain_update(key)
-        .chain_update(&body)
-        .finalize();
-    [&proof[..], &body].concat()
-}
-
-fn unsealed(table: Table, key: &[u8], bytes: &[u8]) -> bool {
-    bytes.len() >= 32 && sealed(table, key, bytes.len() - 32) == bytes
-}
-
-/// Flips bytes all over a store that was closed, then one that was killed: it is refused, or every record is
-/// right, or it fails its own proof, or is missing from the count. Never a panic, an abort or a hang.
-#[test]
-fn flipped_bytes_are_never_taken_for_truth() {
-    let Some(_) = part() else {
-        // A process of its own: an abort or a hang of it is a failure of this test, and of no other.
-        let mut child = other_process("flipped_bytes_are_never_taken_for_truth", Path::new("-"))
-            .stdout(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        let deadline = Instant::now() + Duration::from_secs(240);
-        loop {
-            match child.try_wait().unwrap() {
-                Some(status) => return assert!(status.success(), "{status}"),
-                None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
-                None => {
-                    child.kill().unwrap();
-                    panic!("a damaged store hangs its reader");
-                }
-            }
-        }
-    };
-    // Thousands of stores, and no power cut to survive: memory will do where there is some.
-    let memory = Path::new("/dev/shm");
-    let p = if memory.is_dir() {
-        place_in(memory)
-    } else {
-        place()
-    };
-    let store = Embedded::create(&p.home).unwrap();
-    let mut wanted = Model::new();
-    let mut base = Revision(0);
-    for round in 0..6u64 {
-        let mut batch = Batch::new();
-        for key in 0..12u64 {
-            for table in [Table::Secret, Table::Value, Table::Term] {
-                let key = (round * 100 + key).to_be_bytes();
-                let bytes = sealed(table, &key, if key[7] % 5 == 0 { 6000 } else { 90 });
-                wanted.insert((table, key.to_vec()), bytes.clone());
-                batch.put(table, &key[..], bytes);
-            }
-        }
-        base = store.commit(base, &batch).unwrap();
-    }
-    let data = p.home.join("store.redb");
-    let killed = std::fs::read(&data).unwrap();
-    drop(store);
-    let closed = std::fs::read(&data).unwrap();
-
-    // redb's panics are expected here, thousands of them; ours are not.
-    let loud = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        if panic.location().is_some_and(|at| !at.file().contains("/redb-")) {
-            loud(panic);
-        }
-    }));
-    let mut outcomes = BTreeMap::<&str, u32>::new();
-    for image in [&closed, &killed] {
-        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-        let header = (0..320).map(|at| (at, 1 << (at % 8)));
-        let spread = (0..900).map(|_| {
-            random = random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            let page = (random >> 33) as usize % (image.len() / 4096) * 4096;
-            // Half of them where the pages' own bookkeeping is.
-            let within = if random >> 60 & 1 == 0 {
-                (random >> 20) as usize % 64
-            } else {
-                (random >> 20) as usize % 4096
-            };
-            (page + within, (random >> 12) as u8 | 1)
-        });
-        for (at, flip) in header.chain(spread) {
-            let mut bad = image.clone();
-            bad[at] ^= flip;
-            std::fs::write(&data, &bad).unwrap();
-            let began = Instant::now();
-            *outcomes.entry(examine(&p.home, &wanted, base)).or_default() += 1;
-            assert!(
-                began.elapsed() < Duration::from_secs(10),
-                "byte {at} ^ {flip:#x} takes too long"
-            );
-        }
-    }
-    println!("{outcomes:?}");
-    let seen = |what| outcomes.get(what).copied().unwrap_or(0);
-    assert!(
-        seen("right") > 500 && seen("refused") > 10 && seen("proof fails") > 100,
-        "{outcomes:?}"
-    );
-}
-
-/// What becomes of a store that was damaged somewhere.
-fn examine(home: &Path, wanted: &Model, revision: Revision) -> &'static str {
-    let store = match Embedded::open(home) {
-        Ok(store) => store,
-        Err(StoreError::Corrupt { .. } | StoreError::TooNew { .. } | StoreError::Io { .. }) => {
-            return "refused";
-        }
-        Err(other) => panic!("{other}"),
-    };
-    let mut outcome = "right";
-    // The epoch record above holds the revision too, and finds a wrong one.
-    match store.revision() {
-        Ok(found) if found == revision => {}
-        Ok(_) => outcome = "revision differs",
-        Err(_) => return "revision unreadable",
-    }
-    for table in Table::ALL {
-        let mut found = 0;
-        let listed = store.list(table, &mut |key, bytes| {
-            found += 1;
-            if !unsealed(table, key, bytes) {
-                outcome = "proof fails";
-            } else if wanted.get(&(table, key.to_vec())).map(|b| &b[..]) != Some(bytes) {
-                panic!("a record of nobody passes its proof");
-            }
-            ControlFlow::Continue(())
-        });
-        if listed.is_err() {
-            outcome = "list fails";
-        } else if found != wanted.keys().filter(|(t, _)| *t == table).count() {
-            outcome = "count differs";
-        }
-    }
-    for ((table, key), bytes) in wanted {
-        match store.get(*table, key) {
-            Ok(Some(found)) if found == *bytes => {}
-            Ok(Some(found)) => {
-                assert!(
-                    !unsealed(*table, key, &found),
-                    "another record's bytes pass for this one"
-                );
-                outcome = "proof fails";
-            }
-            Ok(None) => outcome = "record missing",
-            Err(_) => outcome = "get fails",
-        }
-    }
-    let checked = store.check(&mut |_| {});
-    if outcome != "right" {
-        assert!(
-            checked.is_err(),
-            "the check finds nothing where a reader does: {outcome}"
-        );
-    }
-    // A commit may fail; it must come back. If it is made, nothing else changed, and the file is a good one again.
-    if let Ok(base) = store.revision()
-        && let Ok(mut before) = dump(&store)
-        && store.commit(base, &put(7, b"x")).is_ok()
-    {
-        before.insert((Table::Value, 7u64.to_be_bytes().to_vec()), b"x".to_vec());
-        assert_eq!(dump(&store).unwrap(), before);
-        drop(store);
-        let again = Embedded::open(home).unwrap();
-        again.check(&mut |_| {}).unwrap();
-        assert_eq!(dump(&again).unwrap(), before);
-        if outcome != "right" {
-            assert!(
-                checked.is_err() && home.join("store.redb.damaged").exists(),
-                "{outcome}"
-            );
-        }
-    }
-    outcome
 }
