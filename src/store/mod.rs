@@ -258,6 +258,10 @@ pub trait Store: Send + Sync {
 
     /// Calls `each` with key and bytes of every record of `table`, in the order of the keys, until it breaks off.
     /// One call sees one revision, whatever is committed meanwhile. The bytes are as the medium holds them.
+    #[expect(
+        clippy::type_complexity,
+        reason = "an alias would have to spell out the lifetimes"
+    )]
     fn list(
         &self,
         table: Table,

@@ -442,3 +442,7 @@ impl Hasher for Mix {
         self.0
     }
 }
+
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod tests;

@@ -5,6 +5,7 @@ use super::{CACHE, RECORDS, contradiction, decode_revision, error, guarded};
 use crate::store::{Checked, Revision, StoreError, Table};
 use redb::{ReadableDatabase, ReadableTable, StorageBackend};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -183,14 +184,15 @@ impl StorageBackend for Overlay {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut changes = self.changes();
         pages(offset, data.len(), |page, within, range| {
-            if !changes.pages.contains_key(&page) {
-                let mut bytes = vec![0; PAGE as usize].into_boxed_slice();
-                self.original(page * PAGE, &mut bytes)?;
-                changes.pages.insert(page, bytes);
-            }
-            if let Some(bytes) = changes.pages.get_mut(&page) {
-                bytes[within].copy_from_slice(&data[range]);
-            }
+            let bytes = match changes.pages.entry(page) {
+                Entry::Occupied(there) => there.into_mut(),
+                Entry::Vacant(place) => {
+                    let mut bytes = vec![0; PAGE as usize].into_boxed_slice();
+                    self.original(page * PAGE, &mut bytes)?;
+                    place.insert(bytes)
+                }
+            };
+            bytes[within].copy_from_slice(&data[range]);
             Ok(())
         })
     }

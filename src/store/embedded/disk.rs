@@ -6,16 +6,16 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
 
-/// Reads and writes the store's file, until it is retired. The directory's lock stands for redb's own.
+/// Reads and writes the store's file; only reads it once it is retired, and does neither once it is closed. The directory's lock stands for redb's own.
 #[derive(Clone, Debug)]
 pub(super) struct Disk(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    file: File,
+    file: RwLock<Option<File>>,
     retired: AtomicBool,
     #[cfg(test)]
     faults: faults::Faults,
@@ -24,7 +24,7 @@ struct Inner {
 impl Disk {
     pub(super) fn new(file: File) -> Self {
         Disk(Arc::new(Inner {
-            file,
+            file: RwLock::new(Some(file)),
             retired: AtomicBool::new(false),
             #[cfg(test)]
             faults: faults::Faults::default(),
@@ -34,6 +34,27 @@ impl Disk {
     /// Nothing is written any more: another database has the file now.
     pub(super) fn retire(&self) {
         self.0.retired.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets go of the file, even if a database that can no longer be ended holds on to this.
+    pub(super) fn close(&self) {
+        *self
+            .0
+            .file
+            .write()
+            .unwrap_or_else(|poisoned| poisoned.into_inner()) = None;
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
+        match &*self
+            .0
+            .file
+            .read()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        {
+            Some(file) => f(file),
+            None => Err(io::Error::other("the file was closed")),
+        }
     }
 
     fn may_write(&self) -> io::Result<()> {
@@ -48,26 +69,26 @@ impl Disk {
 
 impl StorageBackend for Disk {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.file.metadata()?.len())
+        self.with(|file| Ok(file.metadata()?.len()))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.file.read_exact_at(out, offset)
+        self.with(|file| file.read_exact_at(out, offset))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.may_write()?;
-        self.0.file.set_len(len)
+        self.with(|file| file.set_len(len))
     }
 
     fn sync_data(&self) -> io::Result<()> {
         self.may_write()?;
-        self.0.file.sync_data()
+        self.with(|file| file.sync_data())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.may_write()?;
-        self.0.file.write_all_at(data, offset)
+        self.with(|file| file.write_all_at(data, offset))
     }
 }
 

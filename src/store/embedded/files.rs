@@ -16,6 +16,8 @@ const LOCK: &str = "lock";
 pub(super) const DATA: &str = "store.redb";
 /// A store being made; it gets its name when it is whole.
 const DRAFT: &str = "store.redb.new";
+/// A damaged file whose records were copied.
+const DAMAGED: &str = "store.redb.damaged";
 
 /// How long a new owner may take to write its name into the lock.
 const INTRODUCTION: Duration = Duration::from_millis(50);
@@ -124,6 +126,18 @@ impl Home {
             }
             Err(e) => return Err(io("name", &self.data_path(), e)),
         }
+        self.sync()
+    }
+
+    /// Gives the finished draft the store's name and keeps the file that had it under another.
+    pub(super) fn replace_by_draft(&self) -> Result<(), StoreError> {
+        renameat2(&self.dir, DRAFT, &self.dir, DATA, RenameFlags::RENAME_EXCHANGE)
+            .and_then(|()| renameat2(&self.dir, DRAFT, &self.dir, DAMAGED, RenameFlags::empty()))
+            .map_err(|e| io("name", &self.data_path(), e))?;
+        self.sync()
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
         nix::unistd::fsync(&self.dir).map_err(|e| io("sync", &self.path, e))
     }
 }

@@ -6,11 +6,18 @@
 //! damage in one record does not keep the others from being served.
 //!
 //! redb may panic on pages that contradict each other. No panic of it leaves this module: it becomes
-//! [`StoreError::Corrupt`].
+//! [`StoreError::Corrupt`]. In a commit it may even panic while it unwinds, which would end the process. So the whole
+//! file is checked before the first commit after it was opened, and if it is damaged, the records are copied into a
+//! new file first (`salvage.rs`).
+//!
+//! Nothing is written at the end either: being dropped and being killed are the same to the file.
 
 mod check;
+#[cfg(test)]
+mod damage_tests;
 mod disk;
 mod files;
+mod salvage;
 #[cfg(test)]
 mod tests;
 
@@ -34,8 +41,13 @@ const REVISION: &[u8] = b"\xffrevision";
 /// Pages kept in memory: enough for the tree above 100,000 records. They hold sealed bytes only.
 const CACHE: usize = 64 << 20;
 
+<<<<<<< HEAD
 /// The store's file in its directory.
 pub const FILE: &str = files::DATA;
+=======
+const READ: &str = "read";
+const WRITE: &str = "write";
+>>>>>>> room-store
 
 /// An open store.
 pub struct Embedded {
@@ -54,13 +66,27 @@ struct Open {
     disk: Disk,
     /// Set when redb has failed in a way that it answers all later calls with.
     broken: AtomicBool,
+    /// Set when redb panicked.
+    panicked: AtomicBool,
+    /// Set when the file was checked, so that it may be written to.
+    sound: AtomicBool,
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
         let db = self.db.take();
-        // Closing writes, and may meet damaged pages.
-        let _ = catch_unwind(AssertUnwindSafe(move || drop(db)));
+        self.disk.close();
+        if self.panicked.load(Ordering::Acquire) {
+            // It may hold poisoned locks, on which its own end would panic: a few pages of memory are lost instead.
+            std::mem::forget(db);
+            return;
+        }
+        // An orderly end of redb is one more commit, on pages that nobody may have checked. It is left out where the
+        // database ends because of a panic; this unwinding is one, which no hook hears of.
+        let _ = catch_unwind(AssertUnwindSafe(move || {
+            let _ends = db;
+            resume_unwind(Box::new(()));
+        }));
     }
 }
 
@@ -173,20 +199,20 @@ impl Open {
             db: Some(db),
             disk,
             broken: AtomicBool::new(false),
+            panicked: AtomicBool::new(false),
+            sound: AtomicBool::new(false),
         })
     }
 
-    /// Runs `f` on the database. A panic within, and an error after which redb refuses all work, mark it broken.
+    /// Runs `f` on the database. An error after which redb refuses all work marks it broken, and so does a panic in
+    /// a write; one in a read leaves it as it was, or shows by the next error.
     fn using<T>(
         &self,
         path: &Path,
         f: impl FnOnce(&Database) -> Result<T, redb::Error>,
         doing: &'static str,
     ) -> Result<T, StoreError> {
-        let result = catch_unwind(AssertUnwindSafe(|| match &self.db {
-            Some(db) => f(db),
-            None => Err(redb::Error::DatabaseClosed),
-        }));
+        let result = catch_unwind(AssertUnwindSafe(|| self.using_raw(f)));
         match result {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(e)) => {
@@ -199,14 +225,21 @@ impl Open {
                 Err(error(doing, path, e))
             }
             Err(_panic) => {
-                self.broken.store(true, Ordering::Release);
+                self.panicked.store(true, Ordering::Release);
+                if doing == WRITE {
+                    self.broken.store(true, Ordering::Release);
+                }
                 Err(contradiction(path))
             }
         }
     }
 
+    fn using_raw<T>(&self, f: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+        self.db.as_ref().map_or(Err(redb::Error::DatabaseClosed), f)
+    }
+
     fn revision(&self, path: &Path) -> Result<Revision, StoreError> {
-        let found = self.using(path, |db| read(db, REVISION), "read")?;
+        let found = self.using(path, |db| read(db, REVISION), READ)?;
         decode_revision(found.as_deref(), path)
     }
 }
@@ -267,8 +300,9 @@ impl Store for Embedded {
                     disordered = true;
                     break;
                 }
+                let bytes = bytes.value();
                 theirs.set(true);
-                let go_on = each(&key[1..], bytes.value());
+                let go_on = each(&key[1..], bytes);
                 theirs.set(false);
                 if go_on.is_break() {
                     break;
@@ -290,7 +324,7 @@ impl Store for Embedded {
                 }
                 Err(panic) => resume_unwind(panic),
             },
-            "read",
+            READ,
         );
         if let Some(panic) = caught.take() {
             resume_unwind(panic);
@@ -309,7 +343,7 @@ impl Store for Embedded {
         full[0] = table.number();
         full[1..=key.len()].copy_from_slice(key);
         self.database()?
-            .using(&self.data, |db| read(db, &full[..=key.len()]), "read")
+            .using(&self.data, |db| read(db, &full[..=key.len()]), READ)
     }
 
     fn commit(&self, base: Revision, batch: &Batch) -> Result<Revision, StoreError> {
@@ -318,7 +352,7 @@ impl Store for Embedded {
             .committing
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
-        self.reopen()?;
+        self.make_sound()?;
         let next = Revision(base.0.saturating_add(1));
         let found = Cell::new(Ok(base));
         let made = self.state.load().using(
@@ -355,7 +389,7 @@ impl Store for Embedded {
                 change.commit()?;
                 Ok(())
             },
-            "write",
+            WRITE,
         );
         made?;
         let found = found.into_inner()?;
