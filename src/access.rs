@@ -215,7 +215,7 @@ impl Access {
         if secret.broken.is_some() {
             return Err(self.sound(secret, caller).err().unwrap_or(AccessError::NotFound));
         }
-        self.peek(secret, caller).or_else(|refusal| Err(self.refuse(secret, refusal, event, caller)))
+        self.peek(secret, caller).map_err(|refusal| self.refuse(secret, refusal, event, caller))
     }
 
     /// As [`Access::standing`], for listings: nothing is recorded.

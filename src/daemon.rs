@@ -1,6 +1,5 @@
 //! A serving process: wiring, readiness, signals, order of shutdown.
 
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -193,7 +192,6 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     let what = format!("cannot serve {}", plan.target.display());
     let failed = |why: &dyn std::fmt::Display| Problem::new(Exit::Failed, &what, why);
     let stop = Arc::new(Stop::default());
-    signals(&stop).map_err(|e| failed(&e))?;
     harden::no_dumps().map_err(|e| failed(&e))?;
     harden::raise_nofile().map_err(|e| failed(&e))?;
     caller::self_test().map_err(|e| failed(&e).next("is /proc mounted with hidepid, or is this a user or pid namespace of its own?"))?;
@@ -204,20 +202,21 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
 
     let mounted = mount_on(&plan.target)?;
     let guard = Unmount { target: mounted.target.clone() };
-    // The split first: it asks nothing of the file system, and from then on the mount is read-only for all but
-    // the notifier.
+    // The public mount is read-only from its first moment; only this clone is not.
     let clone = mount::split(&mounted).map_err(|e| failed(&e))?;
+    let notifier = notifier::spawn(Path::new("/proc/self/exe"), clone).map_err(|e| failed(&e))?;
+    // Before there are threads: capabilities are each thread's own.
+    harden::drop_capabilities(&[harden::Capability::SysAdmin, harden::Capability::IpcLock]).map_err(|e| failed(&e))?;
+    signals(&stop).map_err(|e| failed(&e))?;
     let session = Session::start(vfs.clone(), mounted.device, plan.config.threads).map_err(|e| failed(&e))?;
     let sessions = std::thread::Builder::new().name("session".into()).spawn(move || session.run()).map_err(|e| failed(&e))?;
     let mut watch = mount::watch_unmounted(&guard.target).map_err(|e| failed(&e))?;
-    let notifier = Arc::new(Announcer::start(clone, &vfs).map_err(|e| failed(&e))?);
+    let notifier = Arc::new(Announcer::start(notifier, &vfs).map_err(|e| failed(&e))?);
     let (for_vfs, for_notifier) = (vfs.clone(), notifier.clone());
     vault.listen(vec![
         Box::new(move |change| for_vfs.changed(change)),
         Box::new(move |change| for_notifier.announce(change)),
     ]);
-    harden::drop_capabilities(&[harden::Capability::SysAdmin, harden::Capability::IpcLock]).map_err(|e| failed(&e))?;
-
     let serving = Serving { stop: stop.clone(), vfs: vfs.clone(), target: plan.target.clone(), threads: plan.config.threads };
     let desk = Arc::new(desk_over(&access, &plan.store, &plan.config, Box::new(serving)));
     let socket = socket_path(&plan.store);
@@ -364,10 +363,9 @@ struct Announcer {
 const ANNOUNCE: Duration = Duration::from_secs(5);
 
 impl Announcer {
-    /// Starts the notifier, and proves that its requests arrive with its pid: if they did not, no caller's pid
-    /// could be believed.
-    fn start(clone: OwnedFd, vfs: &Arc<Vfs>) -> std::io::Result<Announcer> {
-        let mut notifier = notifier::spawn(Path::new("/proc/self/exe"), clone)?;
+    /// Proves that the notifier's requests arrive with its pid (if they did not, no caller's pid could be
+    /// believed), and feeds it.
+    fn start(mut notifier: notifier::Child, vfs: &Arc<Vfs>) -> std::io::Result<Announcer> {
         vfs.set_notifier(Some(notifier.pid()));
         notifier.notify(Kind::Probe, b"", ANNOUNCE)?;
         if !vfs.notifier_was_seen() {

@@ -299,7 +299,7 @@ mod tests {
             "a",
             "app/db/password",
             "A-z0_9+=.@x",
-            &"a/".repeat(200).trim_end_matches('/').to_string(),
+            "a/".repeat(200).trim_end_matches('/'),
         ] {
             assert!(good.parse::<SecretName>().is_ok(), "{good}");
         }

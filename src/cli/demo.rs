@@ -19,6 +19,9 @@ const A: u32 = 61001;
 /// Refused.
 const B: u32 = 61002;
 
+/// What a step is called, and what it does.
+type Act = (&'static str, fn(&mut Stage) -> Seen);
+
 /// A step's result: what was seen, as it must be or not.
 type Seen = Result<String, String>;
 
@@ -30,7 +33,7 @@ pub fn run(output: &mut Output) -> Result<(), Stop> {
     let root = nix::unistd::geteuid().is_root();
     let mut stage = Stage::set().map_err(|e| Problem::new(Exit::Failed, "the demonstration cannot begin", e))?;
     let mut steps = Steps::new(output);
-    let acts: &[(&str, fn(&mut Stage) -> Seen)] = if root { ROOT_ACTS } else { USER_ACTS };
+    let acts: &[Act] = if root { ROOT_ACTS } else { USER_ACTS };
     for (what, act) in acts {
         let outcome = match act(&mut stage) {
             Ok(seen) => Outcome::Held(seen),
@@ -48,7 +51,7 @@ pub fn run(output: &mut Output) -> Result<(), Stop> {
     Ok(steps.finish()??)
 }
 
-const ROOT_ACTS: &[(&str, fn(&mut Stage) -> Seen)] = &[
+const ROOT_ACTS: &[Act] = &[
     ("a store is made", Stage::init),
     ("a secret is put, for uid 61001 alone", Stage::put),
     ("the store is mounted", Stage::mount),
@@ -64,7 +67,7 @@ const ROOT_ACTS: &[(&str, fn(&mut Stage) -> Seen)] = &[
     ("one flipped bit in the store is EIO, and harms no other secret", Stage::tamper),
 ];
 
-const USER_ACTS: &[(&str, fn(&mut Stage) -> Seen)] = &[
+const USER_ACTS: &[Act] = &[
     ("a store is made", Stage::init),
     ("a secret is put, for this uid alone", Stage::put_own),
     ("this uid reads it", Stage::get_own),
@@ -188,7 +191,7 @@ impl Stage {
         // 61001 opens; the descriptor itself is handed to 61002.
         let mut holder = Holder::start(A, &self.file())?;
         let passed = holder.descriptor()?;
-        let (ok, out, err) = run_command(as_uid("cat", B).stdin(Stdio::from(passed)), "")?;
+        let (ok, out, err) = run_command(as_uid("dd", B).args(["bs=64", "count=1", "status=none"]).stdin(Stdio::from(passed)), "")?;
         holder.end();
         if ok || !out.is_empty() {
             return Err(format!("{out:?}"));
@@ -374,7 +377,7 @@ impl Drop for Holder {
 /// A command that runs as `uid`, with the gid of the same number and no groups.
 fn as_uid(program: impl AsRef<OsStr>, uid: u32) -> Command {
     let mut command = Command::new(program);
-    command.env("LC_ALL", "C").current_dir("/");
+    command.env("LC_ALL", "C").current_dir("/").stdin(Stdio::null());
     if uid != 0 {
         // Setting a uid as root drops the supplementary groups.
         command.uid(uid).gid(uid);
@@ -385,8 +388,6 @@ fn as_uid(program: impl AsRef<OsStr>, uid: u32) -> Command {
 fn run_command(command: &mut Command, input: &str) -> Result<(bool, String, String), String> {
     if !input.is_empty() {
         command.stdin(Stdio::piped());
-    } else if command.get_program() != "cat" {
-        command.stdin(Stdio::null());
     }
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(text)?;
     if !input.is_empty()

@@ -117,25 +117,22 @@ impl Server {
         let mut caller = KnownCaller::supposed(peer.uid, peer.gid, peer.groups.clone());
         caller.door = "control";
         caller.unit = None;
-        let agree = message.creds.is_some_and(|c| c.uid == peer.uid && c.gid == peer.gid);
+        let agree = message.creds.is_some_and(|(_, uid, gid)| uid == peer.uid && gid == peer.gid);
         if !agree {
-            if let Some(creds) = message.creds {
-                caller.uid = creds.uid;
-                caller.gid = creds.gid;
-                caller.groups = None;
-                caller.pid = Some(creds.pid);
+            if let Some((pid, uid, gid)) = message.creds {
+                (caller.uid, caller.gid, caller.groups, caller.pid) = (uid, gid, None, Some(pid));
             }
             self.refuse(&mut caller, Reason::CredMismatch);
             return Err(Problem::new(Exit::Denied, "the request was refused", "the connection was opened by somebody else (cred_mismatch)")
                 .next("connect as the user who asks"));
         }
-        if let Some(creds) = message.creds {
-            caller.pid = Some(creds.pid);
-            caller.tid = Some(Tid(creds.pid.0));
+        if let Some((pid, uid, gid)) = message.creds {
+            caller.pid = Some(pid);
+            caller.tid = Some(Tid(pid.0));
             // Best effort: the sender is not blocked, so this names him in the record, and decides nothing
             // but his unit, which is believed only if his ids are still those of the message.
             let mut observer = Observer::new();
-            let header = Header { uid: creds.uid, gid: creds.gid, tid: Tid(creds.pid.0) };
+            let header = Header { uid, gid, tid: Tid(pid.0) };
             if let Ok(mut known) = observer.identify(&header) {
                 caller.unit = known.unit().ok().map(|u| u.map(str::to_string));
                 let facts = known.for_record();

@@ -79,7 +79,7 @@ impl Vault {
     /// written ([`Vault::tick`]).
     pub fn change<T, E: From<VaultError>>(&self, plan: impl FnOnce(&mut Draft<'_>) -> Result<(T, Body), E>) -> Result<T, E> {
         let mut writer = self.lock();
-        self.flush(&mut writer).map_err(VaultError::from)?;
+        self.flush(&mut writer)?;
         self.log.healthy().map_err(VaultError::from)?;
         let mut draft = Draft {
             vault: self,
@@ -101,7 +101,7 @@ impl Vault {
                 listener(change);
             }
         }
-        logged.map_err(VaultError::from)?;
+        logged?;
         Ok(answer)
     }
 

@@ -57,7 +57,7 @@ impl Vault {
         let vault = Vault {
             dir: dir.to_path_buf(),
             id,
-            administration: settings.administration.clone(),
+            administration: settings.administration,
             state: ArcSwap::from_pointee(State { secrets, versions, epoch: Epoch(epoch.epoch) }),
             writer: Mutex::new(Writer {
                 revision: store.revision()?,

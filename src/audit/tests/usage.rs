@@ -17,7 +17,7 @@ fn a_record_has_its_fields_where_they_belong() {
         who: Who {
             uid: 1000,
             gid: 1001,
-            groups: Some(&[4, 24]),
+            groups: Some(&[crate::id::Gid(4), crate::id::Gid(24)]),
             pid: Some(10),
             tid: Some(11),
             start_time: Some(12345),

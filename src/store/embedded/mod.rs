@@ -41,13 +41,10 @@ const REVISION: &[u8] = b"\xffrevision";
 /// Pages kept in memory: enough for the tree above 100,000 records. They hold sealed bytes only.
 const CACHE: usize = 64 << 20;
 
-<<<<<<< HEAD
 /// The store's file in its directory.
 pub const FILE: &str = files::DATA;
-=======
 const READ: &str = "read";
 const WRITE: &str = "write";
->>>>>>> room-store
 
 /// An open store.
 pub struct Embedded {
