@@ -241,7 +241,8 @@ impl Stage {
         let (read, passed) = (count(A, "allowed"), count(B, "denied"));
         let looked = records.iter().filter(|r| r["uid"] == B && r["outcome"] == "denied").count();
         if !ok || read == 0 || passed == 0 || looked <= passed {
-            return Err(format!("{} records: {read} reads, {passed} refused reads, {looked} refusals of {B}. {err}", records.len()));
+            let events: Vec<_> = records.iter().map(|r| format!("{} {} {}", r["uid"], r["eventName"], r["outcome"])).collect();
+            return Err(format!("{}. {err}", events.join(", ")));
         }
         Ok(format!("{} records, {read} reads by {A}, {looked} refusals of {B}", records.len()))
     }
