@@ -26,8 +26,14 @@ const INTRODUCTION: Duration = Duration::from_millis(50);
 pub(super) struct Home {
     path: PathBuf,
     dir: OwnedFd,
-    /// Its lock ends with its last descriptor, so with the process at the latest.
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        // The lock would end with its last descriptor, and a child that is being spawned has one until its exec.
+        let _ = self.lock.unlock();
+    }
 }
 
 /// Turns the system's refusal into an error about `path`.
@@ -82,7 +88,7 @@ impl Home {
         Ok(Home {
             path: path.into(),
             dir,
-            _lock: lock,
+            lock,
         })
     }
 

@@ -33,7 +33,8 @@ impl Embedded {
         let mut disordered = false;
         let mut copy = |from: &Database, to: &Database| -> Result<(), redb::Error> {
             let from = from.begin_read()?.open_table(RECORDS)?;
-            let to = to.begin_write()?;
+            let mut to = to.begin_write()?;
+            to.set_quick_repair(true);
             {
                 let mut records = to.open_table(RECORDS)?;
                 let mut last: Option<Vec<u8>> = None;
