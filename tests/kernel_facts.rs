@@ -3,5 +3,7 @@
 mod support;
 #[path = "kernel_facts/fs.rs"]
 mod fs;
+#[path = "kernel_facts/exp2.rs"]
+mod exp2;
 #[path = "kernel_facts/exp.rs"]
-mod exp;
+pub mod exp;

@@ -6,7 +6,7 @@ use io_uring::{IoUring, opcode, types};
 use super::fs::*;
 use super::support::*;
 
-fn uring(path: &Path, open: i32, off: u64, flags: io_uring::squeue::Flags, sqpoll: bool, fixed: bool, chain: bool) -> Result<Vec<u8>, String> {
+pub fn uring(path: &Path, open: i32, off: u64, flags: io_uring::squeue::Flags, sqpoll: bool, fixed: bool, chain: bool) -> Result<Vec<u8>, String> {
     let f = std::fs::OpenOptions::new().read(true).custom_flags(open).open(path).map_err(|e| format!("open {e}"))?;
     let mut b: io_uring::Builder<io_uring::squeue::Entry, io_uring::cqueue::Entry> = IoUring::builder();
     if sqpoll { b.setup_sqpoll(100); }
