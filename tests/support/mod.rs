@@ -5,14 +5,17 @@
 //! * [`Run`]: a closure in a forked child with chosen ids and groups; its result comes back as a value.
 //! * [`pass_fd`], [`receive_fd`]: descriptors over a Unix socket.
 //! * [`TempMount`]: a FUSE file system on a directory of its own, served by threads of this process.
+//! * [`sys`]: the few system calls that neither std nor nix offers here, made safe.
 //! * [`pin_to_cpu`], [`wait_until`].
 //!
 //! Whatever these make is gone when the guard drops, also when the test panics. Mounts are made in a mount
 //! namespace that belongs to the test's thread alone, so that not even `kill -9` leaves one behind.
-#![allow(dead_code)]
+// Each test binary uses a part of it.
+#![allow(dead_code, unused_imports)]
 
 mod mount;
 mod run;
+pub mod sys;
 
 pub use mount::{TempMount, private_mounts};
 pub use run::{Child, Run, become_ids, set_fsids};

@@ -1,8 +1,7 @@
 //! A FUSE mount for one test, without fuser's own mounting.
 
 use std::cell::Cell;
-use std::ffi::CString;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -45,7 +44,6 @@ pub(super) fn abort_all(key: u64) {
 /// A mounted file system, unmounted (by force) and its directory removed when this is dropped.
 pub struct TempMount {
     dir: tempfile::TempDir,
-    device: File,
     session: Option<BackgroundSession>,
 }
 
@@ -54,12 +52,17 @@ impl TempMount {
     #[track_caller]
     pub fn new<F: Filesystem>(filesystem: F, threads: usize) -> TempMount {
         let (mut made, fd) = TempMount::unserved("");
+        made.serve(filesystem, fd, threads);
+        made
+    }
+
+    /// Serves a mount that [`TempMount::unserved`] made. Returns when INIT has been answered.
+    #[track_caller]
+    pub fn serve<F: Filesystem>(&mut self, filesystem: F, fd: OwnedFd, threads: usize) {
         let mut config = Config::default();
         config.n_threads = Some(threads);
-        config.clone_fd = false;
         let session = Session::from_fd(filesystem, fd, SessionACL::All, config).expect("handshake with the kernel");
-        made.session = Some(session.spawn().expect("start serving"));
-        made
+        self.session = Some(session.spawn().expect("start serving"));
     }
 
     /// Mounts without serving: whoever reads the returned device descriptor is the daemon.
@@ -79,8 +82,7 @@ impl TempMount {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         mount(Some("fact"), &path, Some("fuse.fact"), flags, Some(options.as_str())).expect("mount(2)");
         LIVE.lock().unwrap_or_else(|e| e.into_inner()).push((test_key(), path));
-        let fd = OwnedFd::from(device.try_clone().expect("dup"));
-        (TempMount { dir, device, session: None }, fd)
+        (TempMount { dir, session: None }, OwnedFd::from(device))
     }
 
     /// Where it is mounted.
@@ -98,11 +100,6 @@ impl TempMount {
         let path = self.dir.path().join(name);
         std::fs::create_dir_all(&path).expect("mkdir");
         path
-    }
-
-    /// The device descriptor.
-    pub fn device(&self) -> &File {
-        &self.device
     }
 
     /// Sends notifications to the kernel; only for a served mount.
@@ -143,10 +140,4 @@ impl Drop for TempMount {
             }
         }
     }
-}
-
-/// A C string of a path, for raw system calls.
-pub fn c_path(path: &Path) -> CString {
-    use std::os::unix::ffi::OsStrExt;
-    CString::new(path.as_os_str().as_bytes()).expect("a path has no NUL")
 }

@@ -78,12 +78,13 @@ pub struct Run {
     gid: u32,
     groups: Vec<u32>,
     limit: Duration,
+    keep_device: bool,
 }
 
 impl Run {
     /// A child with this uid, the gid of the same number and no supplementary groups.
     pub fn uid(uid: u32) -> Run {
-        Run { uid, gid: uid, groups: Vec::new(), limit: Duration::from_secs(10) }
+        Run { uid, gid: uid, groups: Vec::new(), limit: Duration::from_secs(10), keep_device: false }
     }
 
     /// A child that keeps root's ids (and its capabilities), with no supplementary groups.
@@ -103,6 +104,13 @@ impl Run {
         self
     }
 
+    /// Keeps descriptors of `/dev/fuse`, which a child otherwise closes at once: each copy of one keeps the
+    /// connection alive when its daemon dies.
+    pub fn keep_device(mut self) -> Run {
+        self.keep_device = true;
+        self
+    }
+
     /// How long [`Run::call`] and [`Child::join`] wait before they kill the child and fail (default 10 s).
     pub fn limit(mut self, limit: Duration) -> Run {
         self.limit = limit;
@@ -117,7 +125,7 @@ impl Run {
 
     /// Starts `work` in a forked child and does not wait for it.
     ///
-    /// The child inherits all descriptors and a copy of memory, but of all threads only this one: it must not
+    /// The child inherits all descriptors but those of `/dev/fuse`, and a copy of memory, but of all threads only this one: it must not
     /// wait for another thread of the test.
     pub fn start<T: Serialize + DeserializeOwned>(&self, work: impl FnOnce() -> T) -> Child<T> {
         let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).expect("pipe");
@@ -127,9 +135,13 @@ impl Run {
         match unsafe { libc::fork() } {
             -1 => panic!("fork: {}", io::Error::last_os_error()),
             0 => {
-                // The mutex came locked with the copy of memory; it is not this process's to use.
-                std::mem::forget(live);
+                // The copied list is about the parent's children.
+                live.clear();
+                drop(live);
                 drop(read);
+                if !self.keep_device {
+                    close_devices();
+                }
                 let report = in_child(self, work);
                 let mut out = File::from(write);
                 let _ = out.write_all(&report);
@@ -142,6 +154,20 @@ impl Run {
                 Child { pid, reaped: false, pipe: read, limit: self.limit, result: std::marker::PhantomData }
             }
         }
+    }
+}
+
+/// Closes every descriptor of `/dev/fuse` of this process.
+fn close_devices() {
+    let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return };
+    let devices: Vec<i32> = open
+        .flatten()
+        .filter(|e| std::fs::read_link(e.path()).is_ok_and(|p| p.as_os_str() == "/dev/fuse"))
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .collect();
+    for fd in devices {
+        // SAFETY: the forked child never uses the copies of the parent's device descriptors.
+        unsafe { libc::close(fd) };
     }
 }
 

@@ -1,0 +1,208 @@
+//! The connection: what is negotiated, who waits for whom, and what becomes of a daemon that dies.
+
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use fuser::{FopenFlags, InitFlags};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::fs::*;
+use super::support::*;
+use super::{A, B, TEXT, deadline, errno, mounted};
+
+/// Holds requests back until it is opened, for at most 10 s.
+#[derive(Clone, Default)]
+struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    fn wait(&self) {
+        let guard = self.0.0.lock().unwrap();
+        drop(self.0.1.wait_timeout_while(guard, Duration::from_secs(10), |open| !*open).unwrap());
+    }
+
+    fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+}
+
+/// "add_capabilities is all or nothing (one flag a call)"; PARALLEL_DIROPS and HAS_RESEND are there.
+#[test]
+fn flags_are_granted_one_at_a_time() {
+    let _deadline = deadline("flags");
+    let world = World::new(TEXT);
+    let unknown = InitFlags::from_bits_retain(1 << 62);
+    let wanted = [InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_HAS_RESEND];
+    *world.want.lock().unwrap() = vec![wanted[0] | wanted[1] | unknown, unknown, wanted[0], wanted[1]];
+    let _mount = TempMount::new(FactFs(world.clone()), 1);
+    let granted: Vec<bool> = world.granted.lock().unwrap().iter().map(|g| g.1).collect();
+    assert_eq!(granted, [false, false, true, true]);
+}
+
+/// `FOPEN_NOFLUSH` saves the FLUSH of each close; without the READDIRPLUS flags only READDIR comes; statfs works.
+#[test]
+fn noflush_readdir_and_statfs() {
+    let _deadline = deadline("noflush");
+    for noflush in [false, true] {
+        let (world, mount) = mounted();
+        world.rule(move |s| match (s.op.as_str(), noflush) {
+            ("OPEN", true) => Answer::Open(FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH),
+            _ => Answer::Usual,
+        });
+        assert_eq!(std::fs::read(mount.join("value")).unwrap(), TEXT);
+        world.wait_for("RELEASE", |s| s.op == "RELEASE");
+        assert_eq!(world.of("FLUSH").is_empty(), noflush);
+        let names: Vec<_> = std::fs::read_dir(mount.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, ["value", "other", "dir"]);
+        assert!(world.of("READDIRPLUS").is_empty() && !world.of("READDIR").is_empty());
+        assert_eq!(nix::sys::statvfs::statvfs(&mount.join("value")).unwrap().blocks(), 7);
+        assert_eq!(world.of("STATFS")[0].ino, VALUE);
+    }
+}
+
+/// "Without PARALLEL_DIROPS (off in fuser unless asked for) one slow LOOKUP held its directory for 1,700 ms, with it
+/// 5 ms".
+#[test]
+fn a_slow_lookup_holds_its_directory_without_parallel_dirops() {
+    let _deadline = deadline("dirops");
+    for parallel in [false, true] {
+        let world = World::new(TEXT);
+        *world.want.lock().unwrap() = if parallel { vec![InitFlags::FUSE_PARALLEL_DIROPS] } else { vec![] };
+        let mount = TempMount::new(FactFs(world.clone()), 2);
+        let gate = Gate::default();
+        let held = gate.clone();
+        world.rule(move |s| {
+            if s.op == "LOOKUP" && s.name == "value" {
+                held.wait();
+            }
+            Answer::Usual
+        });
+        let (slow, quick) = (mount.join("value"), mount.join("other"));
+        let first = Run::uid(A).start(|| std::fs::metadata(&slow).map(drop).map_err(errno));
+        world.wait_for("the slow one", |s| s.name == "value");
+        let mut second = Run::uid(B).start(|| std::fs::metadata(&quick).map(drop).map_err(errno));
+        let start = Instant::now();
+        while !second.ended() && start.elapsed() < Duration::from_millis(300) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(second.ended(), parallel, "parallel: {parallel}");
+        gate.open();
+        assert_eq!((first.join(), second.join()), (Ok(()), Ok(())));
+    }
+}
+
+/// "fuser 0.18 answers FUSE_INTERRUPT with ENOSYS … the caller of a held request can be killed only after the reply";
+/// "a SIGKILLed caller stays until the reply", and its thread id with it.
+#[test]
+fn a_killed_caller_stays_until_the_reply() {
+    let _deadline = deadline("killed caller");
+    let (world, mount) = mounted();
+    let gate = Gate::default();
+    let held = gate.clone();
+    world.rule(move |s| {
+        if s.op == "READ" {
+            held.wait();
+        }
+        Answer::Usual
+    });
+    let path = mount.join("value");
+    let mut reader = Run::uid(A).start(|| std::fs::read(&path).map(drop).map_err(errno));
+    let read = world.wait_for("READ", |s| s.op == "READ");
+    reader.signal(libc::SIGKILL);
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(!reader.ended());
+    assert_eq!(super::callers::facts(read.pid).fsuid, A, "its /proc entry is still its own");
+    gate.open();
+    wait_until(Duration::from_secs(5), "it dies with the reply", || reader.ended());
+}
+
+/// "a panic in a handler ends its loop, two ended the session (catch it)". The caller gets an error.
+#[test]
+fn a_panic_in_a_handler_ends_its_loop() {
+    let _deadline = deadline("panic");
+    let (world, mount) = mounted();
+    let armed = Arc::new(AtomicBool::new(false));
+    let trap = armed.clone();
+    world.rule(move |s| {
+        if s.op == "READ" && trap.swap(false, Ordering::SeqCst) {
+            panic!("a handler that panics, as this test wants it to");
+        }
+        Answer::Usual
+    });
+    let path = mount.join("value");
+    let read = || Run::uid(A).call(|| std::fs::read(&path).map_err(errno));
+    armed.store(true, Ordering::SeqCst);
+    assert_eq!(read(), Err(libc::EIO), "a reply that is dropped is EIO");
+    assert_eq!(read().as_deref(), Ok(TEXT), "the other loop serves on");
+    armed.store(true, Ordering::SeqCst);
+    assert_eq!(read(), Err(libc::EIO));
+    wait_until(Duration::from_secs(5), "no loop is left", || mount.stopped_serving());
+}
+
+/// Mounts with a daemon process of its own, which holds the only device descriptor.
+fn with_daemon(hold_reads: bool) -> (TempMount, Child<()>) {
+    let (mount, device) = TempMount::unserved("");
+    let mut device = Some(device);
+    let daemon = Run::root().keep_device().limit(Duration::from_secs(15)).start(|| {
+        let world = World::new(TEXT);
+        world.rule(move |s| {
+            if s.op == "READ" && hold_reads {
+                std::thread::sleep(Duration::from_secs(12));
+            }
+            Answer::Usual
+        });
+        let device = device.take().expect("the device");
+        let config = fuser::Config::default();
+        let session = fuser::Session::from_fd(FactFs(world), device, fuser::SessionACL::All, config).expect("INIT");
+        let _ = session.run();
+    });
+    drop(device);
+    (mount, daemon)
+}
+
+/// "A dead daemon: calls in flight get ECONNABORTED, later ones ENOTCONN, the mount stays until unmounted".
+#[test]
+fn a_dead_daemon_leaves_econnaborted_enotconn_and_the_mount() {
+    let _deadline = deadline("dead daemon");
+    let (mount, daemon) = with_daemon(true);
+    let path = mount.join("value");
+    let (near, far) = socket_pair();
+    let reader = Run::uid(A).start(|| {
+        let file = File::open(&path).map_err(errno)?;
+        nix::unistd::write(&near, b"o").expect("opened");
+        sys::pread(&file, 100, 0).map_err(errno)
+    });
+    sys::read(&far, 1).expect("opened");
+    std::thread::sleep(Duration::from_millis(50));
+    daemon.signal(libc::SIGKILL);
+    assert_eq!(reader.join(), Err(libc::ECONNABORTED));
+    assert_eq!(Run::uid(A).call(|| std::fs::read(&path).map_err(errno)), Err(libc::ENOTCONN));
+    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").expect("mountinfo");
+    assert!(mounts.contains(mount.path().to_str().unwrap()));
+    umount2(&mount.path(), MntFlags::empty()).expect("umount");
+}
+
+/// "A hung daemon is released with /sys/fs/fuse/connections/N/abort (mount fusectl first)".
+#[test]
+fn a_hung_daemon_is_released_through_fusectl() {
+    let _deadline = deadline("abort");
+    let (mount_, _daemon) = with_daemon(true);
+    let control = mount_.beside("fusectl");
+    mount(Some("fusectl"), &control, Some("fusectl"), MsFlags::empty(), None::<&str>).expect("mount fusectl");
+    let path = mount_.join("value");
+    let (near, far) = socket_pair();
+    let reader = Run::uid(A).start(|| {
+        let file = File::open(&path).map_err(errno)?;
+        nix::unistd::write(&near, b"o").expect("opened");
+        sys::pread(&file, 100, 0).map_err(errno)
+    });
+    sys::read(&far, 1).expect("opened");
+    std::thread::sleep(Duration::from_millis(50));
+    std::fs::write(control.join(mount_.connection().to_string()).join("abort"), b"1").expect("abort");
+    let start = Instant::now();
+    assert_eq!(reader.join(), Err(libc::ECONNABORTED));
+    assert!(start.elapsed() < Duration::from_secs(2));
+    umount2(&control, MntFlags::MNT_DETACH).expect("umount fusectl");
+}
