@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, UnixCredentials, getsockopt, recvmsg, sendmsg, setsockopt, sockopt,
+    ControlMessage, ControlMessageOwned, MsgFlags, UnixCredentials, getsockopt, recvmsg, sendmsg, setsockopt,
+    sockopt,
 };
 
 use super::fs::*;
@@ -31,7 +32,10 @@ pub struct Facts {
 pub fn facts(tid: u32) -> Facts {
     let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
     let row = |key: &str| -> Vec<u32> {
-        let line = status.lines().find_map(|l| l.strip_prefix(key)).unwrap_or_default();
+        let line = status
+            .lines()
+            .find_map(|l| l.strip_prefix(key))
+            .unwrap_or_default();
         line.split_whitespace().filter_map(|n| n.parse().ok()).collect()
     };
     let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).unwrap_or_default();
@@ -41,7 +45,11 @@ pub fn facts(tid: u32) -> Facts {
         fsgid: row("Gid:").get(3).copied().unwrap_or_default(),
         groups: row("Groups:"),
         comm: head.split_once('(').unwrap_or_default().1.to_owned(),
-        flags: tail.split(' ').nth(6).and_then(|n| n.parse().ok()).unwrap_or_default(),
+        flags: tail
+            .split(' ')
+            .nth(6)
+            .and_then(|n| n.parse().ok())
+            .unwrap_or_default(),
     }
 }
 
@@ -54,7 +62,11 @@ fn watch(world: &World, op: &'static str) -> Arc<Mutex<Vec<(Seen, Facts)>>> {
             into.lock().unwrap().push((seen.clone(), facts(seen.pid)));
         }
         // Whoever asks owns the file; layers on top check its mode themselves.
-        if seen.op == "LOOKUP" || seen.op == "GETATTR" { Answer::Owner(A) } else { Answer::Usual }
+        if seen.op == "LOOKUP" || seen.op == "GETATTR" {
+            Answer::Owner(A)
+        } else {
+            Answer::Usual
+        }
     });
     found
 }
@@ -76,7 +88,10 @@ fn the_header_has_fsuid_fsgid_and_the_thread_id() {
     assert_ne!(process, thread);
     for op in ["LOOKUP", "OPEN", "READ"] {
         let seen = world.of(op);
-        assert!(!seen.is_empty() && seen.iter().all(|s| (s.uid, s.gid, s.pid) == (A, B, thread)), "{op}: {seen:?}");
+        assert!(
+            !seen.is_empty() && seen.iter().all(|s| (s.uid, s.gid, s.pid) == (A, B, thread)),
+            "{op}: {seen:?}"
+        );
     }
 }
 
@@ -110,13 +125,21 @@ fn release_and_forget_carry_uid_0_and_pid_0() {
     let _deadline = deadline("release");
     let (world, mount) = mounted();
     let path = mount.join("value");
-    Run::uid(A).call(|| std::fs::read(&path).map(|_| ()).map_err(errno)).unwrap();
+    Run::uid(A)
+        .call(|| std::fs::read(&path).map(|_| ()).map_err(errno))
+        .unwrap();
     let release = world.wait_for("RELEASE", |s| s.op == "RELEASE");
     assert_eq!((release.uid, release.gid, release.pid), (0, 0, 0));
     let flush = world.of("FLUSH");
     assert!(flush.iter().all(|s| s.uid == A), "a FLUSH is the closer's own");
     // An entry that is looked up and refused leaves the dentry to be dropped.
-    world.rule(|s| if s.op == "LOOKUP" { Answer::Errno(libc::ENOENT) } else { Answer::Usual });
+    world.rule(|s| {
+        if s.op == "LOOKUP" {
+            Answer::Errno(libc::ENOENT)
+        } else {
+            Answer::Usual
+        }
+    });
     let _ = std::fs::metadata(&path);
     let forget = world.wait_for("FORGET", |s| s.op == "FORGET");
     assert_eq!((forget.uid, forget.gid, forget.pid), (0, 0, 0));
@@ -130,10 +153,17 @@ fn groups_of_the_blocked_caller_are_in_proc_and_follow_setgroups() {
     let (world, mount) = mounted();
     let found = watch(&world, "READ");
     let path = mount.join("value");
-    Run::uid(A).group(70001).group(70002).call(|| std::fs::read(&path).map(|_| ()).map_err(errno)).unwrap();
+    Run::uid(A)
+        .group(70001)
+        .group(70002)
+        .call(|| std::fs::read(&path).map(|_| ()).map_err(errno))
+        .unwrap();
     let (seen, facts) = found.lock().unwrap()[0].clone();
     assert_eq!((seen.uid, seen.gid), (A, A));
-    assert_eq!((facts.fsuid, facts.fsgid, facts.groups), (A, A, vec![70001, 70002]));
+    assert_eq!(
+        (facts.fsuid, facts.fsgid, facts.groups),
+        (A, A, vec![70001, 70002])
+    );
     found.lock().unwrap().clear();
     // One thread's setgroups(0) is that thread's alone.
     Run::root().group(70001).call(|| {
@@ -146,7 +176,12 @@ fn groups_of_the_blocked_caller_are_in_proc_and_follow_setgroups() {
         });
         sys::pread(&file, 100, 0).unwrap();
     });
-    let groups: Vec<_> = found.lock().unwrap().iter().map(|(_, f)| f.groups.clone()).collect();
+    let groups: Vec<_> = found
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(_, f)| f.groups.clone())
+        .collect();
     assert_eq!(groups, [vec![], vec![70001]]);
 }
 
@@ -179,17 +214,31 @@ fn a_setuid_root_program_is_its_caller_at_open_and_root_at_read() {
     let (world, mount) = mounted();
     let path = mount.join("value");
     let program = mount.beside("bin").join("cat");
-    let cat = ["/bin/cat", "/usr/bin/cat"].into_iter().find(|p| std::fs::metadata(p).is_ok()).expect("cat");
+    let cat = ["/bin/cat", "/usr/bin/cat"]
+        .into_iter()
+        .find(|p| std::fs::metadata(p).is_ok())
+        .expect("cat");
     std::fs::copy(cat, &program).expect("copy");
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o4755)).expect("chmod u+s");
     let got = Run::uid(B).call(|| {
         let file = File::open(&path).expect("open");
-        let run = Command::new(&program).stdin(Stdio::from(file)).output().expect("run cat");
+        let run = Command::new(&program)
+            .stdin(Stdio::from(file))
+            .output()
+            .expect("run cat");
         (run.status.success(), run.stdout)
     });
-    assert_eq!(got, (true, TEXT.to_vec()), "is the temporary directory mounted nosuid?");
+    assert_eq!(
+        got,
+        (true, TEXT.to_vec()),
+        "is the temporary directory mounted nosuid?"
+    );
     assert!(world.of("OPEN").iter().all(|s| s.uid == B));
-    assert!(world.of("READ").iter().all(|s| s.uid == 0), "{:?}", world.of("READ"));
+    assert!(
+        world.of("READ").iter().all(|s| s.uid == 0),
+        "{:?}",
+        world.of("READ")
+    );
 }
 
 /// "the header's ids and /proc/TID's ids can differ: overlayfs (mounter's credentials)…".
@@ -199,14 +248,31 @@ fn overlayfs_reads_with_the_mounters_ids_on_the_callers_thread() {
     let (world, mount_) = mounted();
     let found = watch(&world, "OPEN");
     let over = mount_.beside("over");
-    let lower = format!("lowerdir={}:{}", mount_.path().display(), mount_.beside("empty").display());
-    mount(Some("overlay"), &over, Some("overlay"), MsFlags::MS_RDONLY, Some(lower.as_str())).expect("mount overlay");
+    let lower = format!(
+        "lowerdir={}:{}",
+        mount_.path().display(),
+        mount_.beside("empty").display()
+    );
+    // overlayfs copies the root's mode when it is mounted; until the first GETATTR that is `rootmode`, here none.
+    std::fs::metadata(mount_.path()).expect("stat the root");
+    mount(
+        Some("overlay"),
+        &over,
+        Some("overlay"),
+        MsFlags::MS_RDONLY,
+        Some(lower.as_str()),
+    )
+    .expect("mount overlay");
     let path = over.join("value");
     let read = Run::uid(A).call(|| (sys::tid(), std::fs::read(&path).map_err(errno)));
     umount2(&over, MntFlags::MNT_DETACH).expect("umount");
     assert_eq!(read.1.as_deref(), Ok(TEXT));
     let (seen, facts) = found.lock().unwrap()[0].clone();
-    assert_eq!((seen.pid, seen.uid), (read.0, 0), "the caller's thread, the mounter's uid");
+    assert_eq!(
+        (seen.pid, seen.uid),
+        (read.0, 0),
+        "the caller's thread, the mounter's uid"
+    );
     assert_eq!(facts.fsuid, A, "/proc shows who it really is");
     assert!(world.of("READ").iter().all(|s| s.uid == 0));
 }
@@ -228,7 +294,8 @@ fn a_loop_device_reads_by_a_kernel_thread_as_uid_0() {
     let world = World::new(&[b'x'; 8192]);
     let mount = TempMount::new(FactFs(world.clone()), 2);
     let found = watch(&world, "READ");
-    let control = File::open("/dev/loop-control").expect("these tests need /dev/loop-control (modprobe loop)");
+    let control =
+        File::open("/dev/loop-control").expect("these tests need /dev/loop-control (modprobe loop)");
     // SAFETY: this ioctl takes no argument.
     let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
     let device = Loop(File::open(format!("/dev/loop{number}")).expect("the free loop device"));
@@ -266,8 +333,9 @@ fn a_caller_outside_the_mounters_pid_namespace_has_pid_0() {
     let device = receive_fd(&far).expect("device");
     let place = receive_fd(&far).expect("place");
     let world = World::new(TEXT);
-    let config = { fuser::Config::default() };
-    let session = fuser::Session::from_fd(FactFs(world.clone()), device, fuser::SessionACL::All, config).unwrap();
+    let config = fuser::Config::default();
+    let session =
+        fuser::Session::from_fd(FactFs(world.clone()), device, fuser::SessionACL::All, config).unwrap();
     let session = session.spawn().expect("serve");
     let got = Run::uid(A).call(|| {
         let file: OwnedFd = sys::openat(&place, "mnt/value", libc::O_RDONLY).map_err(errno)?;
@@ -275,20 +343,28 @@ fn a_caller_outside_the_mounters_pid_namespace_has_pid_0() {
     });
     assert_eq!(got.as_deref(), Ok(TEXT));
     for op in ["LOOKUP", "OPEN", "READ"] {
-        assert!(world.of(op).iter().any(|s| (s.uid, s.pid) == (A, 0)), "{op}: {:?}", world.of(op));
+        assert!(
+            world.of(op).iter().any(|s| (s.uid, s.pid) == (A, 0)),
+            "{op}: {:?}",
+            world.of(op)
+        );
     }
-    drop((place, far));
+    drop(place);
+    nix::unistd::write(&far, b"d").expect("done");
     mounter.join();
     session.join().expect("the session ends with its mount");
 }
 
 /// What a message's sender is said to be: (SO_PEERCRED, SCM_CREDENTIALS).
 fn peer_and_message(socket: &OwnedFd) -> (u32, u32) {
-    let peer = getsockopt(socket, sockopt::PeerCredentials).expect("SO_PEERCRED").uid();
+    let peer = getsockopt(socket, sockopt::PeerCredentials)
+        .expect("SO_PEERCRED")
+        .uid();
     let mut byte = [0u8; 1];
     let mut iov = [std::io::IoSliceMut::new(&mut byte)];
     let mut space = nix::cmsg_space!(UnixCredentials);
-    let message = recvmsg::<()>(socket.as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::empty()).expect("recvmsg");
+    let message =
+        recvmsg::<()>(socket.as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::empty()).expect("recvmsg");
     for part in message.cmsgs().expect("cmsgs") {
         if let ControlMessageOwned::ScmCredentials(sender) = part {
             return (peer, sender.uid());
@@ -313,9 +389,15 @@ fn accept(listener: &std::os::unix::net::UnixListener) -> OwnedFd {
 
 fn say(stream: &std::os::unix::net::UnixStream, claim: Option<UnixCredentials>) -> Result<(), i32> {
     let claim: Vec<ControlMessage> = claim.iter().map(ControlMessage::ScmCredentials).collect();
-    sendmsg::<()>(stream.as_raw_fd(), &[std::io::IoSlice::new(b"x")], &claim, MsgFlags::empty(), None)
-        .map(|_| ())
-        .map_err(|e| e as i32)
+    sendmsg::<()>(
+        stream.as_raw_fd(),
+        &[std::io::IoSlice::new(b"x")],
+        &claim,
+        MsgFlags::empty(),
+        None,
+    )
+    .map(|_| ())
+    .map_err(|e| e as i32)
 }
 
 /// "A Unix socket connected by root and used by uid 61002 still says uid 0 in SO_PEERCRED: take SCM_CREDENTIALS

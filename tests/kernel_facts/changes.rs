@@ -72,7 +72,11 @@ fn a_write_through_the_clone_reaches_watchers_of_file_and_directory() {
         assert!(seen[..4].iter().all(|s| (s.uid, s.pid) == (0, pid)), "{seen:?}");
         assert_eq!((seen[2].offset, seen[2].size), (0, 1));
         let events = watch.events();
-        assert_eq!(masks(&events, "value"), BTreeSet::from(WRITTEN), "directory: {events:?}");
+        assert_eq!(
+            masks(&events, "value"),
+            BTreeSet::from(WRITTEN),
+            "directory: {events:?}"
+        );
         assert_eq!(masks(&events, ""), BTreeSet::from(WRITTEN), "file: {events:?}");
     }
 }
@@ -85,8 +89,14 @@ fn a_write_at_offset_0_leaves_size_and_mtime_to_the_daemon() {
     let file = std::fs::File::open(mount.join("value")).expect("open");
     let before = file.metadata().expect("fstat");
     assert_eq!(Run::root().call(|| touch(&clone)), Ok(()));
-    for after in [file.metadata().expect("fstat"), std::fs::metadata(mount.join("value")).expect("stat")] {
-        assert_eq!((after.len(), after.modified().unwrap()), (before.len(), before.modified().unwrap()));
+    for after in [
+        file.metadata().expect("fstat"),
+        std::fs::metadata(mount.join("value")).expect("stat"),
+    ] {
+        assert_eq!(
+            (after.len(), after.modified().unwrap()),
+            (before.len(), before.modified().unwrap())
+        );
     }
     assert_eq!(sys::lseek(&file, 0, libc::SEEK_END).unwrap(), TEXT.len() as i64);
     assert_eq!(sys::pread(&file, 100, 0).unwrap(), TEXT);
@@ -105,8 +115,15 @@ fn mknod_and_unlink_through_the_clone_are_create_and_delete_events() {
         sys::unlinkat(&clone, "transient").map_err(errno)
     });
     assert_eq!(done, Ok(()));
-    assert_eq!(masks(&watch.events(), "transient"), BTreeSet::from([libc::IN_CREATE, libc::IN_DELETE]));
-    let seen: Vec<Seen> = world.seen().into_iter().filter(|s| s.name == "transient").collect();
+    assert_eq!(
+        masks(&watch.events(), "transient"),
+        BTreeSet::from([libc::IN_CREATE, libc::IN_DELETE])
+    );
+    let seen: Vec<Seen> = world
+        .seen()
+        .into_iter()
+        .filter(|s| s.name == "transient")
+        .collect();
     assert_eq!(ops(&seen), ["LOOKUP", "MKNOD", "LOOKUP", "UNLINK"]);
 }
 
@@ -117,16 +134,34 @@ fn root_can_write_through_a_clone_of_his_own_and_must_be_refused_by_pid() {
     let _deadline = deadline("own clone");
     let (world, mount_, _clone) = public_and_private();
     let (path, value) = (mount_.path(), mount_.join("value"));
-    let write = |path: &std::path::Path| std::fs::OpenOptions::new().write(true).open(path).map(drop).map_err(errno);
+    let write = |path: &std::path::Path| {
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(path)
+            .map(drop)
+            .map_err(errno)
+    };
     for who in [Run::uid(A), Run::root()] {
-        let (open, create) = who.call(|| (write(&value), std::fs::File::create(path.join("new")).map(drop).map_err(errno)));
+        let (open, create) = who.call(|| {
+            (
+                write(&value),
+                std::fs::File::create(path.join("new")).map(drop).map_err(errno),
+            )
+        });
         assert_eq!((open, create), (Err(libc::EROFS), Err(libc::EROFS)));
     }
     assert!(world.of("OPEN").is_empty());
-    assert_eq!(Run::uid(A).call(|| sys::clone_mount(&path).map(drop).map_err(errno)), Err(libc::EPERM));
+    assert_eq!(
+        Run::uid(A).call(|| sys::clone_mount(&path).map(drop).map_err(errno)),
+        Err(libc::EPERM)
+    );
     world.rule(|s| {
         let writes = s.flags & libc::O_ACCMODE != libc::O_RDONLY;
-        if s.op == "OPEN" && writes { Answer::Errno(libc::EROFS) } else { Answer::Usual }
+        if s.op == "OPEN" && writes {
+            Answer::Errno(libc::EROFS)
+        } else {
+            Answer::Usual
+        }
     });
     let own = Run::root().call(|| {
         let clone = sys::clone_mount(&path).map_err(errno)?;
@@ -135,8 +170,14 @@ fn root_can_write_through_a_clone_of_his_own_and_must_be_refused_by_pid() {
     });
     assert_eq!(own, Err(libc::EROFS), "refused by the daemon");
     let remounted = Run::root().call(|| {
-        mount(None::<&str>, &path, None::<&str>, MsFlags::MS_REMOUNT | MsFlags::MS_BIND, None::<&str>)
-            .map_err(|e| e as i32)?;
+        mount(
+            None::<&str>,
+            &path,
+            None::<&str>,
+            MsFlags::MS_REMOUNT | MsFlags::MS_BIND,
+            None::<&str>,
+        )
+        .map_err(|e| e as i32)?;
         write(&value)
     });
     assert_eq!(remounted, Err(libc::EROFS));
@@ -155,7 +196,11 @@ fn a_held_clone_keeps_the_connection_after_umount() {
     assert!(!mount_.stopped_serving());
     assert_eq!(Run::root().call(|| touch(&clone)), Ok(()), "still served");
     drop(clone);
-    wait_until(Duration::from_secs(5), "the loops end with the last clone", || mount_.stopped_serving());
+    wait_until(
+        Duration::from_secs(5),
+        "the loops end with the last clone",
+        || mount_.stopped_serving(),
+    );
 }
 
 /// "Who watches a directory by inotify gets OPEN, ACCESS and CLOSE events with names, also of files that it cannot look
@@ -164,7 +209,13 @@ fn a_held_clone_keeps_the_connection_after_umount() {
 fn a_directory_watcher_sees_names_that_it_cannot_look_up() {
     let _deadline = deadline("names");
     let (world, mount, _clone) = public_and_private();
-    world.rule(|s| if s.op == "LOOKUP" && s.uid == A { Answer::Errno(libc::EACCES) } else { Answer::Usual });
+    world.rule(|s| {
+        if s.op == "LOOKUP" && s.uid == A {
+            Answer::Errno(libc::EACCES)
+        } else {
+            Answer::Usual
+        }
+    });
     let (dir, value) = (mount.path(), mount.join("value"));
     let watcher = Run::uid(A).start(|| {
         let watch = sys::Inotify::new();
@@ -173,7 +224,9 @@ fn a_directory_watcher_sees_names_that_it_cannot_look_up() {
         let mut names = BTreeSet::new();
         wait_until(Duration::from_secs(5), "events", || {
             names.extend(watch.events().into_iter().map(|e| (e.1, e.2)));
-            names.iter().any(|e| e.0 == libc::IN_CLOSE_NOWRITE && e.1 == "value")
+            names
+                .iter()
+                .any(|e| e.0 == libc::IN_CLOSE_NOWRITE && e.1 == "value")
         });
         (file, names)
     });
@@ -183,7 +236,9 @@ fn a_directory_watcher_sees_names_that_it_cannot_look_up() {
     for _ in 0..50 {
         let _ = std::fs::read(mount.join("value"));
         std::thread::sleep(Duration::from_millis(5));
-        if !std::fs::read_to_string(format!("/proc/{}/status", watcher.pid())).is_ok_and(|s| s.contains("State:\tS")) {
+        if !std::fs::read_to_string(format!("/proc/{}/status", watcher.pid()))
+            .is_ok_and(|s| s.contains("State:\tS"))
+        {
             break;
         }
     }

@@ -156,7 +156,11 @@ impl World {
             mtime,
             ctime: mtime,
             crtime: mtime,
-            kind: if dir { FileType::Directory } else { FileType::RegularFile },
+            kind: if dir {
+                FileType::Directory
+            } else {
+                FileType::RegularFile
+            },
             perm: if dir { 0o755 } else { 0o400 },
             nlink: 1,
             uid: owner,
@@ -184,7 +188,15 @@ pub struct FactFs(pub Arc<World>);
 
 fn seen(op: &str, req: &Request, ino: INodeNo) -> Seen {
     let (uid, gid, pid) = (req.uid(), req.gid(), req.pid());
-    Seen { op: op.into(), ino: ino.0, uid, gid, pid, unique: req.unique().0, ..Seen::default() }
+    Seen {
+        op: op.into(),
+        ino: ino.0,
+        uid,
+        gid,
+        pid,
+        unique: req.unique().0,
+        ..Seen::default()
+    }
 }
 
 impl FactFs {
@@ -216,9 +228,17 @@ impl Filesystem for FactFs {
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = name.to_string_lossy().into_owned();
-        let seen = Seen { name: name.clone(), ..seen("LOOKUP", req, parent) };
+        let seen = Seen {
+            name: name.clone(),
+            ..seen("LOOKUP", req, parent)
+        };
         let answer = self.0.note(seen.clone());
-        match self.0.find(parent.0, &name).ok_or(Errno::ENOENT).and_then(|ino| self.attr(&seen, ino, answer)) {
+        match self
+            .0
+            .find(parent.0, &name)
+            .ok_or(Errno::ENOENT)
+            .and_then(|ino| self.attr(&seen, ino, answer))
+        {
             Ok(attr) => reply.entry(&self.0.ttl.lock().unwrap(), &attr, Generation(0)),
             Err(e) => reply.error(e),
         }
@@ -229,7 +249,10 @@ impl Filesystem for FactFs {
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        let seen = Seen { fh: fh.map(|f| f.0), ..seen("GETATTR", req, ino) };
+        let seen = Seen {
+            fh: fh.map(|f| f.0),
+            ..seen("GETATTR", req, ino)
+        };
         let answer = self.0.note(seen.clone());
         match self.attr(&seen, ino.0, answer) {
             Ok(attr) => reply.attr(&self.0.ttl.lock().unwrap(), &attr),
@@ -255,7 +278,10 @@ impl Filesystem for FactFs {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let seen = Seen { fh: fh.map(|f| f.0), ..seen("SETATTR", req, ino) };
+        let seen = Seen {
+            fh: fh.map(|f| f.0),
+            ..seen("SETATTR", req, ino)
+        };
         let answer = self.0.note(seen.clone());
         match self.attr(&seen, ino.0, answer) {
             Ok(attr) => reply.attr(&Duration::ZERO, &attr),
@@ -273,7 +299,10 @@ impl Filesystem for FactFs {
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        let seen = Seen { name: name.to_string_lossy().into_owned(), ..seen("MKNOD", req, parent) };
+        let seen = Seen {
+            name: name.to_string_lossy().into_owned(),
+            ..seen("MKNOD", req, parent)
+        };
         match self.0.note(seen) {
             Answer::Errno(e) => reply.error(Errno::from_i32(e)),
             _ => {
@@ -285,12 +314,22 @@ impl Filesystem for FactFs {
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         *self.0.transient.lock().unwrap() = false;
-        self.empty(Seen { name: name.to_string_lossy().into_owned(), ..seen("UNLINK", req, parent) }, reply);
+        self.empty(
+            Seen {
+                name: name.to_string_lossy().into_owned(),
+                ..seen("UNLINK", req, parent)
+            },
+            reply,
+        );
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let fh = self.0.next_handle.fetch_add(1, Ordering::Relaxed);
-        let answer = self.0.note(Seen { flags: flags.0, fh: Some(fh), ..seen("OPEN", req, ino) });
+        let answer = self.0.note(Seen {
+            flags: flags.0,
+            fh: Some(fh),
+            ..seen("OPEN", req, ino)
+        });
         let with = match answer {
             Answer::Errno(e) => return reply.error(Errno::from_i32(e)),
             Answer::Open(flags) => flags,
@@ -313,12 +352,26 @@ impl Filesystem for FactFs {
     ) {
         let lock_owner = lock_owner.map(|o| o.0);
         let (fh, flags) = (fh.0, flags.0);
-        let answer = self.0.note(Seen { fh: Some(fh), offset, size, lock_owner, flags, ..seen("READ", req, ino) });
+        let answer = self.0.note(Seen {
+            fh: Some(fh),
+            offset,
+            size,
+            lock_owner,
+            flags,
+            ..seen("READ", req, ino)
+        });
         match answer {
             Answer::Errno(e) => reply.error(Errno::from_i32(e)),
             Answer::Bytes(bytes) => reply.data(&bytes),
             _ => {
-                let held = self.0.handles.lock().unwrap().get(&fh).cloned().unwrap_or_default();
+                let held = self
+                    .0
+                    .handles
+                    .lock()
+                    .unwrap()
+                    .get(&fh)
+                    .cloned()
+                    .unwrap_or_default();
                 let from = (offset as usize).min(held.len());
                 let to = (from + size as usize).min(held.len());
                 reply.data(&held[from..to]);
@@ -340,7 +393,14 @@ impl Filesystem for FactFs {
     ) {
         let (size, lock_owner) = (data.len() as u32, lock_owner.map(|o| o.0));
         let (fh, flags) = (Some(fh.0), flags.0);
-        match self.0.note(Seen { fh, offset, size, lock_owner, flags, ..seen("WRITE", req, ino) }) {
+        match self.0.note(Seen {
+            fh,
+            offset,
+            size,
+            lock_owner,
+            flags,
+            ..seen("WRITE", req, ino)
+        }) {
             Answer::Errno(e) => reply.error(Errno::from_i32(e)),
             _ => reply.written(size),
         }
@@ -348,7 +408,14 @@ impl Filesystem for FactFs {
 
     fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
         let lock_owner = Some(lock_owner.0);
-        self.empty(Seen { fh: Some(fh.0), lock_owner, ..seen("FLUSH", req, ino) }, reply);
+        self.empty(
+            Seen {
+                fh: Some(fh.0),
+                lock_owner,
+                ..seen("FLUSH", req, ino)
+            },
+            reply,
+        );
     }
 
     fn release(
@@ -363,7 +430,15 @@ impl Filesystem for FactFs {
     ) {
         self.0.handles.lock().unwrap().remove(&fh.0);
         let (fh, lock_owner, flags) = (Some(fh.0), lock_owner.map(|o| o.0), flags.0);
-        self.empty(Seen { fh, lock_owner, flags, ..seen("RELEASE", req, ino) }, reply);
+        self.empty(
+            Seen {
+                fh,
+                lock_owner,
+                flags,
+                ..seen("RELEASE", req, ino)
+            },
+            reply,
+        );
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -374,14 +449,27 @@ impl Filesystem for FactFs {
     }
 
     fn readdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        self.0.note(Seen { offset, ..seen("READDIR", req, ino) });
+        self.0.note(Seen {
+            offset,
+            ..seen("READDIR", req, ino)
+        });
         let names: &[(u64, &str)] = match ino.0 {
-            ROOT => &[(ROOT, "."), (ROOT, ".."), (VALUE, "value"), (OTHER, "other"), (DIR, "dir")],
+            ROOT => &[
+                (ROOT, "."),
+                (ROOT, ".."),
+                (VALUE, "value"),
+                (OTHER, "other"),
+                (DIR, "dir"),
+            ],
             _ => &[(DIR, "."), (ROOT, ".."), (INNER, "inner")],
         };
         for (i, (ino, name)) in names.iter().enumerate().skip(offset as usize) {
             let dir = *ino == ROOT || *ino == DIR;
-            let kind = if dir { FileType::Directory } else { FileType::RegularFile };
+            let kind = if dir {
+                FileType::Directory
+            } else {
+                FileType::RegularFile
+            };
             if reply.add(INodeNo(*ino), i as u64 + 1, kind, name) {
                 break;
             }
@@ -402,17 +490,40 @@ impl Filesystem for FactFs {
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.0.note(Seen { name: name.to_string_lossy().into_owned(), size, ..seen("GETXATTR", req, ino) });
+        self.0.note(Seen {
+            name: name.to_string_lossy().into_owned(),
+            size,
+            ..seen("GETXATTR", req, ino)
+        });
         reply.error(Errno::ENODATA);
     }
 
     fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        self.empty(Seen { flags: mask.bits(), ..seen("ACCESS", req, ino) }, reply);
+        self.empty(
+            Seen {
+                flags: mask.bits(),
+                ..seen("ACCESS", req, ino)
+            },
+            reply,
+        );
     }
 
-    fn lseek(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
         let (fh, offset) = (Some(fh.0), offset as u64);
-        self.0.note(Seen { fh, offset, flags: whence, ..seen("LSEEK", req, ino) });
+        self.0.note(Seen {
+            fh,
+            offset,
+            flags: whence,
+            ..seen("LSEEK", req, ino)
+        });
         reply.error(Errno::EINVAL);
     }
 
@@ -427,7 +538,11 @@ impl Filesystem for FactFs {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        self.0.note(Seen { fh: Some(fh.0), flags: cmd as i32, ..seen("IOCTL", req, ino) });
+        self.0.note(Seen {
+            fh: Some(fh.0),
+            flags: cmd as i32,
+            ..seen("IOCTL", req, ino)
+        });
         reply.error(Errno::ENOTTY);
     }
 
@@ -443,11 +558,18 @@ impl Filesystem for FactFs {
     ) {
         self.0.polls.lock().unwrap().push((fh.0, ph.handle()));
         let (fh, events, flags) = (Some(fh.0), events.bits(), flags.bits() as i32);
-        match self.0.note(Seen { fh, events, flags, ..seen("POLL", req, ino) }) {
+        match self.0.note(Seen {
+            fh,
+            events,
+            flags,
+            ..seen("POLL", req, ino)
+        }) {
             Answer::Errno(e) => reply.error(Errno::from_i32(e)),
             Answer::Ready(ready) => reply.poll(PollEvents::from_bits_retain(ready)),
             // What a regular file is: always readable.
-            _ => reply.poll(PollEvents::from_bits_retain(events & (libc::POLLIN | libc::POLLRDNORM) as u32)),
+            _ => reply.poll(PollEvents::from_bits_retain(
+                events & (libc::POLLIN | libc::POLLRDNORM) as u32,
+            )),
         }
     }
 }

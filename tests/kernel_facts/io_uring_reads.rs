@@ -23,11 +23,18 @@ fn ring(sqpoll: bool) -> Ring {
     if sqpoll {
         builder.setup_sqpoll(200);
     }
-    builder.build(16).expect("io_uring_setup (io_uring_disabled must be 0)")
+    builder
+        .build(16)
+        .expect("io_uring_setup (io_uring_disabled must be 0)")
 }
 
 /// Submits `reads` together and waits for all: bytes or errno of each, in order.
-fn submit(ring: &mut Ring, reads: usize, size: usize, entry: impl Fn(*mut u8, u32) -> squeue::Entry) -> Vec<Outcome> {
+fn submit(
+    ring: &mut Ring,
+    reads: usize,
+    size: usize,
+    entry: impl Fn(*mut u8, u32) -> squeue::Entry,
+) -> Vec<Outcome> {
     let mut buffers = vec![vec![0u8; size]; reads];
     for (i, buffer) in buffers.iter_mut().enumerate() {
         let entry = entry(buffer.as_mut_ptr(), size as u32).user_data(i as u64);
@@ -37,14 +44,21 @@ fn submit(ring: &mut Ring, reads: usize, size: usize, entry: impl Fn(*mut u8, u3
     let mut outcomes = vec![None; reads];
     while outcomes.iter().any(Option::is_none) {
         let limit = types::Timespec::new().sec(5);
-        if let Err(e) = ring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&limit)) {
+        if let Err(e) = ring
+            .submitter()
+            .submit_with_args(1, &types::SubmitArgs::new().timespec(&limit))
+        {
             // SAFETY: leaves the process before the buffers are freed under a read that still runs.
             eprintln!("no completion: {e}");
             unsafe { libc::_exit(9) };
         }
         while let Some(done) = ring.completion().next() {
             let (i, rc) = (done.user_data() as usize, done.result());
-            outcomes[i] = Some(if rc < 0 { Err(-rc) } else { Ok(buffers[i][..rc as usize].to_vec()) });
+            outcomes[i] = Some(if rc < 0 {
+                Err(-rc)
+            } else {
+                Ok(buffers[i][..rc as usize].to_vec())
+            });
         }
     }
     outcomes.into_iter().flatten().collect()
@@ -53,12 +67,21 @@ fn submit(ring: &mut Ring, reads: usize, size: usize, entry: impl Fn(*mut u8, u3
 type Outcome = Result<Vec<u8>, i32>;
 
 fn open(path: &Path, flags: i32) -> File {
-    OpenOptions::new().read(true).custom_flags(flags).open(path).expect("open")
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)
+        .expect("open")
 }
 
 fn read_entry(file: &File, offset: u64, flags: Flags) -> impl Fn(*mut u8, u32) -> squeue::Entry {
     let fd = types::Fd(file.as_raw_fd());
-    move |buffer, size| opcode::Read::new(fd, buffer, size).offset(offset).build().flags(flags)
+    move |buffer, size| {
+        opcode::Read::new(fd, buffer, size)
+            .offset(offset)
+            .build()
+            .flags(flags)
+    }
 }
 
 const VARIANTS: [(i32, u64); 6] = [
@@ -102,13 +125,26 @@ fn a_short_io_uring_read_is_retried_at_the_same_offset() {
         let path = mount.join("value");
         let got = Run::uid(A).call(|| {
             let file = open(&path, flags);
-            submit(&mut ring(false), 1, 4096, read_entry(&file, offset, Flags::empty())).remove(0)
+            submit(
+                &mut ring(false),
+                1,
+                4096,
+                read_entry(&file, offset, Flags::empty()),
+            )
+            .remove(0)
         });
         let got = got.expect("the read itself succeeds");
-        assert!(got.len() > TEXT.len() && got.starts_with(&[TEXT, TEXT].concat()), "once only, the kernel is mended");
+        assert!(
+            got.len() > TEXT.len() && got.starts_with(&[TEXT, TEXT].concat()),
+            "once only, the kernel is mended"
+        );
         let reads = world.of("READ");
         assert_eq!((reads[0].offset, reads[0].size), (0, 4096));
-        assert_eq!((reads[1].offset, reads[1].size), (0, 4096 - TEXT.len() as u32), "open flags {flags:#o}");
+        assert_eq!(
+            (reads[1].offset, reads[1].size),
+            (0, 4096 - TEXT.len() as u32),
+            "open flags {flags:#o}"
+        );
         assert!(reads.iter().all(|r| r.lock_owner.is_some() && r.uid == A));
     }
 }
@@ -125,20 +161,48 @@ fn only_io_uring_polls_with_pollin_and_without_pollhup() {
         Run::uid(A)
             .call(|| {
                 let file = open(&path, flags);
-                submit(&mut ring(false), 1, 4096, read_entry(&file, offset, Flags::empty())).remove(0)
+                submit(
+                    &mut ring(false),
+                    1,
+                    4096,
+                    read_entry(&file, offset, Flags::empty()),
+                )
+                .remove(0)
             })
             .expect("the read");
-        let order: Vec<(String, u32)> =
-            world.seen().into_iter().filter(|s| s.op == "POLL" || s.op == "READ").map(|s| (s.op, s.events)).collect();
-        let between = order.iter().skip_while(|s| s.0 != "READ").skip(1).take_while(|s| s.0 == "POLL").next();
-        assert!(between.is_some_and(|poll| from_ring(poll.1)), "a POLL stands between the two READs: {order:?}");
-        assert_eq!(order[0] == ("POLL".into(), libc::POLLIN as u32), flags != libc::O_NONBLOCK, "{order:?}");
+        let order: Vec<(String, u32)> = world
+            .seen()
+            .into_iter()
+            .filter(|s| s.op == "POLL" || s.op == "READ")
+            .map(|s| (s.op, s.events))
+            .collect();
+        let between = order
+            .iter()
+            .skip_while(|s| s.0 != "READ")
+            .skip(1)
+            .take_while(|s| s.0 == "POLL")
+            .next();
+        assert!(
+            between.is_some_and(|poll| from_ring(poll.1)),
+            "a POLL stands between the two READs: {order:?}"
+        );
+        assert_eq!(
+            order[0] == ("POLL".into(), libc::POLLIN as u32),
+            flags != libc::O_NONBLOCK,
+            "{order:?}"
+        );
     }
     let (world, mount) = mounted();
     let path = mount.join("value");
     Run::uid(A).call(|| {
         let (file, soon) = (open(&path, 0), Duration::from_millis(5));
-        for events in [0, libc::POLLIN, libc::POLLPRI, libc::POLLIN | libc::POLLPRI, libc::POLLIN | libc::POLLRDNORM] {
+        for events in [
+            0,
+            libc::POLLIN,
+            libc::POLLPRI,
+            libc::POLLIN | libc::POLLPRI,
+            libc::POLLIN | libc::POLLRDNORM,
+        ] {
             sys::poll(&file, events, soon);
             let epoll = sys::Epoll::new();
             epoll.add(&file, events as i32);
@@ -149,7 +213,10 @@ fn only_io_uring_polls_with_pollin_and_without_pollhup() {
         }
     });
     let polls = world.of("POLL");
-    assert!(polls.len() >= 13 && !polls.iter().any(|p| from_ring(p.events)), "{polls:?}");
+    assert!(
+        polls.len() >= 13 && !polls.iter().any(|p| from_ring(p.events)),
+        "{polls:?}"
+    );
 }
 
 /// "… once, or an error": the remedy over inline, IOSQE_ASYNC, SQPOLL, registered file, O_DIRECT, O_NONBLOCK,
@@ -175,13 +242,24 @@ fn refusing_the_retry_gives_the_value_once() {
             }
             let file = open(&path, flags);
             let mut ring = ring(false);
-            ring.submitter().register_files(&[file.as_raw_fd()]).expect("register");
-            let fixed = |buffer, size| opcode::Read::new(types::Fixed(0), buffer, size).offset(offset).build();
+            ring.submitter()
+                .register_files(&[file.as_raw_fd()])
+                .expect("register");
+            let fixed = |buffer, size| {
+                opcode::Read::new(types::Fixed(0), buffer, size)
+                    .offset(offset)
+                    .build()
+            };
             all.push(("registered".into(), submit(&mut ring, 1, 4096, fixed).remove(0)));
             all
         });
         for (how, got) in all {
-            assert_eq!(got.as_deref(), Ok(TEXT), "{how}, open flags {flags:#o}, offset {}", offset as i64);
+            assert_eq!(
+                got.as_deref(),
+                Ok(TEXT),
+                "{how}, open flags {flags:#o}, offset {}",
+                offset as i64
+            );
         }
     }
 }
@@ -203,7 +281,12 @@ fn a_second_io_uring_read_of_an_offset_is_an_error_not_an_empty_value() {
         });
         let mut both = both;
         both.sort();
-        assert_eq!(both, [Ok(TEXT.to_vec()), Err(libc::EINVAL)], "{flags:#o} {}", offset as i64);
+        assert_eq!(
+            both,
+            [Ok(TEXT.to_vec()), Err(libc::EINVAL)],
+            "{flags:#o} {}",
+            offset as i64
+        );
         assert_eq!(later, [Err(libc::EINVAL)]);
         assert_eq!(position, 0);
     }
@@ -241,12 +324,21 @@ fn refusing_the_retry_leaves_ordinary_readers_alone() {
 fn denying_readiness_is_no_remedy() {
     let _deadline = deadline("uring not ready");
     let (world, mount) = mounted();
-    world.rule(|s| if s.op == "POLL" && s.events == 1 { Answer::Ready(0) } else { Answer::Usual });
+    world.rule(|s| {
+        if s.op == "POLL" && s.events == 1 {
+            Answer::Ready(0)
+        } else {
+            Answer::Usual
+        }
+    });
     let path = mount.join("value");
     let read = |flags| {
         Run::uid(A).call(|| {
             let file = open(&path, flags);
-            (sys::tid(), submit(&mut ring(false), 1, 4096, read_entry(&file, 0, Flags::empty())).remove(0))
+            (
+                sys::tid(),
+                submit(&mut ring(false), 1, 4096, read_entry(&file, 0, Flags::empty())).remove(0),
+            )
         })
     };
     let (tid, got) = read(0);
@@ -273,15 +365,19 @@ fn watch_readers(world: &World) -> Arc<Mutex<Vec<(Seen, Facts)>>> {
 #[test]
 fn ring_workers_have_stat_flags_0x4010_and_ordinary_rings_run_in_the_caller() {
     let _deadline = deadline("uring workers");
-    for (sqpoll, with, worker) in
-        [(false, Flags::empty(), false), (false, Flags::ASYNC, true), (true, Flags::empty(), true)]
-    {
+    for (sqpoll, with, worker) in [
+        (false, Flags::empty(), false),
+        (false, Flags::ASYNC, true),
+        (true, Flags::empty(), true),
+    ] {
         let (world, mount) = mounted();
         let found = watch_readers(&world);
         let path = mount.join("value");
         let tid = Run::uid(A).call(|| {
             let file = open(&path, 0);
-            submit(&mut ring(sqpoll), 1, 4096, read_entry(&file, 0, with)).remove(0).expect("read");
+            submit(&mut ring(sqpoll), 1, 4096, read_entry(&file, 0, with))
+                .remove(0)
+                .expect("read");
             sys::tid()
         });
         let (seen, facts) = found.lock().unwrap()[0].clone();
@@ -308,7 +404,11 @@ fn an_sqpoll_ring_keeps_its_makers_ids_after_setuid() {
     });
     assert_eq!(got.as_deref(), Ok(TEXT));
     let (seen, facts) = found.lock().unwrap()[0].clone();
-    assert_eq!((seen.uid, facts.fsuid), (A, A), "nothing but the flags tells: {facts:?}");
+    assert_eq!(
+        (seen.uid, facts.fsuid),
+        (A, A),
+        "nothing but the flags tells: {facts:?}"
+    );
     assert!(facts.flags & 0x4010 != 0);
 }
 
@@ -327,10 +427,17 @@ fn an_io_uring_personality_shows_in_the_header_and_not_in_proc() {
         become_ids(B, B, &[]).unwrap();
         let file = open(&path, 0);
         let read = read_entry(&file, 0, Flags::empty());
-        submit(&mut ring, 1, 4096, |buffer, size| read(buffer, size).personality(personality)).remove(0)
+        submit(&mut ring, 1, 4096, |buffer, size| {
+            read(buffer, size).personality(personality)
+        })
+        .remove(0)
     });
     assert_eq!(got.as_deref(), Ok(TEXT));
     let (seen, facts) = found.lock().unwrap()[0].clone();
     assert_eq!((seen.uid, facts.fsuid), (A, B));
-    assert_eq!(facts.flags & 0x4010, 0, "it runs in the caller: only the ids disagree");
+    assert_eq!(
+        facts.flags & 0x4010,
+        0,
+        "it runs in the caller: only the ids disagree"
+    );
 }

@@ -40,14 +40,20 @@ impl Changes {
         world.rule(move |seen| {
             let mut state = of_rule.lock().unwrap();
             let generation = state.generation;
-            let Some(handle) = seen.fh.map(|fh| state.handles.entry(fh).or_default()) else { return Answer::Usual };
+            let Some(handle) = seen.fh.map(|fh| state.handles.entry(fh).or_default()) else {
+                return Answer::Usual;
+            };
             match seen.op.as_str() {
                 "OPEN" => handle.seen = generation,
                 // The file system has stored the poll handle before this looks at the generation, and `put`
                 // raises the generation before it looks for poll handles: no change falls between.
                 "POLL" => {
                     if handle.seen != generation {
-                        *handle = Handle { seen: generation, changed: true, told: HashMap::new() };
+                        *handle = Handle {
+                            seen: generation,
+                            changed: true,
+                            told: HashMap::new(),
+                        };
                     }
                     let mut ready = seen.events & (libc::POLLIN | libc::POLLRDNORM) as u32;
                     let told = handle.told.entry(seen.pid).or_default();
@@ -85,19 +91,34 @@ const LATER: Duration = Duration::from_secs(5);
 fn a_poll_handle_is_one_open_files_own() {
     let _deadline = deadline("poll handle");
     let (world, mount) = mounted();
-    let (one, two) = (File::open(mount.join("value")).unwrap(), File::open(mount.join("value")).unwrap());
+    let (one, two) = (
+        File::open(mount.join("value")).unwrap(),
+        File::open(mount.join("value")).unwrap(),
+    );
     for file in [&one, &one, &two, &one] {
         sys::poll(file, libc::POLLPRI, Duration::ZERO);
         sys::Epoll::new().add(file, libc::EPOLLPRI);
     }
-    let mut polls: Vec<(u64, u64)> = world.polls.lock().unwrap().iter().map(|(fh, ph)| (*fh, ph.0)).collect();
+    let mut polls: Vec<(u64, u64)> = world
+        .polls
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(fh, ph)| (*fh, ph.0))
+        .collect();
     polls.sort();
     polls.dedup();
     assert_eq!(polls.len(), 2, "{polls:?}");
     drop((one, two));
     world.wait_for("both closed", |s| s.op == "RELEASE" && s.fh == Some(2));
-    mount.notifier().poll(fuser::PollHandle(polls[0].1)).expect("a closed file's handle");
-    mount.notifier().poll(fuser::PollHandle(u64::MAX)).expect("nobody's handle");
+    mount
+        .notifier()
+        .poll(fuser::PollHandle(polls[0].1))
+        .expect("a closed file's handle");
+    mount
+        .notifier()
+        .poll(fuser::PollHandle(u64::MAX))
+        .expect("nobody's handle");
 }
 
 /// "`poll`/`epoll` with POLLPRI works through fuser's PollNotifier: a waiter wakes within a millisecond of the
@@ -111,14 +132,26 @@ fn a_waiter_wakes_at_the_change() {
     let waiter = Run::uid(A).start(|| {
         let file = File::open(&path).unwrap();
         let events = sys::poll(&file, libc::POLLPRI, LATER);
-        (events, sys::pread(&file, 100, 0).unwrap(), std::fs::read(&path).unwrap())
+        (
+            events,
+            sys::pread(&file, 100, 0).unwrap(),
+            std::fs::read(&path).unwrap(),
+        )
     });
     world.wait_for("the waiter waits", |s| s.op == "POLL");
     std::thread::sleep(SOON);
     let start = Instant::now();
     changes.put(b"new");
-    assert_eq!(waiter.join(), (libc::POLLPRI, TEXT.to_vec(), b"new".to_vec()), "reopen to see it");
-    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+    assert_eq!(
+        waiter.join(),
+        (libc::POLLPRI, TEXT.to_vec(), b"new".to_vec()),
+        "reopen to see it"
+    );
+    assert!(
+        start.elapsed() < Duration::from_millis(500),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 /// "a change before epoll ADD … is lost if it is reported only once: twice mends" it.
@@ -143,22 +176,37 @@ fn a_reader_that_never_reopens_does_not_spin() {
     let _deadline = deadline("no spin");
     let (world, mount) = mounted();
     let changes = Changes::new(&world, &mount, TIMES);
-    let (polled, in_set) = (File::open(mount.join("value")).unwrap(), File::open(mount.join("value")).unwrap());
+    let (polled, in_set) = (
+        File::open(mount.join("value")).unwrap(),
+        File::open(mount.join("value")).unwrap(),
+    );
     let epoll = sys::Epoll::new();
     epoll.add(&in_set, libc::EPOLLPRI);
-    assert_eq!((sys::poll(&polled, libc::POLLPRI, SOON), epoll.wait(SOON)), (0, 0), "nothing has changed yet");
+    assert_eq!(
+        (sys::poll(&polled, libc::POLLPRI, SOON), epoll.wait(SOON)),
+        (0, 0),
+        "nothing has changed yet"
+    );
     for round in 0..3 {
         changes.put(format!("value {round}").as_bytes());
-        let by_poll = (0..10).filter(|_| sys::poll(&polled, libc::POLLPRI, SOON) != 0).count();
+        let by_poll = (0..10)
+            .filter(|_| sys::poll(&polled, libc::POLLPRI, SOON) != 0)
+            .count();
         let by_epoll = (0..10).filter(|_| epoll.wait(SOON) != 0).count();
-        assert!((1..=2).contains(&by_poll) && (1..=2).contains(&by_epoll), "{by_poll} and {by_epoll}");
+        assert!(
+            (1..=2).contains(&by_poll) && (1..=2).contains(&by_epoll),
+            "{by_poll} and {by_epoll}"
+        );
     }
     // Waiting for other events uses no report up.
     changes.put(b"last");
     for _ in 0..5 {
         assert_eq!(sys::poll(&polled, libc::POLLIN, SOON), libc::POLLIN);
     }
-    assert_eq!(sys::poll(&polled, libc::POLLIN | libc::POLLPRI, SOON), libc::POLLIN | libc::POLLPRI);
+    assert_eq!(
+        sys::poll(&polled, libc::POLLIN | libc::POLLPRI, SOON),
+        libc::POLLIN | libc::POLLPRI
+    );
 }
 
 /// "a second epoll on the same handle … twice mends both", if threads are counted apart.
@@ -175,9 +223,14 @@ fn every_epoll_on_a_handle_is_told() {
     }
     changes.put(b"new");
     assert!(sets.iter().all(|set| set.wait(SOON) != 0));
+    let file = File::open(mount.join("value")).unwrap();
     // Two threads, one of which loops and would use both reports up if they were the handle's.
     std::thread::scope(|scope| {
-        let looping = scope.spawn(|| (0..4).filter(|_| sys::poll(&file, libc::POLLPRI, SOON * 10) != 0).count());
+        let looping = scope.spawn(|| {
+            (0..4)
+                .filter(|_| sys::poll(&file, libc::POLLPRI, SOON * 10) != 0)
+                .count()
+        });
         let second = scope.spawn(|| {
             let set = sys::Epoll::new();
             set.add(&file, libc::EPOLLPRI);

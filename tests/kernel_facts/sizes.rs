@@ -15,7 +15,10 @@ fn fstat_asks_without_the_handle_and_seek_end_with_it() {
     let path = mount.join("value");
     let (len, end) = Run::uid(A).call(|| {
         let file = File::open(&path).expect("open");
-        (file.metadata().expect("fstat").len(), sys::lseek(&file, 0, libc::SEEK_END).expect("seek"))
+        (
+            file.metadata().expect("fstat").len(),
+            sys::lseek(&file, 0, libc::SEEK_END).expect("seek"),
+        )
     });
     assert_eq!((len, end), (TEXT.len() as u64, TEXT.len() as i64));
     let asked: Vec<_> = world.of("GETATTR").into_iter().map(|s| s.fh).collect();
@@ -36,7 +39,11 @@ fn a_direct_read_does_not_stop_at_the_size_that_was_told() {
         let path = mount.join("value");
         let (size, whole, part, direct) = Run::uid(A).call(|| {
             let file = File::open(&path).expect("open");
-            let direct = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&path).expect("open");
+            let direct = std::fs::OpenOptions::new()
+                .read(true)
+                .custom_flags(libc::O_DIRECT)
+                .open(&path)
+                .expect("open");
             (
                 file.metadata().expect("fstat").len(),
                 sys::pread(&file, 100, 0).map_err(errno),
@@ -63,10 +70,20 @@ fn a_size_lower_than_the_held_version_truncates_who_believes_fstat() {
     let size = file.metadata().expect("fstat").len();
     assert_eq!(sys::pread(&file, size as usize, 0).unwrap(), TEXT[..5]);
     // The remedy: the larger of both, for everybody.
-    world.rule(|s| if s.op == "GETATTR" || s.op == "LOOKUP" { Answer::Size(TEXT.len() as u64) } else { Answer::Usual });
+    world.rule(|s| {
+        if s.op == "GETATTR" || s.op == "LOOKUP" {
+            Answer::Size(TEXT.len() as u64)
+        } else {
+            Answer::Usual
+        }
+    });
     let size = file.metadata().expect("fstat").len();
     assert_eq!(sys::pread(&file, size as usize, 0).unwrap(), TEXT);
-    assert_eq!(std::fs::read(&path).unwrap(), b"short", "a size too large harms no reader of the new version");
+    assert_eq!(
+        std::fs::read(&path).unwrap(),
+        b"short",
+        "a size too large harms no reader of the new version"
+    );
 }
 
 /// "a stranger shown size 0 makes … an io_uring read return nothing".
@@ -78,12 +95,25 @@ fn an_io_uring_read_ends_at_the_size_that_anybody_was_told() {
     let (world, mount) = mounted();
     let path = mount.join("value");
     let file = File::open(&path).expect("open");
-    world.rule(|s| if s.uid == A && s.op == "LOOKUP" { Answer::Size(0) } else { Answer::Usual });
+    world.rule(|s| {
+        if s.uid == A {
+            Answer::Size(0)
+        } else {
+            Answer::Usual
+        }
+    });
     let stranger = path.clone();
-    Run::uid(A).call(|| std::fs::symlink_metadata(&stranger).map(|_| ()).map_err(errno)).unwrap();
+    Run::uid(A)
+        .call(|| std::fs::symlink_metadata(&stranger).map(|_| ()).map_err(errno))
+        .unwrap();
     let mut ring: IoUring<squeue::Entry, cqueue::Entry> = IoUring::builder().build(2).expect("io_uring");
     let mut buffer = [0u8; TEXT.len()];
-    let read = opcode::Read::new(types::Fd(file.as_raw_fd()), buffer.as_mut_ptr(), buffer.len() as u32).offset(0);
+    let read = opcode::Read::new(
+        types::Fd(file.as_raw_fd()),
+        buffer.as_mut_ptr(),
+        buffer.len() as u32,
+    )
+    .offset(0);
     // SAFETY: the buffer outlives the wait for the only completion.
     unsafe { ring.submission().push(&read.build()).expect("room") };
     ring.submit_and_wait(1).expect("submit");

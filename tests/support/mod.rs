@@ -40,8 +40,15 @@ pub fn require_root() {
     });
     // SAFETY: no arguments, cannot fail.
     let euid = unsafe { libc::geteuid() };
-    assert!(euid == 0, "these tests mount file systems and change uids: run them as root (effective uid is {euid})");
-    if let Err(e) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+    assert!(
+        euid == 0,
+        "these tests mount file systems and change uids: run them as root (effective uid is {euid})"
+    );
+    if let Err(e) = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+    {
         panic!("these tests need /dev/fuse (modprobe fuse, or pass the device to the container): {e}");
     }
 }
@@ -69,7 +76,11 @@ impl Deadline {
             run::adopt_test_key(owner);
             let wait = |limit| {
                 let guard = watched.0.lock().unwrap_or_else(|e| e.into_inner());
-                *watched.1.wait_timeout_while(guard, limit, |done| !*done).unwrap_or_else(|e| e.into_inner()).0
+                *watched
+                    .1
+                    .wait_timeout_while(guard, limit, |done| !*done)
+                    .unwrap_or_else(|e| e.into_inner())
+                    .0
             };
             if wait(limit) {
                 return;
@@ -121,7 +132,9 @@ pub fn pin_to_cpu(index: usize) -> std::io::Result<()> {
         if libc::sched_getaffinity(0, size, &mut may) != 0 {
             return Err(std::io::Error::last_os_error());
         }
-        let cpus: Vec<usize> = (0..libc::CPU_SETSIZE as usize).filter(|&c| libc::CPU_ISSET(c, &may)).collect();
+        let cpus: Vec<usize> = (0..libc::CPU_SETSIZE as usize)
+            .filter(|&c| libc::CPU_ISSET(c, &may))
+            .collect();
         let mut one: libc::cpu_set_t = std::mem::zeroed();
         libc::CPU_SET(cpus[index % cpus.len()], &mut one);
         if libc::sched_setaffinity(0, size, &one) != 0 {
@@ -134,7 +147,13 @@ pub fn pin_to_cpu(index: usize) -> std::io::Result<()> {
 /// A connected pair of Unix datagram sockets, close-on-exec; both ends survive a fork.
 pub fn socket_pair() -> (OwnedFd, OwnedFd) {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).expect("socketpair")
+    socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )
+    .expect("socketpair")
 }
 
 /// Sends descriptor `fd` over `socket` with one byte of data (SCM_RIGHTS).
@@ -155,7 +174,12 @@ pub fn receive_fd(socket: &impl AsRawFd) -> std::io::Result<OwnedFd> {
     let mut byte = [0u8; 1];
     let mut iov = [IoSliceMut::new(&mut byte)];
     let mut space = nix::cmsg_space!([RawFd; 1]);
-    let message = recvmsg::<()>(socket.as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let message = recvmsg::<()>(
+        socket.as_raw_fd(),
+        &mut iov,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )?;
     for part in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(fds) = part
             && let Some(&fd) = fds.first()
@@ -164,5 +188,8 @@ pub fn receive_fd(socket: &impl AsRawFd) -> std::io::Result<OwnedFd> {
             return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
         }
     }
-    Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "no descriptor came with the message"))
+    Err(std::io::Error::new(
+        std::io::ErrorKind::UnexpectedEof,
+        "no descriptor came with the message",
+    ))
 }

@@ -26,8 +26,14 @@ pub fn private_mounts() {
     PRIVATE.with(|done| {
         if !done.replace(true) {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("unshare(CLONE_NEWNS)");
-            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-                .expect("make all mounts private");
+            mount(
+                None::<&str>,
+                "/",
+                None::<&str>,
+                MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+                None::<&str>,
+            )
+            .expect("make all mounts private");
         }
     });
 }
@@ -61,7 +67,8 @@ impl TempMount {
     pub fn serve<F: Filesystem>(&mut self, filesystem: F, fd: OwnedFd, threads: usize) {
         let mut config = Config::default();
         config.n_threads = Some(threads);
-        let session = Session::from_fd(filesystem, fd, SessionACL::All, config).expect("handshake with the kernel");
+        let session =
+            Session::from_fd(filesystem, fd, SessionACL::All, config).expect("handshake with the kernel");
         self.session = Some(session.spawn().expect("start serving"));
     }
 
@@ -71,17 +78,36 @@ impl TempMount {
     pub fn unserved(more: &str) -> (TempMount, OwnedFd) {
         super::require_root();
         private_mounts();
-        let dir = tempfile::Builder::new().prefix("fact-").tempdir().expect("temporary directory");
+        let dir = tempfile::Builder::new()
+            .prefix("fact-")
+            .tempdir()
+            .expect("temporary directory");
         // Everybody must be able to walk to the mount.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(dir.path(), open).expect("chmod");
         let path = dir.path().join("mnt");
         std::fs::create_dir(&path).expect("mkdir");
-        let device = OpenOptions::new().read(true).write(true).open("/dev/fuse").expect("/dev/fuse");
-        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other{more}", device.as_raw_fd());
+        let device = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/fuse")
+            .expect("/dev/fuse");
+        let options = format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0,allow_other{more}",
+            device.as_raw_fd()
+        );
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        mount(Some("fact"), &path, Some("fuse.fact"), flags, Some(options.as_str())).expect("mount(2)");
-        LIVE.lock().unwrap_or_else(|e| e.into_inner()).push((test_key(), path));
+        mount(
+            Some("fact"),
+            &path,
+            Some("fuse.fact"),
+            flags,
+            Some(options.as_str()),
+        )
+        .expect("mount(2)");
+        LIVE.lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .push((test_key(), path));
         (TempMount { dir, session: None }, OwnedFd::from(device))
     }
 
@@ -117,9 +143,17 @@ impl TempMount {
     pub fn connection(&self) -> u64 {
         let wanted = self.path();
         let table = std::fs::read_to_string("/proc/thread-self/mountinfo").expect("mountinfo");
-        let line = table.lines().find(|l| l.split(' ').nth(4).is_some_and(|p| Path::new(p) == wanted));
-        let device = line.and_then(|l| l.split(' ').nth(2)).expect("the mount is in mountinfo");
-        device.split(':').nth(1).and_then(|minor| minor.parse().ok()).expect("major:minor")
+        let line = table
+            .lines()
+            .find(|l| l.split(' ').nth(4).is_some_and(|p| Path::new(p) == wanted));
+        let device = line
+            .and_then(|l| l.split(' ').nth(2))
+            .expect("the mount is in mountinfo");
+        device
+            .split(':')
+            .nth(1)
+            .and_then(|minor| minor.parse().ok())
+            .expect("major:minor")
     }
 }
 
@@ -128,7 +162,9 @@ impl Drop for TempMount {
         let path = self.path();
         // Force aborts the connection, so that whoever waits in it returns; detach works with files open.
         while umount2(&path, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH).is_ok() {}
-        LIVE.lock().unwrap_or_else(|e| e.into_inner()).retain(|(_, live)| *live != path);
+        LIVE.lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .retain(|(_, live)| *live != path);
         if let Some(session) = self.session.take() {
             let start = std::time::Instant::now();
             while !session.guard.is_finished() && start.elapsed() < Duration::from_secs(2) {

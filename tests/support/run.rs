@@ -47,7 +47,13 @@ pub(super) fn kill_all(key: u64) {
 ///
 /// Raw system calls: the C library's own wrappers would change every thread of the process.
 pub fn become_ids(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
-    let check = |rc: libc::c_long| if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+    let check = |rc: libc::c_long| {
+        if rc == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    };
     // SAFETY: the pointer and length describe `groups`; the others take numbers only.
     unsafe {
         check(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()))?;
@@ -62,8 +68,16 @@ pub fn set_fsids(uid: u32, gid: u32) {
     unsafe {
         libc::syscall(libc::SYS_setfsgid, gid);
         libc::syscall(libc::SYS_setfsuid, uid);
-        assert_eq!(libc::syscall(libc::SYS_setfsgid, u32::MAX), gid as i64, "setfsgid was refused");
-        assert_eq!(libc::syscall(libc::SYS_setfsuid, u32::MAX), uid as i64, "setfsuid was refused");
+        assert_eq!(
+            libc::syscall(libc::SYS_setfsgid, u32::MAX),
+            gid as i64,
+            "setfsgid was refused"
+        );
+        assert_eq!(
+            libc::syscall(libc::SYS_setfsuid, u32::MAX),
+            uid as i64,
+            "setfsuid was refused"
+        );
     }
 }
 
@@ -84,7 +98,13 @@ pub struct Run {
 impl Run {
     /// A child with this uid, the gid of the same number and no supplementary groups.
     pub fn uid(uid: u32) -> Run {
-        Run { uid, gid: uid, groups: Vec::new(), limit: Duration::from_secs(10), keep_device: false }
+        Run {
+            uid,
+            gid: uid,
+            groups: Vec::new(),
+            limit: Duration::from_secs(10),
+            keep_device: false,
+        }
     }
 
     /// A child that keeps root's ids (and its capabilities), with no supplementary groups.
@@ -151,7 +171,13 @@ impl Run {
             pid => {
                 live.push((key, pid));
                 drop(live);
-                Child { pid, reaped: false, pipe: read, limit: self.limit, result: std::marker::PhantomData }
+                Child {
+                    pid,
+                    reaped: false,
+                    pipe: read,
+                    limit: self.limit,
+                    result: std::marker::PhantomData,
+                }
             }
         }
     }
@@ -159,7 +185,9 @@ impl Run {
 
 /// Closes every descriptor of `/dev/fuse` of this process.
 fn close_devices() {
-    let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return };
+    let Ok(open) = std::fs::read_dir("/proc/self/fd") else {
+        return;
+    };
     let devices: Vec<i32> = open
         .flatten()
         .filter(|e| std::fs::read_link(e.path()).is_ok_and(|p| p.as_os_str() == "/dev/fuse"))
@@ -174,14 +202,19 @@ fn close_devices() {
 fn in_child<T: Serialize>(who: &Run, work: impl FnOnce() -> T) -> Vec<u8> {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         become_ids(who.uid, who.gid, &who.groups).unwrap_or_else(|e| panic!("cannot become {who:?}: {e}"));
-        // After the change of ids, which clears it. The child must not outlive the test's thread.
+        // After the change of ids, which clears both. The child must not outlive the test's thread, and its
+        // /proc entries belong to it, as a program's do that was executed with these ids.
         // SAFETY: numbers only.
-        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            libc::prctl(libc::PR_SET_DUMPABLE, 1);
+        }
         work()
     }));
     let outcome: Result<T, String> = outcome.map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
-        text.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string())).unwrap_or("a panic without text".into())
+        text.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()))
+            .unwrap_or("a panic without text".into())
     });
     serde_json::to_vec(&outcome).unwrap_or_default()
 }
@@ -224,7 +257,9 @@ impl<T> Child<T> {
 
     fn forget(&mut self) {
         self.reaped = true;
-        LIVE.lock().unwrap_or_else(|e| e.into_inner()).retain(|&(_, pid)| pid != self.pid);
+        LIVE.lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .retain(|&(_, pid)| pid != self.pid);
     }
 
     fn end(&mut self, limit: Duration) {
@@ -244,10 +279,19 @@ impl<T: DeserializeOwned> Child<T> {
         let start = Instant::now();
         loop {
             let left = self.limit.saturating_sub(start.elapsed());
-            let mut wait = libc::pollfd { fd: self.pipe.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            let mut wait = libc::pollfd {
+                fd: self.pipe.as_raw_fd(),
+                events: libc::POLLIN,
+                revents: 0,
+            };
             // SAFETY: one pollfd, as said.
             let n = unsafe { libc::poll(&mut wait, 1, left.as_millis() as i32) };
-            assert!(n != 0, "the child {} gave no result within {:?}", self.pid, self.limit);
+            assert!(
+                n != 0,
+                "the child {} gave no result within {:?}",
+                self.pid,
+                self.limit
+            );
             let mut chunk = [0u8; 65536];
             let mut pipe = File::from(self.pipe.try_clone().expect("dup"));
             match pipe.read(&mut chunk) {

@@ -13,7 +13,11 @@ pub fn c_path(path: &Path) -> CString {
 }
 
 fn check(rc: i64) -> io::Result<i64> {
-    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(rc) }
+    if rc < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(rc)
+    }
 }
 
 fn owned(rc: i64) -> io::Result<OwnedFd> {
@@ -69,7 +73,8 @@ pub fn pwrite(fd: &impl AsRawFd, bytes: &[u8], offset: i64) -> io::Result<usize>
 pub fn mknodat(dir: &impl AsRawFd, name: &str) -> io::Result<()> {
     let name = CString::new(name).expect("a name has no NUL");
     // SAFETY: `name` lives through the call.
-    check(unsafe { libc::mknodat(dir.as_raw_fd(), name.as_ptr(), libc::S_IFREG | 0o400, 0) } as i64).map(|_| ())
+    check(unsafe { libc::mknodat(dir.as_raw_fd(), name.as_ptr(), libc::S_IFREG | 0o400, 0) } as i64)
+        .map(|_| ())
 }
 
 /// unlinkat(2) of a file.
@@ -87,28 +92,51 @@ pub fn clone_mount(path: &Path) -> io::Result<OwnedFd> {
 }
 
 fn mount_setattr(dir: i32, path: &CString, flags: i32, set: u64, clear: u64) -> io::Result<()> {
-    let attr = libc::mount_attr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
+    let attr = libc::mount_attr {
+        attr_set: set,
+        attr_clr: clear,
+        propagation: 0,
+        userns_fd: 0,
+    };
     // SAFETY: `path` and `attr` live through the call, which gets the size of `attr`.
     let rc = unsafe {
-        libc::syscall(libc::SYS_mount_setattr, dir, path.as_ptr(), flags, &attr, size_of::<libc::mount_attr>())
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            dir,
+            path.as_ptr(),
+            flags,
+            &attr,
+            size_of::<libc::mount_attr>(),
+        )
     };
     check(rc).map(|_| ())
 }
 
 /// Makes the mount at `path` `ro,nosuid,nodev,noexec`.
 pub fn make_read_only(path: &Path) -> io::Result<()> {
-    let set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+    let set =
+        libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
     mount_setattr(libc::AT_FDCWD, &c_path(path), 0, set, 0)
 }
 
 /// Takes the read-only flag off a mount that [`clone_mount`] returned.
 pub fn make_clone_writable(clone: &impl AsRawFd) -> io::Result<()> {
-    mount_setattr(clone.as_raw_fd(), &CString::default(), libc::AT_EMPTY_PATH, 0, libc::MOUNT_ATTR_RDONLY)
+    mount_setattr(
+        clone.as_raw_fd(),
+        &CString::default(),
+        libc::AT_EMPTY_PATH,
+        0,
+        libc::MOUNT_ATTR_RDONLY,
+    )
 }
 
 /// poll(2) on one descriptor: the returned events, 0 when the time is over.
 pub fn poll(fd: &impl AsRawFd, events: i16, limit: Duration) -> i16 {
-    let mut one = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
+    let mut one = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events,
+        revents: 0,
+    };
     // SAFETY: one pollfd, as said.
     let n = unsafe { libc::poll(&mut one, 1, limit.as_millis() as i32) };
     assert!(n >= 0, "poll: {}", io::Error::last_os_error());
@@ -123,14 +151,23 @@ pub fn select(fd: &impl AsRawFd, for_reading: bool, exceptional: bool, limit: Du
     // SAFETY: fd_set is plain bits; the descriptor is below FD_SETSIZE; pointers are null or live through the call.
     unsafe {
         let mut sets: [libc::fd_set; 2] = std::mem::zeroed();
-        let mut time = libc::timeval { tv_sec: limit.as_secs() as i64, tv_usec: limit.subsec_micros() as i64 };
+        let mut time = libc::timeval {
+            tv_sec: limit.as_secs() as i64,
+            tv_usec: limit.subsec_micros() as i64,
+        };
         libc::FD_SET(fd, &mut sets[0]);
         libc::FD_SET(fd, &mut sets[1]);
         let [read, except] = &mut sets;
-        let (r, e) = (if for_reading { read } else { null }, if exceptional { except } else { null });
+        let (r, e) = (
+            if for_reading { read } else { null },
+            if exceptional { except } else { null },
+        );
         let n = libc::select(fd + 1, r, null, e, &mut time);
         assert!(n >= 0, "select: {}", io::Error::last_os_error());
-        (n > 0 && for_reading && libc::FD_ISSET(fd, &sets[0]), n > 0 && exceptional && libc::FD_ISSET(fd, &sets[1]))
+        (
+            n > 0 && for_reading && libc::FD_ISSET(fd, &sets[0]),
+            n > 0 && exceptional && libc::FD_ISSET(fd, &sets[1]),
+        )
     }
 }
 
@@ -146,9 +183,19 @@ impl Epoll {
 
     /// EPOLL_CTL_ADD.
     pub fn add(&self, fd: &impl AsRawFd, events: i32) {
-        let mut event = libc::epoll_event { events: events as u32, u64: fd.as_raw_fd() as u64 };
+        let mut event = libc::epoll_event {
+            events: events as u32,
+            u64: fd.as_raw_fd() as u64,
+        };
         // SAFETY: `event` lives through the call.
-        let rc = unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &mut event) };
+        let rc = unsafe {
+            libc::epoll_ctl(
+                self.0.as_raw_fd(),
+                libc::EPOLL_CTL_ADD,
+                fd.as_raw_fd(),
+                &mut event,
+            )
+        };
         assert!(rc == 0, "EPOLL_CTL_ADD: {}", io::Error::last_os_error());
     }
 
@@ -204,7 +251,16 @@ impl Inotify {
 /// A page that cannot be had raises SIGBUS: call it in a forked child.
 pub fn map_and_read(fd: &impl AsRawFd, flags: i32, size: usize) -> io::Result<Vec<u8>> {
     // SAFETY: a fresh mapping at an address of the kernel's choice.
-    let page = unsafe { libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ, flags, fd.as_raw_fd(), 0) };
+    let page = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            4096,
+            libc::PROT_READ,
+            flags,
+            fd.as_raw_fd(),
+            0,
+        )
+    };
     if page == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
@@ -217,8 +273,13 @@ pub fn sendfile(from: &impl AsRawFd, size: usize) -> io::Result<Vec<u8>> {
     let (read_end, write_end) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let mut offset = 0;
     // SAFETY: `offset` lives through the call.
-    let n = check(unsafe { libc::sendfile(write_end.as_raw_fd(), from.as_raw_fd(), &mut offset, size) } as i64)?;
-    if n == 0 { Ok(Vec::new()) } else { read(&read_end, n as usize) }
+    let n =
+        check(unsafe { libc::sendfile(write_end.as_raw_fd(), from.as_raw_fd(), &mut offset, size) } as i64)?;
+    if n == 0 {
+        Ok(Vec::new())
+    } else {
+        read(&read_end, n as usize)
+    }
 }
 
 /// splice(2) from `from` at offset 0 into a pipe, and what came out.
@@ -226,6 +287,19 @@ pub fn splice(from: &impl AsRawFd, size: usize) -> io::Result<Vec<u8>> {
     let (read_end, write_end) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let (mut offset, null) = (0i64, std::ptr::null_mut());
     // SAFETY: `offset` lives through the call.
-    let n = unsafe { libc::splice(from.as_raw_fd(), &mut offset, write_end.as_raw_fd(), null, size, 0) };
-    if check(n as i64)? == 0 { Ok(Vec::new()) } else { read(&read_end, n as usize) }
+    let n = unsafe {
+        libc::splice(
+            from.as_raw_fd(),
+            &mut offset,
+            write_end.as_raw_fd(),
+            null,
+            size,
+            0,
+        )
+    };
+    if check(n as i64)? == 0 {
+        Ok(Vec::new())
+    } else {
+        read(&read_end, n as usize)
+    }
 }
