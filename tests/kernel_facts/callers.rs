@@ -442,3 +442,169 @@ fn scm_credentials_peercred_and_fuse_can_give_three_answers() {
     assert_eq!(child.join(), Ok(()));
     assert!(world.of("READ").iter().all(|s| s.uid == B));
 }
+
+/// "A capability-free daemon reads other uids' status (Groups …), loginuid, …, cgroup, stat; not exe"; "`/proc/TID/cgroup`
+/// gives the systemd unit … of the blocked caller".
+#[test]
+fn a_capability_free_process_reads_status_stat_and_cgroup_of_other_uids_but_not_exe() {
+    let _deadline = deadline("foreign proc");
+    let (near, far) = socket_pair();
+    let other = Run::uid(A)
+        .group(70001)
+        .start(|| sys::read(&near, 1).map(drop).map_err(errno));
+    let pid = other.pid();
+    wait_until(Duration::from_secs(5), "the other has its ids", || {
+        facts(pid).fsuid == A
+    });
+    let (facts, cgroup, exe) = Run::uid(B).call(|| {
+        let f = facts(pid);
+        let exe = std::fs::read_link(format!("/proc/{pid}/exe"))
+            .map(drop)
+            .map_err(errno);
+        (
+            (f.fsuid, f.groups, f.flags != 0),
+            std::fs::read_to_string(format!("/proc/{pid}/cgroup")).map_err(errno),
+            exe,
+        )
+    });
+    assert_eq!(facts, (A, vec![70001], true));
+    assert!(cgroup.is_ok_and(|c| c.contains(":/")));
+    assert_eq!(exe, Err(libc::EACCES));
+    nix::unistd::write(&far, b"d").expect("done");
+    assert_eq!(other.join(), Ok(()));
+}
+
+/// What `PIDFD_GET_INFO` says of a thread: (tid, process, fsuid, fsgid, cgroup id), or the errno.
+fn pidfd_info(tid: u32) -> Result<(u32, u32, u32, u32, u64), i32> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: numbers only; the descriptor is ours alone; the ioctl gets a zeroed struct of the size its number has.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, tid, libc::PIDFD_THREAD);
+        if fd < 0 {
+            return Err(errno(std::io::Error::last_os_error()));
+        }
+        let fd = OwnedFd::from_raw_fd(fd as i32);
+        let mut info: libc::pidfd_info = std::mem::zeroed();
+        info.mask = (libc::PIDFD_INFO_PID | libc::PIDFD_INFO_CREDS | libc::PIDFD_INFO_CGROUPID) as u64;
+        if libc::ioctl(fd.as_raw_fd(), libc::PIDFD_GET_INFO as _, &mut info) != 0 {
+            return Err(errno(std::io::Error::last_os_error()));
+        }
+        Ok((info.pid, info.tgid, info.fsuid, info.fsgid, info.cgroupid))
+    }
+}
+
+/// "libc 0.2 has … `pidfd_info` and PIDFD_GET_INFO"; it "works without capabilities, for other uids, for non-leader
+/// threads (with PIDFD_THREAD, 6.9)", and carries what has to equal the header: thread, fsuid, fsgid.
+#[test]
+fn pidfd_get_info_knows_the_blocked_thread() {
+    let _deadline = deadline("pidfd info");
+    let (near, far) = socket_pair();
+    let other = Run::root().start(|| {
+        let thread = std::thread::spawn(move || {
+            set_fsids(A, B);
+            nix::unistd::write(&near, &sys::tid().to_ne_bytes()).expect("tid");
+            sys::read(&near, 1).map(drop).map_err(errno)
+        });
+        thread.join().unwrap()
+    });
+    let tid = u32::from_ne_bytes(sys::read(&far, 4).unwrap().try_into().unwrap());
+    let (info_tid, process, fsuid, fsgid, cgroup) = Run::uid(B)
+        .call(|| pidfd_info(tid))
+        .expect("PIDFD_GET_INFO (6.13)");
+    assert_eq!((info_tid, process, fsuid, fsgid), (tid, other.pid(), A, B));
+    assert_ne!(tid, process);
+    assert_ne!(cgroup, 0);
+    nix::unistd::write(&far, b"d").expect("done");
+    assert_eq!(other.join(), Ok(()));
+    assert_eq!(pidfd_info(tid), Err(libc::ESRCH));
+}
+
+/// "A mount made inside another user namespace (`uid_map 26 61002 1`) delivers requests as uid 26 on its descriptor:
+/// believe a passed `/dev/fuse` only from uid 0, and after a probe of one's own through it".
+#[test]
+fn a_mount_of_another_user_namespace_shows_whatever_uid_its_maker_likes() {
+    let _deadline = deadline("foreign mount");
+    let (_world, place) = mounted();
+    let device = place.beside("dev").join("fuse");
+    let (kind, all) = (
+        nix::sys::stat::SFlag::S_IFCHR,
+        nix::sys::stat::Mode::from_bits_truncate(0o666),
+    );
+    nix::sys::stat::mknod(&device, kind, all, nix::sys::stat::makedev(10, 229)).expect("mknod");
+    std::fs::set_permissions(&device, PermissionsExt::from_mode(0o666)).expect("chmod");
+    let target = place.beside("target");
+    let (near, far) = socket_pair();
+    let maker = Run::uid(B).keep_device().start(|| {
+        use nix::sched::CloneFlags;
+        nix::sched::unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).map_err(|e| e as i32)?;
+        std::fs::write("/proc/self/setgroups", "deny").map_err(errno)?;
+        std::fs::write("/proc/self/uid_map", format!("26 {B} 1")).map_err(errno)?;
+        std::fs::write("/proc/self/gid_map", format!("26 {B} 1")).map_err(errno)?;
+        let fuse = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&device)
+            .map_err(errno)?;
+        let options = format!("fd={},rootmode=40000,user_id=26,group_id=26", fuse.as_raw_fd());
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(
+            Some("fact"),
+            &target,
+            Some("fuse.fact"),
+            flags,
+            Some(options.as_str()),
+        )
+        .map_err(|e| e as i32)?;
+        pass_fd(&near, &fuse).map_err(errno)?;
+        drop(fuse);
+        std::fs::read(target.join("value")).map_err(errno)
+    });
+    let passed = receive_fd(&far).expect("the descriptor");
+    let world = World::new(TEXT);
+    let session = fuser::Session::from_fd(
+        FactFs(world.clone()),
+        passed,
+        fuser::SessionACL::All,
+        fuser::Config::default(),
+    )
+    .expect("handshake");
+    let session = session.spawn().expect("serve");
+    assert_eq!(maker.join().as_deref(), Ok(TEXT));
+    let reads = world.of("READ");
+    assert!(
+        !reads.is_empty() && reads.iter().all(|s| s.uid == 26),
+        "{B} passes for 26: {reads:?}"
+    );
+    session.join().expect("the mount went with its namespace");
+}
+
+/// "`PR_SET_DUMPABLE=0` blocks same-uid `/proc/PID/{mem,environ,fd}`".
+#[test]
+fn an_undumpable_process_is_closed_to_its_own_uid() {
+    let _deadline = deadline("undumpable");
+    let (near, far) = socket_pair();
+    let look = |pid: u32| {
+        Run::uid(A).call(|| {
+            let open = |name: &str| File::open(format!("/proc/{pid}/{name}")).map(drop).map_err(errno);
+            [
+                open("mem"),
+                open("environ"),
+                std::fs::read_dir(format!("/proc/{pid}/fd"))
+                    .map(drop)
+                    .map_err(errno),
+            ]
+        })
+    };
+    for (dumpable, expected) in [(1, Ok(())), (0, Err(libc::EACCES))] {
+        let other = Run::uid(A).start(|| {
+            // SAFETY: numbers only.
+            unsafe { libc::prctl(libc::PR_SET_DUMPABLE, dumpable) };
+            nix::unistd::write(&near, b"r").expect("ready");
+            sys::read(&near, 1).map(drop).map_err(errno)
+        });
+        sys::read(&far, 1).expect("ready");
+        assert_eq!(look(other.pid()), [expected; 3], "dumpable {dumpable}");
+        nix::unistd::write(&far, b"d").expect("done");
+        assert_eq!(other.join(), Ok(()));
+    }
+}

@@ -45,8 +45,6 @@ pub enum Answer {
     Usual,
     /// An errno.
     Errno(i32),
-    /// READ: these bytes.
-    Bytes(Vec<u8>),
     /// LOOKUP, GETATTR: this size, with the usual rest.
     Size(u64),
     /// LOOKUP, GETATTR: this owner.
@@ -362,7 +360,6 @@ impl Filesystem for FactFs {
         });
         match answer {
             Answer::Errno(e) => reply.error(Errno::from_i32(e)),
-            Answer::Bytes(bytes) => reply.data(&bytes),
             _ => {
                 let held = self
                     .0

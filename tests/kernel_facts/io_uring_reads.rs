@@ -48,8 +48,8 @@ fn submit(
             .submitter()
             .submit_with_args(1, &types::SubmitArgs::new().timespec(&limit))
         {
-            // SAFETY: leaves the process before the buffers are freed under a read that still runs.
             eprintln!("no completion: {e}");
+            // SAFETY: leaves the process before the buffers are freed under a read that still runs.
             unsafe { libc::_exit(9) };
         }
         while let Some(done) = ring.completion().next() {
@@ -93,18 +93,25 @@ const VARIANTS: [(i32, u64); 6] = [
     (libc::O_NONBLOCK, u64::MAX),
 ];
 
+/// What one thread has had of one handle.
+#[derive(Default)]
+struct Served {
+    by_ring: bool,
+    offsets: Vec<u64>,
+}
+
 /// The remedy: a thread that polled a handle with POLLIN and without POLLHUP reads by io_uring, and is given
 /// each offset of that handle once.
 fn once() -> impl Fn(&Seen) -> Answer + Send + Sync {
-    let handles: Mutex<HashMap<(u64, u32), (bool, Vec<u64>)>> = Mutex::default();
+    let handles: Mutex<HashMap<(u64, u32), Served>> = Mutex::default();
     move |seen| {
         let Some(fh) = seen.fh else { return Answer::Usual };
         let mut handles = handles.lock().unwrap();
-        let (by_ring, served) = handles.entry((fh, seen.pid)).or_default();
+        let Served { by_ring, offsets } = handles.entry((fh, seen.pid)).or_default();
         match seen.op.as_str() {
             "POLL" => *by_ring |= from_ring(seen.events),
-            "READ" if *by_ring && served.contains(&seen.offset) => return Answer::Errno(libc::EINVAL),
-            "READ" => served.push(seen.offset),
+            "READ" if *by_ring && offsets.contains(&seen.offset) => return Answer::Errno(libc::EINVAL),
+            "READ" => offsets.push(seen.offset),
             _ => {}
         }
         Answer::Usual

@@ -250,3 +250,143 @@ fn a_hung_daemon_is_released_through_fusectl() {
     assert!(start.elapsed() < Duration::from_secs(2));
     umount2(&control, MntFlags::MNT_DETACH).expect("umount fusectl");
 }
+
+/// "A holder of the /dev/fuse fd keeps the connection: callers wait, a successor resumes without INIT, and
+/// FUSE_NOTIFY_RESEND (negotiate FUSE_HAS_RESEND) replays what the dead daemon had taken; resent requests have bit 63
+/// of `unique` set".
+#[test]
+fn a_successor_gets_the_dead_daemons_requests_again_without_init() {
+    const FUSE_NOTIFY_RESEND: i32 = 7;
+    const FUSE_READ: u32 = 15;
+    let _deadline = deadline("resend");
+    let (mount, device) = TempMount::unserved("");
+    let for_daemon = device.try_clone().expect("dup");
+    let mut for_daemon = Some(for_daemon);
+    let (near, far) = socket_pair();
+    let daemon = Run::root()
+        .keep_device()
+        .limit(Duration::from_secs(15))
+        .start(|| {
+            let world = World::new(TEXT);
+            world.rule(move |s| {
+                if s.op == "READ" {
+                    nix::unistd::write(&near, b"r").expect("the READ has been taken");
+                    std::thread::sleep(Duration::from_secs(12));
+                }
+                // Nobody answers a FLUSH later on.
+                let quiet = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH;
+                if s.op == "OPEN" {
+                    Answer::Open(quiet)
+                } else {
+                    Answer::Usual
+                }
+            });
+            let device = for_daemon.take().expect("the device");
+            let config = fuser::Config::default();
+            fuser::Session::from_fd(FactFs(world), device, fuser::SessionACL::All, config)
+                .expect("INIT")
+                .run()
+                .is_ok()
+        });
+    drop(for_daemon);
+    let path = mount.join("value");
+    let mut reader = Run::uid(A).start(|| {
+        let file = File::open(&path).map_err(errno)?;
+        sys::pread(&file, 100, 0).map_err(errno)
+    });
+    sys::read(&far, 1).expect("the READ has been taken");
+    daemon.signal(libc::SIGKILL);
+    drop(daemon);
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(!reader.ended(), "the connection lives: the caller waits");
+    // fuse_out_header: length, code in place of the error, unique 0.
+    let notify = [
+        16u32.to_ne_bytes(),
+        FUSE_NOTIFY_RESEND.to_ne_bytes(),
+        [0; 4],
+        [0; 4],
+    ]
+    .concat();
+    nix::unistd::write(&device, &notify).expect("FUSE_NOTIFY_RESEND");
+    assert_ne!(
+        sys::poll(&device, libc::POLLIN, Duration::from_secs(5)),
+        0,
+        "a request is there"
+    );
+    // fuse_in_header: length, opcode, unique, node, uid, gid, pid.
+    // The buffer must have room for the largest WRITE that fuser negotiated, 16 MiB.
+    let request = sys::read(&device, 17 << 20).expect("a request");
+    let word = |at: usize| u32::from_ne_bytes(request[at..at + 4].try_into().unwrap());
+    let unique = u64::from_ne_bytes(request[8..16].try_into().unwrap());
+    assert_eq!((word(4), word(24), word(32)), (FUSE_READ, A, reader.pid()));
+    assert_eq!(unique >> 63, 1, "marked as resent");
+    let head = [
+        &(16 + TEXT.len() as u32).to_ne_bytes()[..],
+        &0i32.to_ne_bytes(),
+        &unique.to_ne_bytes(),
+    ]
+    .concat();
+    nix::unistd::write(&device, &[&head, TEXT].concat()).expect("the answer");
+    assert_eq!(reader.join().as_deref(), Ok(TEXT));
+}
+
+/// "Negotiating FUSE_ASYNC_DIO frees the caller: … Never negotiate it": an O_DIRECT read by io_uring or libaio returns
+/// to its caller before the daemon has answered; without the flag it holds the caller.
+#[test]
+fn async_dio_frees_the_caller_while_its_read_waits() {
+    use io_uring::{IoUring, cqueue, opcode, squeue, types};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::OpenOptionsExt;
+    let _deadline = deadline("async dio");
+    for (flags, freed) in [(vec![], false), (vec![InitFlags::FUSE_ASYNC_DIO], true)] {
+        let world = World::new(TEXT);
+        *world.want.lock().unwrap() = flags;
+        let mount = TempMount::new(FactFs(world.clone()), 2);
+        let gate = Gate::default();
+        let held = gate.clone();
+        world.rule(move |s| {
+            if s.op == "READ" {
+                held.wait();
+            }
+            Answer::Usual
+        });
+        let path = mount.join("value");
+        let (near, far) = socket_pair();
+        let reader = Run::root().start(|| {
+            set_fsids(A, A);
+            let file = std::fs::OpenOptions::new()
+                .read(true)
+                .custom_flags(libc::O_DIRECT)
+                .open(&path)
+                .expect("open");
+            let mut ring: IoUring<squeue::Entry, cqueue::Entry> =
+                IoUring::builder().build(2).expect("io_uring");
+            let mut buffer = [0u8; TEXT.len()];
+            let read = opcode::Read::new(
+                types::Fd(file.as_raw_fd()),
+                buffer.as_mut_ptr(),
+                buffer.len() as u32,
+            );
+            // SAFETY: the buffer outlives the wait for the only completion.
+            unsafe { ring.submission().push(&read.build()).expect("room") };
+            ring.submit().expect("submit");
+            set_fsids(B, B);
+            nix::unistd::write(&near, b"f").expect("free");
+            ring.submit_and_wait(1).expect("wait");
+            ring.completion().next().map(|c| c.result())
+        });
+        let seen = world.wait_for("READ", |s| s.op == "READ");
+        assert_eq!(seen.uid, A);
+        let early = sys::poll(&far, libc::POLLIN, Duration::from_millis(300)) != 0;
+        assert_eq!(early, freed);
+        if freed {
+            assert_eq!(
+                super::callers::facts(seen.pid).fsuid,
+                B,
+                "it has become another while its READ waits"
+            );
+        }
+        gate.open();
+        assert_eq!(reader.join(), Some(TEXT.len() as i32));
+    }
+}
