@@ -14,6 +14,8 @@ mod callers;
 mod changes;
 #[path = "kernel_facts/fs.rs"]
 mod fs;
+#[path = "kernel_facts/harness.rs"]
+mod harness;
 #[path = "kernel_facts/io_uring_reads.rs"]
 mod io_uring_reads;
 #[path = "kernel_facts/polling.rs"]

@@ -390,3 +390,102 @@ fn async_dio_frees_the_caller_while_its_read_waits() {
         assert_eq!(reader.join(), Some(TEXT.len() as i32));
     }
 }
+
+/// Answers READs of the value from a thread of its own, when the gate opens.
+struct Elsewhere(Arc<World>, Gate);
+
+impl fuser::Filesystem for Elsewhere {
+    fn lookup(&self, r: &fuser::Request, p: fuser::INodeNo, n: &std::ffi::OsStr, reply: fuser::ReplyEntry) {
+        FactFs(self.0.clone()).lookup(r, p, n, reply);
+    }
+
+    fn open(&self, r: &fuser::Request, i: fuser::INodeNo, f: fuser::OpenFlags, reply: fuser::ReplyOpen) {
+        FactFs(self.0.clone()).open(r, i, f, reply);
+    }
+
+    fn read(
+        &self,
+        _: &fuser::Request,
+        ino: fuser::INodeNo,
+        _: fuser::FileHandle,
+        offset: u64,
+        _: u32,
+        _: fuser::OpenFlags,
+        _: Option<fuser::LockOwner>,
+        reply: fuser::ReplyData,
+    ) {
+        let bytes = if offset == 0 { TEXT } else { b"" };
+        if ino.0 != VALUE {
+            return reply.data(bytes);
+        }
+        let gate = self.1.clone();
+        std::thread::spawn(move || {
+            gate.wait();
+            reply.data(bytes);
+        });
+    }
+}
+
+/// "fuser dispatches each request to one `Filesystem` method; a reply may be sent from another thread": one serving
+/// thread goes on while a reply waits.
+#[test]
+fn a_reply_may_come_from_another_thread_while_the_loop_serves_on() {
+    let _deadline = deadline("reply elsewhere");
+    let (world, gate) = (World::new(TEXT), Gate::default());
+    let mount = TempMount::new(Elsewhere(world.clone(), gate.clone()), 1);
+    let (slow, quick) = (mount.join("value"), mount.join("other"));
+    let read = |path: &std::path::Path| {
+        let file = File::open(path).map_err(errno)?;
+        sys::pread(&file, 100, 0).map_err(errno)
+    };
+    let mut waiting = Run::uid(A).start(|| read(&slow));
+    world.wait_for("the slow one", |s| s.op == "OPEN");
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(Run::uid(B).call(|| read(&quick)).as_deref(), Ok(TEXT));
+    assert!(!waiting.ended());
+    gate.open();
+    assert_eq!(waiting.join().as_deref(), Ok(TEXT));
+}
+
+/// "a single-file bind mount by root works if root's LOOKUP is answered, and fails if it is refused".
+#[test]
+fn a_single_file_bind_mount_needs_roots_lookup_and_nothing_else() {
+    let _deadline = deadline("single file");
+    let (world, mount_) = mounted();
+    let (source, target) = (mount_.join("value"), mount_.beside("bound").join("file"));
+    std::fs::write(&target, b"").expect("target");
+    let bind = || {
+        mount(
+            Some(&source),
+            &target,
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )
+        .map_err(|e| e as i32)
+    };
+    world.rule(|s| {
+        if s.op == "LOOKUP" && s.uid == 0 {
+            Answer::Errno(libc::EACCES)
+        } else {
+            Answer::Usual
+        }
+    });
+    assert_eq!(bind(), Err(libc::EACCES));
+    // Root may look, but not open or read.
+    world.rule(|s| {
+        if s.op == "OPEN" && s.uid == 0 {
+            Answer::Errno(libc::EACCES)
+        } else {
+            Answer::Usual
+        }
+    });
+    assert_eq!(bind(), Ok(()));
+    assert_eq!(
+        Run::uid(A)
+            .call(|| std::fs::read(&target).map_err(errno))
+            .as_deref(),
+        Ok(TEXT)
+    );
+    umount2(&target, MntFlags::MNT_DETACH).expect("umount");
+}
