@@ -20,6 +20,8 @@ mod harness;
 mod io_uring_reads;
 #[path = "kernel_facts/polling.rs"]
 mod polling;
+#[path = "kernel_facts/processes.rs"]
+mod processes;
 #[path = "kernel_facts/serving.rs"]
 mod serving;
 #[path = "kernel_facts/sizes.rs"]

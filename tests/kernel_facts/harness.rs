@@ -9,11 +9,11 @@ use super::{A, TEXT, errno, mounted};
 /// A test that hangs is ended: its children die, its mounts are aborted, and it fails.
 #[test]
 fn a_deadline_kills_children_aborts_mounts_and_fails_the_test() {
-    let deadline = Deadline::new(Duration::from_millis(300), "a test that hangs, as it should");
+    let deadline = Deadline::new(Duration::from_millis(1500), "a test that hangs, as it should");
     let (world, mount) = mounted();
     world.rule(|s| {
         if s.op == "READ" {
-            std::thread::sleep(Duration::from_secs(3));
+            std::thread::sleep(Duration::from_secs(9));
         }
         Answer::Usual
     });
