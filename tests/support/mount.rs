@@ -93,7 +93,7 @@ impl TempMount {
             .open("/dev/fuse")
             .expect("/dev/fuse");
         let options = format!(
-            "fd={},rootmode=40000,user_id=0,group_id=0,allow_other{more}",
+            "fd={},rootmode=40755,user_id=0,group_id=0,allow_other{more}",
             device.as_raw_fd()
         );
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
