@@ -249,8 +249,8 @@ fn overlayfs_reads_with_the_mounters_ids_on_the_callers_thread() {
         mount_.path().display(),
         mount_.beside("empty").display()
     );
-    // overlayfs copies the root's mode when it is mounted; until the first GETATTR that is `rootmode`, here none.
-    std::fs::metadata(mount_.path()).expect("stat the root");
+    // overlayfs copies the root's mode when it is mounted, before any GETATTR: `rootmode` must have the
+    // permission bits, or nobody but root gets in.
     mount(
         Some("overlay"),
         &over,
