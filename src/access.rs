@@ -125,7 +125,10 @@ pub struct Range {
 
 impl Range {
     /// Everything.
-    pub const WHOLE: Range = Range { offset: 0, length: u32::MAX };
+    pub const WHOLE: Range = Range {
+        offset: 0,
+        length: u32::MAX,
+    };
 
     fn within(self, size: usize) -> std::ops::Range<usize> {
         let start = usize::try_from(self.offset).map_or(size, |o| o.min(size));
@@ -161,7 +164,10 @@ pub struct Access {
 impl Access {
     /// Over an opened store.
     pub fn new(vault: Arc<Vault>, serve_unidentified: bool) -> Self {
-        Access { vault, serve_unidentified }
+        Access {
+            vault,
+            serve_unidentified,
+        }
     }
 
     /// The store.
@@ -174,7 +180,12 @@ impl Access {
     ///
     /// # Errors
     /// In each case without a byte, and recorded.
-    pub fn read<C: Caller>(&self, pin: &Pin, range: Range, caller: &mut C) -> Result<Option<Bytes>, AccessError> {
+    pub fn read<C: Caller>(
+        &self,
+        pin: &Pin,
+        range: Range,
+        caller: &mut C,
+    ) -> Result<Option<Bytes>, AccessError> {
         let state = self.vault.peek();
         let secret = self.find(&state, pin, caller)?;
         let grant = self.decide_read(secret, pin, caller)?;
@@ -191,31 +202,58 @@ impl Access {
     ///
     /// # Errors
     /// If he may not read it, or it is not there.
-    pub fn open<C: Caller>(&self, secret: &Secret, choice: Choice<'_>, handle: u64, caller: &mut C) -> Result<Pin, AccessError> {
+    pub fn open<C: Caller>(
+        &self,
+        secret: &Secret,
+        choice: Choice<'_>,
+        handle: u64,
+        caller: &mut C,
+    ) -> Result<Pin, AccessError> {
         self.sound(secret, caller)?;
         let version = match choice {
             Choice::Label(label) => match (secret.labelled(label), secret.meta.labels.contains_key(label)) {
                 (Some(version), _) => version,
-                (None, true) => return Err(self.broken(secret, format!("the version labelled {label} is missing or broken"), caller)),
+                (None, true) => {
+                    return Err(self.broken(
+                        secret,
+                        format!("the version labelled {label} is missing or broken"),
+                        caller,
+                    ));
+                }
                 (None, false) => return Err(AccessError::NotFound),
             },
-            Choice::Version(version) => secret.versions.get(&version.meta.no).ok_or(AccessError::NotFound)?,
+            Choice::Version(version) => secret
+                .versions
+                .get(&version.meta.no)
+                .ok_or(AccessError::NotFound)?,
         };
         let labels: Vec<Label> = secret.labels_of(version.meta.no).cloned().collect();
         let grant = self.decide(secret, Action::GetSecretValue, Purpose::Read, &labels, caller);
         let _opened = self.granted(secret, grant, Event::OpenSecret, caller)?;
-        Ok(Pin { secret: secret.meta.id, version: version.clone(), labels, handle, named: Mutex::new(None) })
+        Ok(Pin {
+            secret: secret.meta.id,
+            version: version.clone(),
+            labels,
+            handle,
+            named: Mutex::new(None),
+        })
     }
 
     /// What the caller is to a secret, if anything; a stranger is refused and recorded, as `event`.
     ///
     /// # Errors
     /// For a stranger: denied, or hidden where the secret is.
-    pub fn standing<C: Caller>(&self, secret: &Secret, event: Event, caller: &mut C) -> Result<Standing, AccessError> {
+    pub fn standing<C: Caller>(
+        &self,
+        secret: &Secret,
+        event: Event,
+        caller: &mut C,
+    ) -> Result<Standing, AccessError> {
         if secret.broken.is_some() {
             return Err(self.sound(secret, caller).err().unwrap_or(AccessError::NotFound));
         }
-        self.peek(secret, caller).map_err(|refusal| self.refuse(secret, refusal, event, caller))
+        self.peek(secret, caller)
+            .map_err(|refusal| self.refuse(secret, refusal, event, caller))
     }
 
     /// As [`Access::standing`], for listings: nothing is recorded.
@@ -238,9 +276,15 @@ impl Access {
     }
 
     /// Whether he may read this very version, for listings: nothing is recorded.
-    pub fn may_read_version<C: Caller>(&self, secret: &Secret, version: &Version, caller: &mut C) -> Result<(), Refusal> {
+    pub fn may_read_version<C: Caller>(
+        &self,
+        secret: &Secret,
+        version: &Version,
+        caller: &mut C,
+    ) -> Result<(), Refusal> {
         let labels: Vec<Label> = secret.labels_of(version.meta.no).cloned().collect();
-        self.decide(secret, Action::GetSecretValue, Purpose::Read, &labels, caller).map(drop)
+        self.decide(secret, Action::GetSecretValue, Purpose::Read, &labels, caller)
+            .map(drop)
     }
 
     /// The one decision, by all layers. An administrative action on a secret that is not there yet passes the
@@ -256,8 +300,17 @@ impl Access {
         labels: &[Label],
         caller: &mut C,
     ) -> Result<Grant, Refusal> {
-        let layers = Layers { administration: self.vault.administration(), secret: secret.policy.as_deref() };
-        let request = policy::Request { action, purpose, secret: secret.meta.id, name: &secret.meta.name, labels };
+        let layers = Layers {
+            administration: self.vault.administration(),
+            secret: secret.policy.as_deref(),
+        };
+        let request = policy::Request {
+            action,
+            purpose,
+            secret: secret.meta.id,
+            name: &secret.meta.name,
+            labels,
+        };
         match policy::decide(&layers, &request, caller) {
             Decision::Allow(grant) => Ok(grant),
             Decision::Deny(refusal) => Err(refusal),
@@ -268,16 +321,32 @@ impl Access {
     ///
     /// # Errors
     /// The refusal.
-    pub fn decide_new<C: Caller>(&self, name: &SecretName, action: Action, caller: &mut C) -> Result<Grant, Refusal> {
-        let layers = Layers { administration: self.vault.administration(), secret: None };
-        let request = policy::Request { action, purpose: Purpose::Administer, secret: SecretId(0), name, labels: &[] };
+    pub fn decide_new<C: Caller>(
+        &self,
+        name: &SecretName,
+        action: Action,
+        caller: &mut C,
+    ) -> Result<Grant, Refusal> {
+        let layers = Layers {
+            administration: self.vault.administration(),
+            secret: None,
+        };
+        let request = policy::Request {
+            action,
+            purpose: Purpose::Administer,
+            secret: SecretId(0),
+            name,
+            labels: &[],
+        };
         let refusal = match policy::decide(&layers, &request, caller) {
             Decision::Allow(grant) => return Ok(grant),
             Decision::Deny(refusal) => refusal,
         };
         let record = Record {
             event: Event::CreateSecret,
-            outcome: Outcome::Denied { reason: refusal.reason.code() },
+            outcome: Outcome::Denied {
+                reason: refusal.reason.code(),
+            },
             secret: Some(name.as_str()),
             layer: Some(refusal.basis.layer.code()),
             via: caller.door(),
@@ -293,18 +362,38 @@ impl Access {
     /// Whether root, as a caller like any other, may read the current value.
     pub fn root_may_read(&self, secret: &Secret) -> bool {
         let labels = [Label::current()];
-        let layers = Layers { administration: self.vault.administration(), secret: secret.policy.as_deref() };
+        let layers = Layers {
+            administration: self.vault.administration(),
+            secret: secret.policy.as_deref(),
+        };
         let (action, purpose) = (Action::GetSecretValue, Purpose::Read);
-        let request = policy::Request { action, purpose, secret: secret.meta.id, name: &secret.meta.name, labels: &labels };
-        matches!(policy::decide(&layers, &request, &mut KnownCaller::root()), Decision::Allow(_))
+        let request = policy::Request {
+            action,
+            purpose,
+            secret: secret.meta.id,
+            name: &secret.meta.name,
+            labels: &labels,
+        };
+        matches!(
+            policy::decide(&layers, &request, &mut KnownCaller::root()),
+            Decision::Allow(_)
+        )
     }
 
     /// Records a refusal that was made elsewhere for a reason of its own (a page-cache fill).
-    pub fn refuse<C: Caller>(&self, secret: &Secret, refusal: Refusal, event: Event, caller: &mut C) -> AccessError {
+    pub fn refuse<C: Caller>(
+        &self,
+        secret: &Secret,
+        refusal: Refusal,
+        event: Event,
+        caller: &mut C,
+    ) -> AccessError {
         let statement = statement(secret, refusal.basis);
         let record = Record {
             event,
-            outcome: Outcome::Denied { reason: refusal.reason.code() },
+            outcome: Outcome::Denied {
+                reason: refusal.reason.code(),
+            },
             secret: Some(secret.meta.name.as_str()),
             layer: Some(refusal.basis.layer.code()),
             statement: statement.as_deref(),
@@ -316,52 +405,96 @@ impl Access {
             tracing::error!("a refusal could not be recorded: {e}");
         }
         match (refusal.reason, secret.meta.visibility) {
-            (Reason::ImplicitDeny | Reason::ExplicitDeny | Reason::NoPid, Visibility::Hidden) => AccessError::Hidden(refusal),
+            (Reason::ImplicitDeny | Reason::ExplicitDeny | Reason::NoPid, Visibility::Hidden) => {
+                AccessError::Hidden(refusal)
+            }
             _ => AccessError::Denied(refusal),
         }
     }
 
-    fn find<'s, C: Caller>(&self, state: &'s State, pin: &Pin, caller: &mut C) -> Result<&'s Secret, AccessError> {
+    fn find<'s, C: Caller>(
+        &self,
+        state: &'s State,
+        pin: &Pin,
+        caller: &mut C,
+    ) -> Result<&'s Secret, AccessError> {
         let secret = state.secrets.by_id(pin.secret).ok_or(AccessError::Revoked)?;
         self.sound(secret, caller)?;
         if !secret.versions.contains_key(&pin.version.meta.no) {
-            let refusal = Refusal { reason: Reason::Revoked, basis: Basis::DEFAULT };
+            let refusal = Refusal {
+                reason: Reason::Revoked,
+                basis: Basis::DEFAULT,
+            };
             let _ = self.refuse(secret, refusal, Event::GetSecretValue, caller);
             return Err(AccessError::Revoked);
         }
         Ok(secret)
     }
 
-    fn decide_read<C: Caller>(&self, secret: &Secret, pin: &Pin, caller: &mut C) -> Result<Grant, AccessError> {
+    fn decide_read<C: Caller>(
+        &self,
+        secret: &Secret,
+        pin: &Pin,
+        caller: &mut C,
+    ) -> Result<Grant, AccessError> {
         let grant = match caller.identify() {
             Err(Reason::NoPid) if self.serve_unidentified => None,
-            Err(reason) => Some(Err(Refusal { reason, basis: Basis::DEFAULT })),
+            Err(reason) => Some(Err(Refusal {
+                reason,
+                basis: Basis::DEFAULT,
+            })),
             Ok(()) => None,
         };
-        let grant = grant.unwrap_or_else(|| self.decide(secret, Action::GetSecretValue, Purpose::Read, &pin.labels, caller));
+        let grant = grant.unwrap_or_else(|| {
+            self.decide(secret, Action::GetSecretValue, Purpose::Read, &pin.labels, caller)
+        });
         self.granted(secret, grant, Event::GetSecretValue, caller)
     }
 
-    fn granted<C: Caller>(&self, secret: &Secret, grant: Result<Grant, Refusal>, event: Event, caller: &mut C) -> Result<Grant, AccessError> {
+    fn granted<C: Caller>(
+        &self,
+        secret: &Secret,
+        grant: Result<Grant, Refusal>,
+        event: Event,
+        caller: &mut C,
+    ) -> Result<Grant, AccessError> {
         grant.map_err(|refusal| self.refuse(secret, refusal, event, caller))
     }
 
     /// Unsealing needs the grant, and one for reading.
-    fn unseal<C: Caller>(&self, grant: &Grant, secret: &Secret, version: &Version, caller: &mut C) -> Result<SecretBytes, AccessError> {
+    fn unseal<C: Caller>(
+        &self,
+        grant: &Grant,
+        secret: &Secret,
+        version: &Version,
+        caller: &mut C,
+    ) -> Result<SecretBytes, AccessError> {
         if grant.purpose() != Purpose::Read || grant.secret() != version.meta.secret {
             return Err(self.broken(secret, "a grant for another purpose or secret".into(), caller));
         }
         let opened = self.vault.data_key(version).and_then(|key| {
             let sealed = self.vault.sealed_value(version)?;
             let length = crate::seal::plain_len(&sealed.0)?;
-            let mut plain = crate::sys::mem::secret(length).map_err(|e| VaultError::Io("locked memory".into(), e))?;
-            key.open_value(&self.vault.context(version), &version.meta.wrapped, &sealed.0, &mut plain)?;
+            let mut plain =
+                crate::sys::mem::secret(length).map_err(|e| VaultError::Io("locked memory".into(), e))?;
+            key.open_value(
+                &self.vault.context(version),
+                &version.meta.wrapped,
+                &sealed.0,
+                &mut plain,
+            )?;
             Ok(plain)
         });
         match opened {
             Ok(plain) if plain.len() == version.meta.size as usize => Ok(plain),
-            Ok(_) => Err(self.broken(secret, "the value has another size than its record says".into(), caller)),
-            Err(e) if e.exit() == crate::problem::Exit::Integrity => Err(self.broken(secret, e.to_string(), caller)),
+            Ok(_) => Err(self.broken(
+                secret,
+                "the value has another size than its record says".into(),
+                caller,
+            )),
+            Err(e) if e.exit() == crate::problem::Exit::Integrity => {
+                Err(self.broken(secret, e.to_string(), caller))
+            }
             Err(e) => Err(AccessError::Unavailable(e)),
         }
     }

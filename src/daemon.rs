@@ -53,7 +53,10 @@ pub fn settings(store: &Path, config: &Config) -> Settings {
             reserve_bytes: config.audit.reserve_bytes,
             ..Default::default()
         },
-        administration: Administration { group: nss::SystemDirectory.gid_of(&config.admin_group), root_describes: config.root_describes },
+        administration: Administration {
+            group: nss::SystemDirectory.gid_of(&config.admin_group),
+            root_describes: config.root_describes,
+        },
     }
 }
 
@@ -64,18 +67,24 @@ pub fn settings(store: &Path, config: &Config) -> Settings {
 pub fn desk(store: &Path, config: &Config) -> Result<(Desk, Arc<Access>), Problem> {
     let vault = open(store, config)?;
     let access = Arc::new(Access::new(vault.clone(), config.serve_unidentified));
-    Ok((desk_over(&access, store, config, Box::new(StoppedService)), access))
+    Ok((
+        desk_over(&access, store, config, Box::new(StoppedService)),
+        access,
+    ))
 }
 
 fn open(store: &Path, config: &Config) -> Result<Arc<Vault>, Problem> {
     let vault = Vault::open(store, &settings(store, config));
-    Ok(Arc::new(vault.map_err(|e| e.problem(format!("cannot open the store {}", store.display())))?))
+    Ok(Arc::new(vault.map_err(|e| {
+        e.problem(format!("cannot open the store {}", store.display()))
+    })?))
 }
 
 fn desk_over(access: &Arc<Access>, store: &Path, config: &Config, service: Box<dyn Service>) -> Desk {
     let store = store.to_path_buf();
     // The mapping is read when a policy is set, so that a change to wardfs.toml needs no restart.
-    let principals = Box::new(move || -> Result<PrincipalMap, Problem> { principals_of(&Config::load(&store)?) });
+    let principals =
+        Box::new(move || -> Result<PrincipalMap, Problem> { principals_of(&Config::load(&store)?) });
     let directory = || Box::new(Names) as Box<dyn crate::policy::Directory + Send + Sync>;
     Desk {
         lifecycle: Lifecycle::new(access.clone(), directory(), principals, config.max_value_bytes),
@@ -128,9 +137,14 @@ pub fn init(dir: &Path) -> Result<(PathBuf, crate::secret::SecretBytes), Problem
 pub fn unmount_dead(target: &Path) -> Result<(), Problem> {
     let what = format!("cannot unmount {}", target.display());
     match mount::state(target).map_err(|e| Problem::new(Exit::Failed, &what, e))? {
-        mount::TargetState::OurMount { dead: true } => mount::unmount(target).map_err(|e| Problem::new(Exit::Failed, what, e)),
+        mount::TargetState::OurMount { dead: true } => {
+            mount::unmount(target).map_err(|e| Problem::new(Exit::Failed, what, e))
+        }
         mount::TargetState::OurMount { dead: false } => {
-            Err(Problem::new(Exit::Unavailable, what, "a daemon of another store serves it").next("name that store with --store"))
+            Err(
+                Problem::new(Exit::Unavailable, what, "a daemon of another store serves it")
+                    .next("name that store with --store"),
+            )
         }
         _ => Err(Problem::new(Exit::NotFound, what, "no mount of wardfs is there")),
     }
@@ -143,10 +157,16 @@ fn tell_manager(state: &str) {
 }
 
 fn principals_of(config: &Config) -> Result<PrincipalMap, Problem> {
-    let bad = |why: String| Problem::new(Exit::Usage, "the mapping of principals cannot be used", why).next("wardfs.toml, [principals]");
+    let bad = |why: String| {
+        Problem::new(Exit::Usage, "the mapping of principals cannot be used", why)
+            .next("wardfs.toml, [principals]")
+    };
     let mut map = PrincipalMap::default();
     for (arn, locals) in &config.principals {
-        let locals = locals.iter().map(|l| l.parse().map_err(|e| bad(format!("{arn}: {l}: {e}")))).collect::<Result<_, _>>()?;
+        let locals = locals
+            .iter()
+            .map(|l| l.parse().map_err(|e| bad(format!("{arn}: {l}: {e}"))))
+            .collect::<Result<_, _>>()?;
         map.0.insert(arn.clone(), locals);
     }
     Ok(map)
@@ -167,7 +187,13 @@ struct Serving {
 
 impl Service for Serving {
     fn status(&self) -> Value {
-        let counters: serde_json::Map<String, Value> = self.vfs.counters.list().into_iter().map(|(k, v)| (k.to_string(), json!(v))).collect();
+        let counters: serde_json::Map<String, Value> = self
+            .vfs
+            .counters
+            .list()
+            .into_iter()
+            .map(|(k, v)| (k.to_string(), json!(v)))
+            .collect();
         json!({
             "running": true,
             "pid": std::process::id(),
@@ -194,22 +220,30 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     let stop = Arc::new(Stop::default());
     harden::no_dumps().map_err(|e| failed(&e))?;
     harden::raise_nofile().map_err(|e| failed(&e))?;
-    caller::self_test().map_err(|e| failed(&e).next("is /proc mounted with hidepid, or is this a user or pid namespace of its own?"))?;
+    caller::self_test().map_err(|e| {
+        failed(&e).next("is /proc mounted with hidepid, or is this a user or pid namespace of its own?")
+    })?;
 
     let vault = open(&plan.store, &plan.config)?;
     let access = Arc::new(Access::new(vault.clone(), plan.config.serve_unidentified));
     let vfs = Arc::new(Vfs::new(access.clone(), plan.config.max_handles_per_uid));
 
     let mounted = mount_on(&plan.target)?;
-    let guard = Unmount { target: mounted.target.clone() };
+    let guard = Unmount {
+        target: mounted.target.clone(),
+    };
     // The public mount is read-only from its first moment; only this clone is not.
     let clone = mount::split(&mounted).map_err(|e| failed(&e))?;
     let notifier = notifier::spawn(Path::new("/proc/self/exe"), clone).map_err(|e| failed(&e))?;
     // Before there are threads: capabilities are each thread's own.
-    harden::drop_capabilities(&[harden::Capability::SysAdmin, harden::Capability::IpcLock]).map_err(|e| failed(&e))?;
+    harden::drop_capabilities(&[harden::Capability::SysAdmin, harden::Capability::IpcLock])
+        .map_err(|e| failed(&e))?;
     signals(&stop).map_err(|e| failed(&e))?;
     let session = Session::start(vfs.clone(), mounted.device, plan.config.threads).map_err(|e| failed(&e))?;
-    let sessions = std::thread::Builder::new().name("session".into()).spawn(move || session.run()).map_err(|e| failed(&e))?;
+    let sessions = std::thread::Builder::new()
+        .name("session".into())
+        .spawn(move || session.run())
+        .map_err(|e| failed(&e))?;
     let mut watch = mount::watch_unmounted(&guard.target).map_err(|e| failed(&e))?;
     let notifier = Arc::new(Announcer::start(notifier, &vfs).map_err(|e| failed(&e))?);
     let (for_vfs, for_notifier) = (vfs.clone(), notifier.clone());
@@ -217,18 +251,31 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
         Box::new(move |change| for_vfs.changed(change)),
         Box::new(move |change| for_notifier.announce(change)),
     ]);
-    let serving = Serving { stop: stop.clone(), vfs: vfs.clone(), target: plan.target.clone(), threads: plan.config.threads };
+    let serving = Serving {
+        stop: stop.clone(),
+        vfs: vfs.clone(),
+        target: plan.target.clone(),
+        threads: plan.config.threads,
+    };
     let desk = Arc::new(desk_over(&access, &plan.store, &plan.config, Box::new(serving)));
     let socket = socket_path(&plan.store);
     prepare_socket_directory(&socket).map_err(|e| failed(&e))?;
-    Server::new(desk, plan.config.max_value_bytes).listen(&socket).map_err(|e| {
-        Problem::new(Exit::Unavailable, format!("cannot listen on {}", socket.display()), e)
-    })?;
+    Server::new(desk, plan.config.max_value_bytes)
+        .listen(&socket)
+        .map_err(|e| {
+            Problem::new(
+                Exit::Unavailable,
+                format!("cannot listen on {}", socket.display()),
+                e,
+            )
+        })?;
 
     record(&vault, Event::Startup);
     ready(&plan.target);
     tell_manager("READY=1");
-    let outside = wait(&stop, &mut watch, &vault, || sessions.is_finished() || !notifier.alive());
+    let outside = wait(&stop, &mut watch, &vault, || {
+        sessions.is_finished() || !notifier.alive()
+    });
 
     tell_manager("STOPPING=1");
     let _ = std::fs::remove_file(&socket);
@@ -241,10 +288,14 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     match outside {
         End::Asked => Ok(()),
         End::Unmounted => {
-            eprintln!("{} was unmounted from outside; service ended", plan.target.display());
+            eprintln!(
+                "{} was unmounted from outside; service ended",
+                plan.target.display()
+            );
             Ok(())
         }
-        End::Failed => Err(failed(&"the session or the notifier ended by itself").next("see the service's messages, then mount again")),
+        End::Failed => Err(failed(&"the session or the notifier ended by itself")
+            .next("see the service's messages, then mount again")),
     }
 }
 
@@ -256,19 +307,34 @@ enum End {
 
 /// Mounts on a target that is fit, making it if need be; a dead mount of ours is taken away first.
 fn mount_on(target: &Path) -> Result<mount::Mounted, Problem> {
-    let cannot = |why: &dyn std::fmt::Display| Problem::new(Exit::Failed, format!("cannot mount on {}", target.display()), why);
+    let cannot = |why: &dyn std::fmt::Display| {
+        Problem::new(Exit::Failed, format!("cannot mount on {}", target.display()), why)
+    };
     match mount::state(target).map_err(|e| cannot(&e))? {
         mount::TargetState::Missing => std::fs::create_dir_all(target).map_err(|e| cannot(&e))?,
         mount::TargetState::OurMount { dead: true } => {
-            tracing::warn!("{} had a mount whose daemon is gone; it is replaced", target.display());
+            tracing::warn!(
+                "{} had a mount whose daemon is gone; it is replaced",
+                target.display()
+            );
             mount::unmount(target).map_err(|e| cannot(&e))?;
         }
         mount::TargetState::EmptyDirectory => {}
-        state @ (mount::TargetState::NonEmpty | mount::TargetState::Symlink | mount::TargetState::NotDirectory) => {
-            return Err(Problem { exit: Exit::Usage, ..cannot(&state) }.next("name an empty directory, or one that does not exist"));
+        state @ (mount::TargetState::NonEmpty
+        | mount::TargetState::Symlink
+        | mount::TargetState::NotDirectory) => {
+            return Err(Problem {
+                exit: Exit::Usage,
+                ..cannot(&state)
+            }
+            .next("name an empty directory, or one that does not exist"));
         }
         state @ (mount::TargetState::OurMount { dead: false } | mount::TargetState::ForeignMount { .. }) => {
-            return Err(Problem { exit: Exit::Conflict, ..cannot(&state) }.next("name another directory, or unmount it"));
+            return Err(Problem {
+                exit: Exit::Conflict,
+                ..cannot(&state)
+            }
+            .next("name another directory, or unmount it"));
         }
     }
     mount::mount(target, &mount::Options::default()).map_err(|e| cannot(&e))
@@ -310,7 +376,13 @@ fn wait(stop: &Stop, watch: &mut mount::UnmountWatch, vault: &Vault, ended: impl
 fn record(vault: &Vault, event: Event) {
     let mut caller = KnownCaller::root();
     caller.pid = Some(Pid(std::process::id()));
-    let record = Record { event, outcome: Outcome::Allowed, via: "command", who: caller.who(Identity::Full), ..Record::default() };
+    let record = Record {
+        event,
+        outcome: Outcome::Allowed,
+        via: "command",
+        who: caller.who(Identity::Full),
+        ..Record::default()
+    };
     if let Err(e) = vault.log().append(&record) {
         tracing::error!("start or end of service could not be recorded: {e}");
     }
@@ -345,11 +417,13 @@ fn signals(stop: &Arc<Stop>) -> std::io::Result<()> {
     }
     set.thread_block()?;
     let stop = stop.clone();
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        if set.wait().is_ok() {
-            stop.asked.store(true, Ordering::SeqCst);
-        }
-    })?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            if set.wait().is_ok() {
+                stop.asked.store(true, Ordering::SeqCst);
+            }
+        })?;
     Ok(())
 }
 
@@ -369,21 +443,28 @@ impl Announcer {
         vfs.set_notifier(Some(notifier.pid()));
         notifier.notify(Kind::Probe, b"", ANNOUNCE)?;
         if !vfs.notifier_was_seen() {
-            return Err(std::io::Error::other("requests do not arrive with their caller's pid: is this another pid namespace than the mount's?"));
+            return Err(std::io::Error::other(
+                "requests do not arrive with their caller's pid: is this another pid namespace than the mount's?",
+            ));
         }
         let (sender, receiver) = channel::<(Kind, String)>();
         let vfs = vfs.clone();
-        let worker = std::thread::Builder::new().name("announcer".into()).spawn(move || {
-            for (kind, path) in receiver {
-                vfs.announcing((kind == Kind::Created).then(|| path.clone()));
-                match notifier.notify(kind, path.as_bytes(), ANNOUNCE) {
-                    Ok(()) => {}
-                    Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return,
-                    Err(e) => tracing::warn!("watchers of {path} were not told: {e}"),
+        let worker = std::thread::Builder::new()
+            .name("announcer".into())
+            .spawn(move || {
+                for (kind, path) in receiver {
+                    vfs.announcing((kind == Kind::Created).then(|| path.clone()));
+                    match notifier.notify(kind, path.as_bytes(), ANNOUNCE) {
+                        Ok(()) => {}
+                        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return,
+                        Err(e) => tracing::warn!("watchers of {path} were not told: {e}"),
+                    }
                 }
-            }
-        })?;
-        Ok(Announcer { queue: Mutex::new(Some(sender)), worker: Mutex::new(Some(worker)) })
+            })?;
+        Ok(Announcer {
+            queue: Mutex::new(Some(sender)),
+            worker: Mutex::new(Some(worker)),
+        })
     }
 
     fn announce(&self, change: &Change) {

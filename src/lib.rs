@@ -5,7 +5,8 @@
 //!
 //! | floor | room | look here for |
 //! |---|---|---|
-//! | 7 | `main.rs`, [`cli`], [`daemon`] | what was typed, and the wiring of a serving process |
+//! | 8 | `main.rs`, [`cli`] | what was typed → a validated plan → done |
+//! | 7 | [`daemon`] | the wiring of a serving process: readiness, signals, order of shutdown |
 //! | 6 | [`fuse`], [`control`] | the two doors: the FUSE adapter and the admin socket |
 //! | 5 | [`vfs`], [`lifecycle`], [`report`] | files without a transport; changes; questions |
 //! | 4 | [`access`] | the path of a read, and every decision |
@@ -38,5 +39,6 @@ pub mod vfs;
 pub mod control;
 pub mod fuse;
 
-pub mod cli;
 pub mod daemon;
+
+pub mod cli;

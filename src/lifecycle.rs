@@ -9,10 +9,14 @@ use crate::access::{Access, AccessError, Caller};
 use crate::audit::{Body, Event, Identity, Outcome, Record};
 use crate::clock::Timestamp;
 use crate::id::{Gid, Label, ROOT, SecretName, Uid, VersionId, VersionNo};
-use crate::policy::{Action, Directory, Document, Effect, Local, PolicyError, PolicyRecord, PrincipalMap, Purpose};
+use crate::policy::{
+    Action, Directory, Document, Effect, Local, PolicyError, PolicyRecord, PrincipalMap, Purpose,
+};
 use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
-use crate::vault::{Appearance, ChangeKind, Draft, Life, Secret, SecretMeta, VaultError, Visibility, default_key};
+use crate::vault::{
+    Appearance, ChangeKind, Draft, Life, Secret, SecretMeta, VaultError, Visibility, default_key,
+};
 
 /// What `put` is asked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -80,7 +84,12 @@ impl Lifecycle {
         principals: Box<dyn Fn() -> Result<PrincipalMap, Problem> + Send + Sync>,
         max_value: usize,
     ) -> Self {
-        Lifecycle { access, directory, principals, max_value }
+        Lifecycle {
+            access,
+            directory,
+            principals,
+            max_value,
+        }
     }
 
     /// Stores a new version, and the secret if it is not there.
@@ -106,7 +115,11 @@ impl Lifecycle {
             self.edit(put, look, &mut meta, &mut warnings, &what)?;
             let id = put.version.clone().unwrap_or_else(VersionId::random);
             if old.as_ref().is_some_and(|s| s.version(&id).is_some()) {
-                return Err(Problem::new(Exit::Conflict, &what, format_args!("version {id} is there already")));
+                return Err(Problem::new(
+                    Exit::Conflict,
+                    &what,
+                    format_args!("version {id} is there already"),
+                ));
             }
             let no = draft
                 .add_version(meta.id, &meta.name, &meta.key, id.clone(), now, value)
@@ -120,9 +133,17 @@ impl Lifecycle {
             if let Some(secret) = &old {
                 prune(draft, secret, &meta, now);
             }
-            let event = if created { Event::CreateSecret } else { Event::PutSecretValue };
+            let event = if created {
+                Event::CreateSecret
+            } else {
+                Event::PutSecretValue
+            };
             let body = self.body(event, &meta.name, Some(id.as_str()), caller);
-            let kind = if created { ChangeKind::Created } else { ChangeKind::Value };
+            let kind = if created {
+                ChangeKind::Created
+            } else {
+                ChangeKind::Value
+            };
             draft.put_secret(meta, kind);
             Ok(((id, created), body))
         });
@@ -147,28 +168,60 @@ impl Lifecycle {
             .next("raise max_value_bytes in wardfs.toml (1048576 at most), or store it elsewhere"));
         }
         if put.policy.is_some() && !put.rules.is_empty() {
-            return Err(Problem::new(Exit::Usage, what, "--policy and --allow/--deny exclude each other"));
+            return Err(Problem::new(
+                Exit::Usage,
+                what,
+                "--policy and --allow/--deny exclude each other",
+            ));
         }
         if let Some(mode) = put.mode.filter(|m| m & !0o444 != 0) {
-            return Err(Problem::new(Exit::Usage, what, format_args!("mode {mode:04o} has more than read bits"))
-                .next("use 0400, 0440 or 0444; files of the mount are never written or run"));
+            return Err(Problem::new(
+                Exit::Usage,
+                what,
+                format_args!("mode {mode:04o} has more than read bits"),
+            )
+            .next("use 0400, 0440 or 0444; files of the mount are never written or run"));
         }
-        if put.description.as_ref().is_some_and(|d| d.len() > MAX_DESCRIPTION) {
-            return Err(Problem::new(Exit::Usage, what, format_args!("the description is longer than {MAX_DESCRIPTION} bytes")));
+        if put
+            .description
+            .as_ref()
+            .is_some_and(|d| d.len() > MAX_DESCRIPTION)
+        {
+            return Err(Problem::new(
+                Exit::Usage,
+                what,
+                format_args!("the description is longer than {MAX_DESCRIPTION} bytes"),
+            ));
         }
         Ok(())
     }
 
     fn appearance(&self, put: &Put, what: &str) -> Result<Appearance, Problem> {
         let owner = put.owner.as_deref().map(|name| {
-            name.parse().map(Uid).ok().or_else(|| self.directory.uid_of(name)).ok_or_else(|| {
-                Problem::new(Exit::Usage, what, format_args!("there is no user {:?}", crate::id::printable(name)))
-            })
+            name.parse()
+                .map(Uid)
+                .ok()
+                .or_else(|| self.directory.uid_of(name))
+                .ok_or_else(|| {
+                    Problem::new(
+                        Exit::Usage,
+                        what,
+                        format_args!("there is no user {:?}", crate::id::printable(name)),
+                    )
+                })
         });
         let group = put.group.as_deref().map(|name| {
-            name.parse().map(Gid).ok().or_else(|| self.directory.gid_of(name)).ok_or_else(|| {
-                Problem::new(Exit::Usage, what, format_args!("there is no group {:?}", crate::id::printable(name)))
-            })
+            name.parse()
+                .map(Gid)
+                .ok()
+                .or_else(|| self.directory.gid_of(name))
+                .ok_or_else(|| {
+                    Problem::new(
+                        Exit::Usage,
+                        what,
+                        format_args!("there is no group {:?}", crate::id::printable(name)),
+                    )
+                })
         });
         Ok(Appearance {
             owner: owner.transpose()?.map(|u| u.0),
@@ -178,11 +231,29 @@ impl Lifecycle {
     }
 
     /// A new value for a secret that is there; what decides who reads it is root's alone.
-    fn allowed_put<C: Caller>(&self, put: &Put, secret: &Secret, caller: &mut C, what: &str) -> Result<(), Problem> {
+    fn allowed_put<C: Caller>(
+        &self,
+        put: &Put,
+        secret: &Secret,
+        caller: &mut C,
+        what: &str,
+    ) -> Result<(), Problem> {
         self.sound(secret, what)?;
-        self.allowed(secret, Action::PutSecretValue, Event::PutSecretValue, caller, what)?;
+        self.allowed(
+            secret,
+            Action::PutSecretValue,
+            Event::PutSecretValue,
+            caller,
+            what,
+        )?;
         if put.policy.is_some() || !put.rules.is_empty() {
-            self.allowed(secret, Action::PutResourcePolicy, Event::PutResourcePolicy, caller, what)?;
+            self.allowed(
+                secret,
+                Action::PutResourcePolicy,
+                Event::PutResourcePolicy,
+                caller,
+                what,
+            )?;
         }
         let settings = put.description.is_some()
             || put.owner.is_some()
@@ -195,11 +266,25 @@ impl Lifecycle {
         Ok(())
     }
 
-    fn new_meta<C: Caller>(&self, put: &Put, draft: &mut Draft<'_>, now: Timestamp, caller: &mut C, what: &str) -> Result<SecretMeta, Problem> {
-        let _created = self.access.decide_new(&put.name, Action::CreateSecret, caller).map_err(|_| denied(what, "only root and the group wardfs may create secrets"))?;
+    fn new_meta<C: Caller>(
+        &self,
+        put: &Put,
+        draft: &mut Draft<'_>,
+        now: Timestamp,
+        caller: &mut C,
+        what: &str,
+    ) -> Result<SecretMeta, Problem> {
+        let _created = self
+            .access
+            .decide_new(&put.name, Action::CreateSecret, caller)
+            .map_err(|_| denied(what, "only root and the group wardfs may create secrets"))?;
         if let Some(other) = draft.state().secrets.conflict(&put.name) {
-            return Err(Problem::new(Exit::Conflict, what, format_args!("{other} is there: a name is a file or a directory, never both"))
-                .next("choose another name"));
+            return Err(Problem::new(
+                Exit::Conflict,
+                what,
+                format_args!("{other} is there: a name is a file or a directory, never both"),
+            )
+            .next("choose another name"));
         }
         Ok(SecretMeta {
             id: draft.new_secret(),
@@ -218,11 +303,19 @@ impl Lifecycle {
         })
     }
 
-    fn edit(&self, put: &Put, look: Appearance, meta: &mut SecretMeta, warnings: &mut Vec<String>, what: &str) -> Result<(), Problem> {
+    fn edit(
+        &self,
+        put: &Put,
+        look: Appearance,
+        meta: &mut SecretMeta,
+        warnings: &mut Vec<String>,
+        what: &str,
+    ) -> Result<(), Problem> {
         if let Some(text) = &put.policy {
             meta.policy = Some(self.resolve(text, &meta.name, warnings, what)?);
         } else if !put.rules.is_empty() {
-            meta.policy = Some(self.with_rules(meta.policy.as_ref(), &put.rules, &meta.name, warnings, what)?);
+            meta.policy =
+                Some(self.with_rules(meta.policy.as_ref(), &put.rules, &meta.name, warnings, what)?);
         }
         if let Some(description) = &put.description {
             meta.description = Some(description.clone()).filter(|d| !d.is_empty());
@@ -234,9 +327,16 @@ impl Lifecycle {
         Ok(())
     }
 
-    fn resolve(&self, text: &str, name: &SecretName, warnings: &mut Vec<String>, what: &str) -> Result<PolicyRecord, Problem> {
+    fn resolve(
+        &self,
+        text: &str,
+        name: &SecretName,
+        warnings: &mut Vec<String>,
+        what: &str,
+    ) -> Result<PolicyRecord, Problem> {
         let map = (self.principals)()?;
-        let (record, found) = PolicyRecord::resolve(text, &map, &*self.directory, name).map_err(|e| bad_policy(what, &e))?;
+        let (record, found) =
+            PolicyRecord::resolve(text, &map, &*self.directory, name).map_err(|e| bad_policy(what, &e))?;
         warnings.extend(found.iter().map(ToString::to_string));
         Ok(record)
     }
@@ -268,16 +368,29 @@ impl Lifecycle {
     ///
     /// # Errors
     /// Bad input (with its position), a refusal, no such secret; nothing is changed.
-    pub fn set_policy<C: Caller>(&self, name: &SecretName, edit: PolicyEdit<'_>, caller: &mut C) -> Result<Value, Problem> {
+    pub fn set_policy<C: Caller>(
+        &self,
+        name: &SecretName,
+        edit: PolicyEdit<'_>,
+        caller: &mut C,
+    ) -> Result<Value, Problem> {
         let what = format!("cannot set the policy of {name}");
         let mut warnings = Vec::new();
         let answer = self.access.vault().change(|draft| -> Result<_, Problem> {
             let secret = self.existing(draft, name, &what, caller)?;
-            self.allowed(&secret, Action::PutResourcePolicy, Event::PutResourcePolicy, caller, &what)?;
+            self.allowed(
+                &secret,
+                Action::PutResourcePolicy,
+                Event::PutResourcePolicy,
+                caller,
+                &what,
+            )?;
             let mut meta = secret.meta.clone();
             meta.policy = Some(match edit {
                 PolicyEdit::Replace(text) => self.resolve(text, name, &mut warnings, &what)?,
-                PolicyEdit::Add(rules) => self.with_rules(meta.policy.as_ref(), rules, name, &mut warnings, &what)?,
+                PolicyEdit::Add(rules) => {
+                    self.with_rules(meta.policy.as_ref(), rules, name, &mut warnings, &what)?
+                }
             });
             meta.meta_changed = Timestamp::now();
             let body = self.body(Event::PutResourcePolicy, name, None, caller);
@@ -294,10 +407,15 @@ impl Lifecycle {
     /// Bad input, with its position.
     pub fn check_policy(&self, name: Option<&SecretName>, text: &str) -> Result<Value, Problem> {
         let what = "the policy is not valid";
-        let any: SecretName = "any-name".parse().map_err(|e| Problem::new(Exit::Failed, what, e))?;
+        let any: SecretName = "any-name"
+            .parse()
+            .map_err(|e| Problem::new(Exit::Failed, what, e))?;
         let name = name.unwrap_or(&any);
         let mut warnings = Vec::new();
-        let compiled = self.resolve(text, name, &mut warnings, what)?.compile(name).map_err(|e| bad_policy(what, &e))?;
+        let compiled = self
+            .resolve(text, name, &mut warnings, what)?
+            .compile(name)
+            .map_err(|e| bad_policy(what, &e))?;
         Ok(json!({ "valid": true, "readers": crate::policy::readers(&compiled), "warnings": warnings }))
     }
 
@@ -306,13 +424,25 @@ impl Lifecycle {
     ///
     /// # Errors
     /// A refusal, no such secret; nothing is changed.
-    pub fn delete<C: Caller>(&self, name: &SecretName, purge: bool, dry_run: bool, caller: &mut C) -> Result<Value, Problem> {
+    pub fn delete<C: Caller>(
+        &self,
+        name: &SecretName,
+        purge: bool,
+        dry_run: bool,
+        caller: &mut C,
+    ) -> Result<Value, Problem> {
         let what = format!("cannot delete {name}");
         if dry_run {
             let state = self.access.vault().state();
-            let secret = state.secrets.by_name(name.as_str()).filter(|s| purge || s.is_active()).ok_or_else(|| self.missing(name, &what, caller))?;
+            let secret = state
+                .secrets
+                .by_name(name.as_str())
+                .filter(|s| purge || s.is_active())
+                .ok_or_else(|| self.missing(name, &what, caller))?;
             self.allowed_delete(secret, purge, caller, &what)?;
-            return Ok(json!({ "name": name, "destroyed": secret.versions.len(), "purged": purge, "dry_run": true }));
+            return Ok(
+                json!({ "name": name, "destroyed": secret.versions.len(), "purged": purge, "dry_run": true }),
+            );
         }
         let answer = self.access.vault().change(|draft| -> Result<_, Problem> {
             let secret = match draft.state().secrets.by_name(name.as_str()) {
@@ -332,30 +462,64 @@ impl Lifecycle {
                 meta.meta_changed = Timestamp::now();
                 draft.put_secret(meta, ChangeKind::Deleted);
             }
-            let body = self.body(if purge { Event::PurgeSecret } else { Event::DeleteSecret }, name, None, caller);
+            let body = self.body(
+                if purge {
+                    Event::PurgeSecret
+                } else {
+                    Event::DeleteSecret
+                },
+                name,
+                None,
+                caller,
+            );
             Ok((secret.versions.len(), body))
         });
         let destroyed = answer.map_err(|e| self.unprefixed(e, &what))?;
         Ok(json!({ "name": name, "destroyed": destroyed, "purged": purge, "dry_run": false }))
     }
 
-    fn allowed_delete<C: Caller>(&self, secret: &Secret, purge: bool, caller: &mut C, what: &str) -> Result<(), Problem> {
+    fn allowed_delete<C: Caller>(
+        &self,
+        secret: &Secret,
+        purge: bool,
+        caller: &mut C,
+        what: &str,
+    ) -> Result<(), Problem> {
         // A secret whose record is broken has no policy to ask; root may remove it, nobody else.
         if secret.broken.is_some() && caller.uid() != ROOT {
             self.sound(secret, what)?;
         }
         self.allowed(secret, Action::DeleteSecret, Event::DeleteSecret, caller, what)?;
         if !purge {
-            return if secret.broken.is_some() { self.sound(secret, what) } else { Ok(()) };
+            return if secret.broken.is_some() {
+                self.sound(secret, what)
+            } else {
+                Ok(())
+            };
         }
-        self.allowed(secret, Action::DeleteResourcePolicy, Event::PurgeSecret, caller, what)?;
+        self.allowed(
+            secret,
+            Action::DeleteResourcePolicy,
+            Event::PurgeSecret,
+            caller,
+            what,
+        )?;
         if caller.uid() != ROOT {
-            return Err(denied(what, "only root may purge a name: its policy would be forgotten").next("leave --purge away"));
+            return Err(
+                denied(what, "only root may purge a name: its policy would be forgotten")
+                    .next("leave --purge away"),
+            );
         }
         Ok(())
     }
 
-    fn existing<C: Caller>(&self, draft: &Draft<'_>, name: &SecretName, what: &str, caller: &mut C) -> Result<Arc<Secret>, Problem> {
+    fn existing<C: Caller>(
+        &self,
+        draft: &Draft<'_>,
+        name: &SecretName,
+        what: &str,
+        caller: &mut C,
+    ) -> Result<Arc<Secret>, Problem> {
         let Some(secret) = draft.state().secrets.by_name(name.as_str()).cloned() else {
             return Err(self.missing(name, what, caller));
         };
@@ -365,30 +529,58 @@ impl Lifecycle {
 
     fn missing<C: Caller>(&self, name: &SecretName, what: &str, caller: &mut C) -> Problem {
         let _ = caller;
-        Problem::new(Exit::NotFound, what, format_args!("there is no secret {name}")).next("see the names: wardfs list")
+        Problem::new(Exit::NotFound, what, format_args!("there is no secret {name}"))
+            .next("see the names: wardfs list")
     }
 
     fn sound(&self, secret: &Secret, what: &str) -> Result<(), Problem> {
         match &secret.broken {
             None => Ok(()),
-            Some(why) => Err(Problem::new(Exit::Integrity, what, why).next("see what is broken: wardfs store check")),
+            Some(why) => {
+                Err(Problem::new(Exit::Integrity, what, why).next("see what is broken: wardfs store check"))
+            }
         }
     }
 
-    fn allowed<C: Caller>(&self, secret: &Secret, action: Action, event: Event, caller: &mut C, what: &str) -> Result<(), Problem> {
-        let refusal = match self.access.decide(secret, action, Purpose::Administer, &[], caller) {
+    fn allowed<C: Caller>(
+        &self,
+        secret: &Secret,
+        action: Action,
+        event: Event,
+        caller: &mut C,
+        what: &str,
+    ) -> Result<(), Problem> {
+        let refusal = match self
+            .access
+            .decide(secret, action, Purpose::Administer, &[], caller)
+        {
             Ok(_grant) => return Ok(()),
             Err(refusal) => refusal,
         };
         Err(match self.access.refuse(secret, refusal, event, caller) {
-            AccessError::Hidden(_) if self.access.peek(secret, caller).is_err() => {
-                Problem::new(Exit::NotFound, what, "there is no such secret, or you may not see it")
-            }
-            _ => denied(what, format_args!("{} is not allowed to you ({})", action.name(), refusal.reason.code())),
+            AccessError::Hidden(_) if self.access.peek(secret, caller).is_err() => Problem::new(
+                Exit::NotFound,
+                what,
+                "there is no such secret, or you may not see it",
+            ),
+            _ => denied(
+                what,
+                format_args!(
+                    "{} is not allowed to you ({})",
+                    action.name(),
+                    refusal.reason.code()
+                ),
+            ),
         })
     }
 
-    fn body<C: Caller>(&self, event: Event, name: &SecretName, version: Option<&str>, caller: &mut C) -> Body {
+    fn body<C: Caller>(
+        &self,
+        event: Event,
+        name: &SecretName,
+        version: Option<&str>,
+        caller: &mut C,
+    ) -> Body {
         Record {
             event,
             outcome: Outcome::Allowed,
@@ -404,9 +596,14 @@ impl Lifecycle {
     fn who_reads(&self, name: &SecretName, mut warnings: Vec<String>) -> Value {
         let state = self.access.vault().state();
         let secret = state.secrets.by_name(name.as_str());
-        let readers = secret.and_then(|s| s.policy.as_deref()).map(crate::policy::readers).unwrap_or_default();
+        let readers = secret
+            .and_then(|s| s.policy.as_deref())
+            .map(crate::policy::readers)
+            .unwrap_or_default();
         if readers.is_empty() {
-            warnings.push(format!("nobody may read it yet: wardfs policy allow {name} user:NAME"));
+            warnings.push(format!(
+                "nobody may read it yet: wardfs policy allow {name} user:NAME"
+            ));
         }
         let root = secret.is_some_and(|s| self.access.root_may_read(s));
         json!({ "name": name, "readers": readers, "root_may_read": root, "warnings": warnings })
@@ -449,8 +646,13 @@ fn prune(draft: &mut Draft<'_>, secret: &Secret, after: &SecretMeta, now: Timest
     let surplus = (secret.versions.len() + 1).saturating_sub(KEPT_VERSIONS);
     let labelled = |no: &VersionNo| after.labels.values().any(|v| v == no);
     let old = |v: &crate::vault::Version| now.0 - v.meta.created.0 > KEPT_FOR;
-    let surplus: Vec<VersionNo> =
-        secret.versions.values().filter(|v| old(v) && !labelled(&v.meta.no)).take(surplus).map(|v| v.meta.no).collect();
+    let surplus: Vec<VersionNo> = secret
+        .versions
+        .values()
+        .filter(|v| old(v) && !labelled(&v.meta.no))
+        .take(surplus)
+        .map(|v| v.meta.no)
+        .collect();
     for no in surplus {
         draft.destroy_version(no);
     }

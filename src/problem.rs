@@ -38,7 +38,12 @@ pub struct Problem {
 impl Problem {
     /// A problem without advice.
     pub fn new(exit: Exit, what: impl Into<String>, why: impl fmt::Display) -> Self {
-        Problem { exit, what: what.into(), why: why.to_string(), next: String::new() }
+        Problem {
+            exit,
+            what: what.into(),
+            why: why.to_string(),
+            next: String::new(),
+        }
     }
 
     /// Adds the next step.

@@ -11,7 +11,7 @@ use crate::id::{Gid, Pid, ROOT, SecretName, Tid, Uid, printable};
 use crate::policy::{Action, Directory, Purpose, Reason, Refusal};
 use crate::problem::{Exit, Problem};
 use crate::sys::caller::{Header, Observer};
-use crate::vault::{Secret, Version, VaultError};
+use crate::vault::{Secret, VaultError, Version};
 
 /// About whom `why` is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +46,10 @@ impl Report {
         let secrets: Vec<Value> = state
             .secrets
             .secrets_under(under)
-            .filter(|s| s.is_active() && (s.broken.is_some() && caller.uid() == ROOT || self.access.peek(s, caller).is_ok()))
+            .filter(|s| {
+                s.is_active()
+                    && (s.broken.is_some() && caller.uid() == ROOT || self.access.peek(s, caller).is_ok())
+            })
             .map(|s| {
                 let mut row = self.summary(s);
                 if s.broken.is_some() {
@@ -87,8 +90,18 @@ impl Report {
         answer["group"] = json!(look.group);
         answer["mode"] = json!(look.mode.map(|m| format!("{m:04o}")));
         answer["key"] = json!(secret.meta.key);
-        answer["readers"] = json!(secret.policy.as_deref().map(crate::policy::readers).unwrap_or_default());
-        answer["you_may_read"] = json!(self.access.peek(secret, caller).is_ok_and(|s| s == crate::access::Standing::Reader));
+        answer["readers"] = json!(
+            secret
+                .policy
+                .as_deref()
+                .map(crate::policy::readers)
+                .unwrap_or_default()
+        );
+        answer["you_may_read"] = json!(
+            self.access
+                .peek(secret, caller)
+                .is_ok_and(|s| s == crate::access::Standing::Reader)
+        );
         answer["root_may_read"] = json!(self.access.root_may_read(secret));
         Ok(answer)
     }
@@ -137,36 +150,64 @@ impl Report {
     ///
     /// # Errors
     /// If there is no such secret or user, or the question is about somebody else and the caller is not root.
-    pub fn why<C: Caller>(&self, name: &SecretName, about: &WhyAbout, caller: &mut C) -> Result<Value, Problem> {
+    pub fn why<C: Caller>(
+        &self,
+        name: &SecretName,
+        about: &WhyAbout,
+        caller: &mut C,
+    ) -> Result<Value, Problem> {
         let what = format!("cannot say why for {name}");
         let root = caller.uid() == ROOT;
         let mut about = match about {
             WhyAbout::Latest => return self.latest(name, &what, root, caller.uid()),
             WhyAbout::User(user) => {
                 let uid = self.directory.uid_of(user);
-                let uid = uid.ok_or_else(|| Problem::new(Exit::NotFound, &what, format_args!("there is no user {}", printable(user))))?;
+                let uid = uid.ok_or_else(|| {
+                    Problem::new(
+                        Exit::NotFound,
+                        &what,
+                        format_args!("there is no user {}", printable(user)),
+                    )
+                })?;
                 self.supposed(uid)
             }
             WhyAbout::Uid(uid) => self.supposed(Uid(*uid)),
-            WhyAbout::Pid(pid) => process(*pid).ok_or_else(|| Problem::new(Exit::NotFound, &what, format_args!("there is no process {pid}")))?,
+            WhyAbout::Pid(pid) => process(*pid).ok_or_else(|| {
+                Problem::new(Exit::NotFound, &what, format_args!("there is no process {pid}"))
+            })?,
         };
         if !root && about.uid != caller.uid() {
-            return Err(Problem::new(Exit::Denied, &what, "only root may ask about others").next("ask as root"));
+            return Err(
+                Problem::new(Exit::Denied, &what, "only root may ask about others").next("ask as root"),
+            );
         }
         let state = self.access.vault().state();
         let Some(secret) = state.secrets.by_name(name.as_str()).filter(|s| s.is_active()) else {
-            return Err(Problem::new(Exit::NotFound, &what, "there is no such secret, or it is deleted").next("see the names: wardfs list"));
+            return Err(
+                Problem::new(Exit::NotFound, &what, "there is no such secret, or it is deleted")
+                    .next("see the names: wardfs list"),
+            );
         };
         if let Some(why) = &secret.broken {
-            return Err(Problem::new(Exit::Integrity, &what, why).next("see what is broken: wardfs store check"));
+            return Err(
+                Problem::new(Exit::Integrity, &what, why).next("see what is broken: wardfs store check")
+            );
         }
-        let labels: Vec<_> = secret.current().map(|v| secret.labels_of(v.meta.no).cloned().collect()).unwrap_or_default();
-        let decision = self.access.decide(secret, Action::GetSecretValue, Purpose::Read, &labels, &mut about);
+        let labels: Vec<_> = secret
+            .current()
+            .map(|v| secret.labels_of(v.meta.no).cloned().collect())
+            .unwrap_or_default();
+        let decision = self
+            .access
+            .decide(secret, Action::GetSecretValue, Purpose::Read, &labels, &mut about);
         let who = self.name_of(about.uid);
         Ok(match decision {
             Ok(grant) => {
                 let by = statement(secret, grant.basis());
-                let words = format!("{who} may read {name}: {} allows it.", self.statement_words(by.as_deref()));
+                let words = format!(
+                    "{who} may read {name}: {} allows it.",
+                    self.statement_words(by.as_deref())
+                );
                 json!({ "name": name, "who": who, "decision": "allow", "reason": Value::Null, "layer": grant.basis().layer.code(),
                         "statement": by, "words": words, "mend": Value::Null, "record": Value::Null })
             }
@@ -206,35 +247,69 @@ impl Report {
             printable(record["eventName"].as_str().unwrap_or("?")),
             reason_words(&reason)
         );
-        let mend = (reason == "implicit_deny").then(|| uid.map(|u| self.mending(name, Uid(u)))).flatten();
-        Ok(json!({ "name": name, "who": who, "decision": "deny", "reason": reason, "layer": record["layer"],
-                   "statement": record["statement"], "words": words, "mend": mend, "record": record }))
+        let mend = (reason == "implicit_deny")
+            .then(|| uid.map(|u| self.mending(name, Uid(u))))
+            .flatten();
+        Ok(
+            json!({ "name": name, "who": who, "decision": "deny", "reason": reason, "layer": record["layer"],
+                   "statement": record["statement"], "words": words, "mend": mend, "record": record }),
+        )
     }
 
-    fn refusal_words(&self, secret: &Secret, refusal: Refusal, uid: Uid, who: &str) -> (String, Option<String>) {
+    fn refusal_words(
+        &self,
+        secret: &Secret,
+        refusal: Refusal,
+        uid: Uid,
+        who: &str,
+    ) -> (String, Option<String>) {
         let name = &secret.meta.name;
         let by = statement(secret, refusal.basis);
         match refusal.reason {
             Reason::ExplicitDeny => (
-                format!("{who} may not read {name}: {} denies it, and a Deny beats every Allow.", self.statement_words(by.as_deref())),
-                Some(format!("wardfs policy get {name} > policy.json   # take the statement out, then: wardfs policy set {name} policy.json")),
+                format!(
+                    "{who} may not read {name}: {} denies it, and a Deny beats every Allow.",
+                    self.statement_words(by.as_deref())
+                ),
+                Some(format!(
+                    "wardfs policy get {name} > policy.json   # take the statement out, then: wardfs policy set {name} policy.json"
+                )),
             ),
             Reason::ImplicitDeny => {
-                let why = if secret.policy.is_none() { "it has no policy" } else { "no statement of its policy allows it" };
-                let root = if uid == ROOT { " Root is a caller like any other." } else { "" };
-                (format!("{who} may not read {name}: {why}, and the default is deny.{root}"), Some(self.mending(name, uid)))
+                let why = if secret.policy.is_none() {
+                    "it has no policy"
+                } else {
+                    "no statement of its policy allows it"
+                };
+                let root = if uid == ROOT {
+                    " Root is a caller like any other."
+                } else {
+                    ""
+                };
+                (
+                    format!("{who} may not read {name}: {why}, and the default is deny.{root}"),
+                    Some(self.mending(name, uid)),
+                )
             }
-            other => (format!("{who} may not read {name}: {}.", reason_words(other.code())), None),
+            other => (
+                format!("{who} may not read {name}: {}.", reason_words(other.code())),
+                None,
+            ),
         }
     }
 
     fn statement_words(&self, statement: Option<&str>) -> String {
-        statement.map_or_else(|| "a built-in rule".to_string(), |s| format!("statement {} of its policy", printable(s)))
+        statement.map_or_else(
+            || "a built-in rule".to_string(),
+            |s| format!("statement {} of its policy", printable(s)),
+        )
     }
 
     fn mending(&self, name: &SecretName, uid: Uid) -> String {
         if (61184..=65519).contains(&uid.0) {
-            return format!("wardfs policy allow {name} unit:NAME.service   # uid {uid} is systemd's for a while only");
+            return format!(
+                "wardfs policy allow {name} unit:NAME.service   # uid {uid} is systemd's for a while only"
+            );
         }
         match self.directory.users().into_iter().find(|(_, u)| *u == uid) {
             Some((user, _)) => format!("wardfs policy allow {name} user:{user}"),
@@ -263,26 +338,51 @@ impl Report {
         what: &str,
         caller: &mut C,
     ) -> Result<&'s Secret, Problem> {
-        let not_found = || Problem::new(Exit::NotFound, what, "there is no such secret, or you may not see it").next("see the names: wardfs list");
+        let not_found = || {
+            Problem::new(
+                Exit::NotFound,
+                what,
+                "there is no such secret, or you may not see it",
+            )
+            .next("see the names: wardfs list")
+        };
         let secret = state.secrets.by_name(name.as_str()).ok_or_else(not_found)?;
         if let Some(why) = &secret.broken {
-            return Err(Problem::new(Exit::Integrity, what, why).next("see what is broken: wardfs store check"));
+            return Err(
+                Problem::new(Exit::Integrity, what, why).next("see what is broken: wardfs store check")
+            );
         }
-        let purpose = if action == Action::DescribeSecret { Purpose::Describe } else { Purpose::Administer };
+        let purpose = if action == Action::DescribeSecret {
+            Purpose::Describe
+        } else {
+            Purpose::Administer
+        };
         let refusal = match self.access.decide(secret, action, purpose, &[], caller) {
             Ok(_grant) if secret.is_active() => return Ok(secret),
             Ok(_grant) => return Err(not_found()),
             Err(refusal) => refusal,
         };
-        Err(match self.access.refuse(secret, refusal, Event::DescribeSecret, caller) {
-            AccessError::Hidden(_) => not_found(),
-            _ => Problem::new(Exit::Denied, what, format_args!("{} is not allowed to you ({})", action.name(), refusal.reason.code())),
-        })
+        Err(
+            match self.access.refuse(secret, refusal, Event::DescribeSecret, caller) {
+                AccessError::Hidden(_) => not_found(),
+                _ => Problem::new(
+                    Exit::Denied,
+                    what,
+                    format_args!(
+                        "{} is not allowed to you ({})",
+                        action.name(),
+                        refusal.reason.code()
+                    ),
+                ),
+            },
+        )
     }
 }
 
 fn labels(secret: &Secret) -> Value {
-    let row = |(label, no): (&crate::id::Label, &crate::id::VersionNo)| Some((label.to_string(), json!(secret.versions.get(no)?.meta.id)));
+    let row = |(label, no): (&crate::id::Label, &crate::id::VersionNo)| {
+        Some((label.to_string(), json!(secret.versions.get(no)?.meta.id)))
+    };
     Value::Object(secret.meta.labels.iter().filter_map(row).collect())
 }
 
@@ -297,8 +397,12 @@ fn reason_words(code: &str) -> &str {
     match code {
         "implicit_deny" => "no statement allowed it, and the default is deny",
         "explicit_deny" => "a statement denied it, and a Deny beats every Allow",
-        "page_cache_refused" => "the read would have filled the page cache (mmap, sendfile or splice); plain read(2) works",
-        "cred_mismatch" => "the process was not who the kernel's request named (a stacked file system, a loop device or a borrowed identity)",
+        "page_cache_refused" => {
+            "the read would have filled the page cache (mmap, sendfile or splice); plain read(2) works"
+        }
+        "cred_mismatch" => {
+            "the process was not who the kernel's request named (a stacked file system, a loop device or a borrowed identity)"
+        }
         "io_worker" => "a kernel worker of io_uring read in somebody's place",
         "no_pid" => "the process is outside the daemon's pid namespace, so nothing but its uid is known",
         "revoked" => "the version was destroyed after the file was opened",

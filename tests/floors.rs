@@ -12,7 +12,9 @@ const FLOORS: &[&[&str]] = &[
     &["access"],
     &["lifecycle", "report", "vfs"],
     &["fuse", "control"],
-    &["cli", "daemon", "main"],
+    &["daemon"],
+    &["cli"],
+    &["main"],
 ];
 
 fn sources() -> Vec<(String, PathBuf, String)> {
@@ -30,15 +32,30 @@ fn sources() -> Vec<(String, PathBuf, String)> {
     let mut files = Vec::new();
     walk(&src, &mut files);
     let room = |path: &Path| {
-        let first = path.strip_prefix(&src).unwrap().components().next().unwrap().as_os_str().to_str().unwrap().to_string();
+        let first = path
+            .strip_prefix(&src)
+            .unwrap()
+            .components()
+            .next()
+            .unwrap()
+            .as_os_str()
+            .to_str()
+            .unwrap()
+            .to_string();
         first.trim_end_matches(".rs").to_string()
     };
-    files.into_iter().map(|p| (room(&p), p.clone(), code(&std::fs::read_to_string(&p).unwrap()))).collect()
+    files
+        .into_iter()
+        .map(|p| (room(&p), p.clone(), code(&std::fs::read_to_string(&p).unwrap())))
+        .collect()
 }
 
 /// Source without comments, which may name what they like.
 fn code(text: &str) -> String {
-    text.lines().map(|l| l.find("//").map_or(l, |i| &l[..i])).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .map(|l| l.find("//").map_or(l, |i| &l[..i]))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn floor(room: &str) -> Option<usize> {
@@ -72,7 +89,11 @@ fn mentioned(code: &str) -> Vec<String> {
                     }
                 }
             } else {
-                rooms.push(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+                rooms.push(
+                    rest.chars()
+                        .take_while(|c| c.is_alphanumeric() || *c == '_')
+                        .collect(),
+                );
             }
         }
     }
@@ -86,7 +107,8 @@ fn a_room_uses_lower_floors_only() {
         if room == "lib" {
             continue;
         }
-        let own = floor(&room).unwrap_or_else(|| panic!("{room} has no floor: add it to FLOORS and to src/lib.rs"));
+        let own =
+            floor(&room).unwrap_or_else(|| panic!("{room} has no floor: add it to FLOORS and to src/lib.rs"));
         for other in mentioned(&code) {
             if other == room {
                 continue;
@@ -94,7 +116,10 @@ fn a_room_uses_lower_floors_only() {
             if let Some(floor) = floor(&other)
                 && floor >= own
             {
-                breaches.push(format!("{}: {room} (floor {own}) uses {other} (floor {floor})", path.display()));
+                breaches.push(format!(
+                    "{}: {room} (floor {own}) uses {other} (floor {floor})",
+                    path.display()
+                ));
             }
         }
     }
@@ -104,7 +129,10 @@ fn a_room_uses_lower_floors_only() {
 #[test]
 fn unsafe_stays_in_sys_and_fuser_in_fuse() {
     for (room, path, code) in sources() {
-        let words = |word: &str| code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == word);
+        let words = |word: &str| {
+            code.split(|c: char| !c.is_alphanumeric() && c != '_')
+                .any(|w| w == word)
+        };
         assert!(room == "sys" || !words("unsafe"), "unsafe in {}", path.display());
         assert!(room == "fuse" || !words("fuser"), "fuser in {}", path.display());
     }
@@ -125,6 +153,9 @@ fn a_value_is_opened_in_one_place() {
 fn the_map_names_every_room() {
     let map = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
     for room in FLOORS.iter().flat_map(|f| f.iter()) {
-        assert!(map.contains(&format!("`{room}`")) || map.contains(&format!("`{room}.rs`")), "src/lib.rs does not name {room}");
+        assert!(
+            map.contains(&format!("`{room}`")) || map.contains(&format!("`{room}.rs`")),
+            "src/lib.rs does not name {room}"
+        );
     }
 }

@@ -77,7 +77,11 @@ impl Caller for KnownCaller {
         Ok(())
     }
     fn who(&mut self, detail: Identity) -> Who<'_> {
-        let ids = Who { uid: self.uid.0, gid: self.gid.0, ..Who::default() };
+        let ids = Who {
+            uid: self.uid.0,
+            gid: self.gid.0,
+            ..Who::default()
+        };
         if detail == Identity::Short {
             return ids;
         }
@@ -96,7 +100,12 @@ impl Caller for KnownCaller {
         self.tid.map_or(0, |t| t.0)
     }
     fn key(&mut self) -> CallerKey {
-        CallerKey { uid: self.uid.0, gid: self.gid.0, tid: self.tid.map_or(0, |t| t.0), start: self.start_time }
+        CallerKey {
+            uid: self.uid.0,
+            gid: self.gid.0,
+            tid: self.tid.map_or(0, |t| t.0),
+            start: self.start_time,
+        }
     }
     fn door(&self) -> &'static str {
         self.door

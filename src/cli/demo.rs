@@ -31,7 +31,8 @@ type Seen = Result<String, String>;
 /// If a step did not hold, or the stage could not be set.
 pub fn run(output: &mut Output) -> Result<(), Stop> {
     let root = nix::unistd::geteuid().is_root();
-    let mut stage = Stage::set().map_err(|e| Problem::new(Exit::Failed, "the demonstration cannot begin", e))?;
+    let mut stage =
+        Stage::set().map_err(|e| Problem::new(Exit::Failed, "the demonstration cannot begin", e))?;
     let mut steps = Steps::new(output);
     let acts: &[Act] = if root { ROOT_ACTS } else { USER_ACTS };
     for (what, act) in acts {
@@ -47,7 +48,10 @@ pub fn run(output: &mut Output) -> Result<(), Stop> {
         }
     }
     let left = stage.strike();
-    steps.step("nothing is left behind", left.map_or_else(Outcome::Broke, Outcome::Held))?;
+    steps.step(
+        "nothing is left behind",
+        left.map_or_else(Outcome::Broke, Outcome::Held),
+    )?;
     Ok(steps.finish()??)
 }
 
@@ -58,13 +62,22 @@ const ROOT_ACTS: &[Act] = &[
     ("uid 61001 reads it as a file", |s| s.reads(A, "s3cret")),
     ("uid 61002 is refused", |s| s.refused(B)),
     ("root, whom no statement names, is refused", |s| s.refused(0)),
-    ("uid 61002 is refused on a descriptor that 61001 opened and passed on", Stage::passed),
+    (
+        "uid 61002 is refused on a descriptor that 61001 opened and passed on",
+        Stage::passed,
+    ),
     ("`why` names the reason and the mending command", Stage::why),
-    ("the value is replaced under an open handle, which keeps the old one", Stage::replace),
+    (
+        "the value is replaced under an open handle, which keeps the old one",
+        Stage::replace,
+    ),
     ("watchers of the file hear of the change", Stage::watch),
     ("the log has a record of each", Stage::log),
     ("the log verifies", Stage::verify),
-    ("one flipped bit in the store is EIO, and harms no other secret", Stage::tamper),
+    (
+        "one flipped bit in the store is EIO, and harms no other secret",
+        Stage::tamper,
+    ),
 ];
 
 const USER_ACTS: &[Act] = &[
@@ -86,12 +99,20 @@ struct Stage {
 impl Stage {
     fn set() -> std::io::Result<Stage> {
         let program = std::env::current_exe()?;
-        let base = if Path::new("/var/tmp").is_dir() { PathBuf::from("/var/tmp") } else { std::env::temp_dir() };
+        let base = if Path::new("/var/tmp").is_dir() {
+            PathBuf::from("/var/tmp")
+        } else {
+            std::env::temp_dir()
+        };
         let dir = base.join(format!("wardfs-demo-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir(&dir)?;
         // The other uids must be able to walk to the mount.
         std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o755))?;
-        Ok(Stage { dir, program, daemon: None })
+        Ok(Stage {
+            dir,
+            program,
+            daemon: None,
+        })
     }
 
     /// Unmounts, ends and removes everything.
@@ -130,7 +151,10 @@ impl Stage {
     }
 
     fn put(&mut self) -> Seen {
-        self.wardfs(&["put", "app/db/password", "--allow", &format!("uid:{A}")], "s3cret")?;
+        self.wardfs(
+            &["put", "app/db/password", "--allow", &format!("uid:{A}")],
+            "s3cret",
+        )?;
         let said = self.wardfs(&["put", "app/other", "--allow", &format!("uid:{A}")], "unharmed")?;
         if said["root_may_read"] != false {
             return Err("root may read it".into());
@@ -141,14 +165,28 @@ impl Stage {
     fn mount(&mut self) -> Seen {
         let begin = Instant::now();
         let mut command = Command::new(&self.program);
-        command.arg("-q").arg("--store").arg(self.store()).arg("mount").arg(self.dir.join("mnt"));
-        let mut child =
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(text)?;
+        command
+            .arg("-q")
+            .arg("--store")
+            .arg(self.store())
+            .arg("mount")
+            .arg(self.dir.join("mnt"));
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(text)?;
         let mut line = String::new();
-        let read = child.stdout.take().map(|out| BufReader::new(out).read_line(&mut line));
+        let read = child
+            .stdout
+            .take()
+            .map(|out| BufReader::new(out).read_line(&mut line));
         self.daemon = Some(child);
         match read {
-            Some(Ok(_)) if line.starts_with("READY") => Ok(format!("READY after {} ms", begin.elapsed().as_millis())),
+            Some(Ok(_)) if line.starts_with("READY") => {
+                Ok(format!("READY after {} ms", begin.elapsed().as_millis()))
+            }
             _ => Err("it did not get ready".into()),
         }
     }
@@ -191,7 +229,12 @@ impl Stage {
         // 61001 opens; the descriptor itself is handed to 61002.
         let mut holder = Holder::start(A, &self.file())?;
         let passed = holder.descriptor()?;
-        let (ok, out, err) = run_command(as_uid("dd", B).args(["bs=64", "count=1", "status=none"]).stdin(Stdio::from(passed)), "")?;
+        let (ok, out, err) = run_command(
+            as_uid("dd", B)
+                .args(["bs=64", "count=1", "status=none"])
+                .stdin(Stdio::from(passed)),
+            "",
+        )?;
         holder.end();
         if ok || !out.is_empty() {
             return Err(format!("{out:?}"));
@@ -200,7 +243,10 @@ impl Stage {
     }
 
     fn why(&mut self) -> Seen {
-        let said = self.wardfs(&["why", &self.file().to_string_lossy(), "--uid", &B.to_string()], "")?;
+        let said = self.wardfs(
+            &["why", &self.file().to_string_lossy(), "--uid", &B.to_string()],
+            "",
+        )?;
         match (said["decision"].as_str(), said["mend"].as_str()) {
             (Some("implicit_deny"), Some(mend)) => Ok(format!("implicit_deny; {mend}")),
             _ => Err(said.to_string()),
@@ -212,7 +258,11 @@ impl Stage {
         self.wardfs(&["put", "app/db/password"], "n3wer")?;
         let old = holder.read_now()?;
         self.reads(A, "n3wer")?;
-        if old == "s3cret" { Ok("the handle \"s3cret\", a new open \"n3wer\"".into()) } else { Err(format!("{old:?}")) }
+        if old == "s3cret" {
+            Ok("the handle \"s3cret\", a new open \"n3wer\"".into())
+        } else {
+            Err(format!("{old:?}"))
+        }
     }
 
     fn watch(&mut self) -> Seen {
@@ -222,7 +272,11 @@ impl Stage {
         let begin = Instant::now();
         self.wardfs(&["put", "app/db/password"], "n3west")?;
         while begin.elapsed() < Duration::from_secs(2) {
-            if let Some(event) = watcher.read_events().ok().and_then(|events| events.into_iter().next()) {
+            if let Some(event) = watcher
+                .read_events()
+                .ok()
+                .and_then(|events| events.into_iter().next())
+            {
                 return Ok(format!("{:?}", event.mask));
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -232,24 +286,43 @@ impl Stage {
 
     fn log(&mut self) -> Seen {
         let mut command = Command::new(&self.program);
-        command.arg("--json").arg("--store").arg(self.store()).args(["audit", "query"]);
+        command
+            .arg("--json")
+            .arg("--store")
+            .arg(self.store())
+            .args(["audit", "query"]);
         let (ok, out, err) = run_command(&mut command, "")?;
         let records: Vec<Value> = out.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
         let count = |uid: u32, outcome: &str| {
-            records.iter().filter(|r| r["uid"] == uid && r["eventName"] == "GetSecretValue" && r["outcome"] == outcome).count()
+            records
+                .iter()
+                .filter(|r| r["uid"] == uid && r["eventName"] == "GetSecretValue" && r["outcome"] == outcome)
+                .count()
         };
         let (read, passed) = (count(A, "allowed"), count(B, "denied"));
-        let looked = records.iter().filter(|r| r["uid"] == B && r["outcome"] == "denied").count();
+        let looked = records
+            .iter()
+            .filter(|r| r["uid"] == B && r["outcome"] == "denied")
+            .count();
         if !ok || read == 0 || passed == 0 || looked <= passed {
-            let events: Vec<_> = records.iter().map(|r| format!("{} {} {}", r["uid"], r["eventName"], r["outcome"])).collect();
+            let events: Vec<_> = records
+                .iter()
+                .map(|r| format!("{} {} {}", r["uid"], r["eventName"], r["outcome"]))
+                .collect();
             return Err(format!("{}. {err}", events.join(", ")));
         }
-        Ok(format!("{} records, {read} reads by {A}, {looked} refusals of {B}", records.len()))
+        Ok(format!(
+            "{} records, {read} reads by {A}, {looked} refusals of {B}",
+            records.len()
+        ))
     }
 
     fn verify(&mut self) -> Seen {
         let said = self.wardfs(&["audit", "verify"], "")?;
-        Ok(format!("{} records in {} segment(s)", said["records"], said["segments"]))
+        Ok(format!(
+            "{} records in {} segment(s)",
+            said["records"], said["segments"]
+        ))
     }
 
     fn tamper(&mut self) -> Seen {
@@ -268,7 +341,11 @@ impl Stage {
         let config = crate::config::Config::load(&self.store()).map_err(text)?;
         let (_, access) = crate::daemon::desk(&self.store(), &config).map_err(text)?;
         let state = access.vault().state();
-        let version = state.secrets.by_name(name).and_then(|s| s.current().cloned()).ok_or("no such secret")?;
+        let version = state
+            .secrets
+            .by_name(name)
+            .and_then(|s| s.current().cloned())
+            .ok_or("no such secret")?;
         let sealed = access.vault().sealed_value(&version).map_err(text)?;
         drop((state, access));
         let path = self.store().join(crate::store::embedded::FILE);
@@ -280,7 +357,10 @@ impl Stage {
         for at in at {
             bytes[at + sealed.0.len() / 2] ^= 1;
         }
-        let mut file = std::fs::OpenOptions::new().write(true).open(&path).map_err(text)?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .map_err(text)?;
         file.write_all(&bytes).map_err(text)
     }
 
@@ -292,7 +372,13 @@ impl Stage {
     }
 
     fn get(&self, name: &str) -> Result<(bool, String, String), String> {
-        run_command(Command::new(&self.program).arg("--store").arg(self.store()).args(["get", name]), "")
+        run_command(
+            Command::new(&self.program)
+                .arg("--store")
+                .arg(self.store())
+                .args(["get", name]),
+            "",
+        )
     }
 
     fn get_own(&mut self) -> Seen {
@@ -312,7 +398,9 @@ impl Stage {
     fn tamper_own(&mut self) -> Seen {
         self.flip("app/own")?;
         match self.get("app/own")? {
-            (false, out, err) if out.is_empty() && err.contains("why") => Ok(err.lines().next().unwrap_or_default().to_string()),
+            (false, out, err) if out.is_empty() && err.contains("why") => {
+                Ok(err.lines().next().unwrap_or_default().to_string())
+            }
             (_, out, err) => Err(format!("{out:?} {err}")),
         }
     }
@@ -333,7 +421,11 @@ struct Holder {
 impl Holder {
     fn start(uid: u32, path: &Path) -> Result<Holder, String> {
         let mut child = as_uid("sh", uid)
-            .args(["-c", "exec 3<\"$1\" && echo open && read -r _ && exec cat <&3", "sh"])
+            .args([
+                "-c",
+                "exec 3<\"$1\" && echo open && read -r _ && exec cat <&3",
+                "sh",
+            ])
             .arg(path)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -390,7 +482,11 @@ fn run_command(command: &mut Command, input: &str) -> Result<(bool, String, Stri
     if !input.is_empty() {
         command.stdin(Stdio::piped());
     }
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(text)?;
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(text)?;
     if !input.is_empty()
         && let Some(mut stdin) = child.stdin.take()
     {
@@ -398,7 +494,11 @@ fn run_command(command: &mut Command, input: &str) -> Result<(bool, String, Stri
     }
     let output = child.wait_with_output().map_err(text)?;
     let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ok((output.status.success(), lossy(&output.stdout), lossy(&output.stderr)))
+    Ok((
+        output.status.success(),
+        lossy(&output.stdout),
+        lossy(&output.stderr),
+    ))
 }
 
 /// The last part of `cat: PATH: Permission denied`.
@@ -407,7 +507,12 @@ fn last_words(err: &str) -> String {
 }
 
 fn memfind(haystack: &[u8], needle: &[u8]) -> Vec<usize> {
-    haystack.windows(needle.len()).enumerate().filter(|(_, w)| *w == needle).map(|(i, _)| i).collect()
+    haystack
+        .windows(needle.len())
+        .enumerate()
+        .filter(|(_, w)| *w == needle)
+        .map(|(i, _)| i)
+        .collect()
 }
 
 fn text(e: impl std::fmt::Display) -> String {

@@ -39,19 +39,28 @@ impl World for Machine {
 
     fn init(&self, store: &Path) -> Result<Made, Problem> {
         let (key_file, recovery_key) = daemon::init(store)?;
-        Ok(Made { key_file, recovery_key })
+        Ok(Made {
+            key_file,
+            recovery_key,
+        })
     }
 
     fn mount(&self, plan: &MountPlan) -> Result<(), Problem> {
         let ready = |target: &Path| {
             if plan.json {
-                println!("{}", serde_json::json!({ "ready": true, "mount": target.to_string_lossy() }));
+                println!(
+                    "{}",
+                    serde_json::json!({ "ready": true, "mount": target.to_string_lossy() })
+                );
             } else {
                 println!("READY {}", printable(&target.to_string_lossy()));
             }
         };
-        let serving =
-            daemon::Plan { store: plan.store.clone(), target: plan.target.clone(), config: plan.config.clone() };
+        let serving = daemon::Plan {
+            store: plan.store.clone(),
+            target: plan.target.clone(),
+            config: plan.config.clone(),
+        };
         daemon::serve(&serving, ready)
     }
 
@@ -66,7 +75,9 @@ impl World for Machine {
     fn notifier(&self, _: &[OsString]) -> Result<(), Problem> {
         crate::sys::notifier::inherited()
             .and_then(|(root, commands)| crate::sys::notifier::run(root, commands))
-            .map_err(|e| Problem::new(Exit::Failed, "the notifier ended", e).next("`wardfs mount` starts it by itself"))
+            .map_err(|e| {
+                Problem::new(Exit::Failed, "the notifier ended", e).next("`wardfs mount` starts it by itself")
+            })
     }
 }
 
@@ -83,7 +94,11 @@ impl Backend for Served {
     fn value(&mut self, name: &SecretName, which: &Which) -> Result<SecretBytes, Problem> {
         let status = self.client.call(&Request::Status, None)?;
         let mount = status["mount"].as_str().map(PathBuf::from).ok_or_else(|| {
-            Problem::new(Exit::Unavailable, format!("{name} cannot be read"), "the daemon has no mount")
+            Problem::new(
+                Exit::Unavailable,
+                format!("{name} cannot be read"),
+                "the daemon has no mount",
+            )
         })?;
         value::through_mount(&Machine, &mount, name, which)
     }
@@ -103,12 +118,18 @@ impl Backend for Opened {
     fn value(&mut self, name: &SecretName, which: &Which) -> Result<SecretBytes, Problem> {
         let what = || format!("{name} cannot be read");
         let missing = || {
-            Problem::new(Exit::NotFound, what(), "there is no such secret or version, or you may not see it")
-                .next("wardfs list")
+            Problem::new(
+                Exit::NotFound,
+                what(),
+                "there is no such secret or version, or you may not see it",
+            )
+            .next("wardfs list")
         };
         let explain = |e: AccessError| match e {
-            AccessError::Denied(_) => Problem::new(Exit::Denied, what(), "its policy does not let you read it")
-                .next(format!("wardfs why {name}")),
+            AccessError::Denied(_) => {
+                Problem::new(Exit::Denied, what(), "its policy does not let you read it")
+                    .next(format!("wardfs why {name}"))
+            }
             AccessError::Hidden(_) | AccessError::NotFound | AccessError::Revoked => missing(),
             AccessError::Integrity(why) => {
                 Problem::new(Exit::Integrity, what(), why).next("see what is broken: wardfs store check")
@@ -123,8 +144,15 @@ impl Backend for Opened {
             Which::Version(id) => Choice::Version(secret.version(id).ok_or_else(missing)?),
         };
         let mut caller = myself();
-        let pin = self.access.open(secret, choice, 0, &mut caller).map_err(explain)?;
-        let bytes = self.access.read(&pin, Range::WHOLE, &mut caller).map_err(explain)?.ok_or_else(missing)?;
+        let pin = self
+            .access
+            .open(secret, choice, 0, &mut caller)
+            .map_err(explain)?;
+        let bytes = self
+            .access
+            .read(&pin, Range::WHOLE, &mut caller)
+            .map_err(explain)?
+            .ok_or_else(missing)?;
         let mut out = Machine.memory(bytes.expose().len())?;
         out.expose_mut().copy_from_slice(bytes.expose());
         Ok(out)

@@ -26,8 +26,19 @@ impl Client {
     pub fn connect(path: &Path) -> Result<Option<Client>, Problem> {
         match Connection::connect(path) {
             Ok(connection) => Ok(Some(Client { connection })),
-            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) => Ok(None),
-            Err(e) => Err(Problem::new(Exit::Unavailable, format!("cannot reach the daemon at {}", path.display()), e)),
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(e) => Err(Problem::new(
+                Exit::Unavailable,
+                format!("cannot reach the daemon at {}", path.display()),
+                e,
+            )),
         }
     }
 
@@ -35,17 +46,36 @@ impl Client {
     ///
     /// # Errors
     /// What the daemon says, or that it does not answer.
-    pub fn call(&mut self, request: &Request, value: Option<SecretBytes>) -> Result<serde_json::Value, Problem> {
-        let gone = |e: &dyn std::fmt::Display| Problem::new(Exit::Unavailable, "the daemon did not answer", e).next("is it running? wardfs status");
-        let text = serde_json::to_vec(&Envelope { format: FORMAT, request: request.clone() }).map_err(|e| gone(&e))?;
-        let memfd = value.map(|v| sealed_memfd(&v)).transpose().map_err(|e| gone(&e))?;
+    pub fn call(
+        &mut self,
+        request: &Request,
+        value: Option<SecretBytes>,
+    ) -> Result<serde_json::Value, Problem> {
+        let gone = |e: &dyn std::fmt::Display| {
+            Problem::new(Exit::Unavailable, "the daemon did not answer", e)
+                .next("is it running? wardfs status")
+        };
+        let text = serde_json::to_vec(&Envelope {
+            format: FORMAT,
+            request: request.clone(),
+        })
+        .map_err(|e| gone(&e))?;
+        let memfd = value
+            .map(|v| sealed_memfd(&v))
+            .transpose()
+            .map_err(|e| gone(&e))?;
         let fds: Vec<_> = memfd.iter().map(|fd| fd.as_fd()).collect();
         self.connection.send(&text, &fds).map_err(|e| gone(&e))?;
         let mut answer = Vec::new();
         let mut packet = vec![0; PACKET];
         loop {
-            let message = self.connection.recv(&mut packet, Some(PATIENCE)).map_err(|e| gone(&e))?;
-            let Some((more, chunk)) = packet[..message.len].split_first() else { return Err(gone(&"it closed the connection")) };
+            let message = self
+                .connection
+                .recv(&mut packet, Some(PATIENCE))
+                .map_err(|e| gone(&e))?;
+            let Some((more, chunk)) = packet[..message.len].split_first() else {
+                return Err(gone(&"it closed the connection"));
+            };
             answer.extend_from_slice(chunk);
             if *more == 0 {
                 break;

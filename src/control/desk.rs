@@ -32,7 +32,11 @@ impl Service for StoppedService {
         json!({ "running": false })
     }
     fn stop(&self) -> Result<Value, Problem> {
-        Err(Problem::new(Exit::NotFound, "cannot unmount", "no daemon serves this store"))
+        Err(Problem::new(
+            Exit::NotFound,
+            "cannot unmount",
+            "no daemon serves this store",
+        ))
     }
 }
 
@@ -53,18 +57,33 @@ impl Desk {
     ///
     /// # Errors
     /// What the user is to be told.
-    pub fn answer<C: Caller>(&self, request: &Request, value: Option<SecretBytes>, caller: &mut C) -> Result<Value, Problem> {
+    pub fn answer<C: Caller>(
+        &self,
+        request: &Request,
+        value: Option<SecretBytes>,
+        caller: &mut C,
+    ) -> Result<Value, Problem> {
         match request {
             Request::Put(put) => {
-                let value = value.ok_or_else(|| Problem::new(Exit::Usage, format!("cannot put {}", put.name), "no value came with it"))?;
+                let value = value.ok_or_else(|| {
+                    Problem::new(
+                        Exit::Usage,
+                        format!("cannot put {}", put.name),
+                        "no value came with it",
+                    )
+                })?;
                 self.lifecycle.put(put, &value, caller)
             }
             Request::List { under } => Ok(self.report.list(under.as_deref(), caller)),
             Request::Describe { name } => self.report.describe(name, caller),
             Request::Versions { name } => self.report.versions(name, caller),
             Request::PolicyGet { name } => self.report.policy(name, caller),
-            Request::PolicySet { name, text } => self.lifecycle.set_policy(name, PolicyEdit::Replace(text), caller),
-            Request::PolicyAdd { name, rules } => self.lifecycle.set_policy(name, PolicyEdit::Add(rules), caller),
+            Request::PolicySet { name, text } => {
+                self.lifecycle.set_policy(name, PolicyEdit::Replace(text), caller)
+            }
+            Request::PolicyAdd { name, rules } => {
+                self.lifecycle.set_policy(name, PolicyEdit::Add(rules), caller)
+            }
             Request::PolicyCheck { name, text } => self.lifecycle.check_policy(name.as_ref(), text),
             Request::Why { name, about } => self.report.why(name, about, caller),
             Request::Delete { name, purge, dry_run } => self.lifecycle.delete(name, *purge, *dry_run, caller),
@@ -80,7 +99,10 @@ impl Desk {
 
     fn store_check<C: Caller>(&self, caller: &mut C) -> Result<Value, Problem> {
         root_only("cannot check the store", caller)?;
-        let findings = self.vault.check(&mut |_| {}).map_err(|e| e.problem("cannot check the store"))?;
+        let findings = self
+            .vault
+            .check(&mut |_| {})
+            .map_err(|e| e.problem("cannot check the store"))?;
         let ok = findings.problems.is_empty();
         let mut answer = json!(findings);
         answer["ok"] = json!(ok);
@@ -93,7 +115,11 @@ impl Desk {
         answer["store"] = json!(self.vault.dir());
         // The rest is for those who administer; anybody may learn where the mount is.
         let administers = caller.uid() == ROOT
-            || self.vault.administration().group.is_some_and(|g| caller.gid() == g || caller.groups().is_some_and(|gs| gs.contains(&g)));
+            || self
+                .vault
+                .administration()
+                .group
+                .is_some_and(|g| caller.gid() == g || caller.groups().is_some_and(|gs| gs.contains(&g)));
         if administers {
             let state = self.vault.state();
             let head = self.vault.log().head();
@@ -119,10 +145,17 @@ impl Desk {
 /// With exit 6 if a line is not what it was.
 pub fn verified(result: Result<crate::audit::Verified, VerifyError>) -> Result<Value, Problem> {
     let v = result.map_err(|e| {
-        let exit = if matches!(e, VerifyError::Broken(_)) { Exit::Integrity } else { Exit::Unavailable };
-        Problem::new(exit, "the log does not verify", e).next("compare with a copy or a sink; the lines before it are sound")
+        let exit = if matches!(e, VerifyError::Broken(_)) {
+            Exit::Integrity
+        } else {
+            Exit::Unavailable
+        };
+        Problem::new(exit, "the log does not verify", e)
+            .next("compare with a copy or a sink; the lines before it are sound")
     })?;
-    Ok(json!({ "ok": true, "records": v.records, "segments": v.segments, "first": v.first, "last": v.last, "last_epoch": v.last_epoch }))
+    Ok(
+        json!({ "ok": true, "records": v.records, "segments": v.segments, "first": v.first, "last": v.last, "last_epoch": v.last_epoch }),
+    )
 }
 
 fn root_only<C: Caller>(what: &str, caller: &mut C) -> Result<(), Problem> {

@@ -32,7 +32,11 @@ pub struct Server {
 impl Server {
     /// Answers with `desk`; values are at most `max_value` bytes.
     pub fn new(desk: Arc<Desk>, max_value: usize) -> Self {
-        Server { desk, max_value, busy: Arc::default() }
+        Server {
+            desk,
+            max_value,
+            busy: Arc::default(),
+        }
     }
 
     /// Listens on `path`, and serves each connection in a thread of its own.
@@ -41,35 +45,43 @@ impl Server {
     /// If the socket cannot be made, or another process answers on it.
     pub fn listen(self, path: &Path) -> std::io::Result<()> {
         let listener = Listener::bind(path, 0o666)?;
-        std::thread::Builder::new().name("control".into()).spawn(move || {
-            let server = Arc::new(self);
-            loop {
-                match listener.accept() {
-                    Ok(connection) => server.clone().serve(connection),
-                    Err(e) => {
-                        tracing::error!("control socket: {e}");
-                        std::thread::sleep(Duration::from_millis(100));
+        std::thread::Builder::new()
+            .name("control".into())
+            .spawn(move || {
+                let server = Arc::new(self);
+                loop {
+                    match listener.accept() {
+                        Ok(connection) => server.clone().serve(connection),
+                        Err(e) => {
+                            tracing::error!("control socket: {e}");
+                            std::thread::sleep(Duration::from_millis(100));
+                        }
                     }
                 }
-            }
-        })?;
+            })?;
         Ok(())
     }
 
     fn serve(self: Arc<Self>, connection: Connection) {
         let Ok(peer) = connection.peer() else { return };
         let Some(place) = Place::take(&self.busy, peer.uid.0) else {
-            let problem = Problem::new(Exit::Unavailable, "too many connections", format_args!("uid {} has {PER_UID} open", peer.uid));
+            let problem = Problem::new(
+                Exit::Unavailable,
+                "too many connections",
+                format_args!("uid {} has {PER_UID} open", peer.uid),
+            );
             let _ = answer(&connection, &Reply::Failed(problem));
             return;
         };
-        let spawned = std::thread::Builder::new().name("control-peer".into()).spawn(move || {
-            let _place = place;
-            let run = std::panic::AssertUnwindSafe(|| self.converse(&connection, &peer));
-            if let Ok(Err(e)) = std::panic::catch_unwind(run) {
-                tracing::debug!("a control connection ended: {e}");
-            }
-        });
+        let spawned = std::thread::Builder::new()
+            .name("control-peer".into())
+            .spawn(move || {
+                let _place = place;
+                let run = std::panic::AssertUnwindSafe(|| self.converse(&connection, &peer));
+                if let Ok(Err(e)) = std::panic::catch_unwind(run) {
+                    tracing::debug!("a control connection ended: {e}");
+                }
+            });
         if let Err(e) = spawned {
             tracing::error!("no thread for a control connection: {e}");
         }
@@ -97,13 +109,17 @@ impl Server {
             return Err(refused("it is too long"));
         }
         let mut caller = self.caller(&message, peer)?;
-        let envelope: Envelope = serde_json::from_slice(text)
-            .map_err(|e| refused(&e.to_string()).next("are the command and the daemon of the same version?"))?;
+        let envelope: Envelope = serde_json::from_slice(text).map_err(|e| {
+            refused(&e.to_string()).next("are the command and the daemon of the same version?")
+        })?;
         if envelope.format != FORMAT {
             return Err(Problem::new(
                 Exit::Integrity,
                 "the daemon speaks another protocol",
-                format_args!("the command speaks format {}, the daemon {FORMAT}", envelope.format),
+                format_args!(
+                    "the command speaks format {}, the daemon {FORMAT}",
+                    envelope.format
+                ),
             )
             .next("use the command that came with the daemon"));
         }
@@ -117,14 +133,20 @@ impl Server {
         let mut caller = KnownCaller::supposed(peer.uid, peer.gid, peer.groups.clone());
         caller.door = "control";
         caller.unit = None;
-        let agree = message.creds.is_some_and(|(_, uid, gid)| uid == peer.uid && gid == peer.gid);
+        let agree = message
+            .creds
+            .is_some_and(|(_, uid, gid)| uid == peer.uid && gid == peer.gid);
         if !agree {
             if let Some((pid, uid, gid)) = message.creds {
                 (caller.uid, caller.gid, caller.groups, caller.pid) = (uid, gid, None, Some(pid));
             }
             self.refuse(&mut caller, Reason::CredMismatch);
-            return Err(Problem::new(Exit::Denied, "the request was refused", "the connection was opened by somebody else (cred_mismatch)")
-                .next("connect as the user who asks"));
+            return Err(Problem::new(
+                Exit::Denied,
+                "the request was refused",
+                "the connection was opened by somebody else (cred_mismatch)",
+            )
+            .next("connect as the user who asks"));
         }
         if let Some((pid, uid, gid)) = message.creds {
             caller.pid = Some(pid);
@@ -132,7 +154,11 @@ impl Server {
             // Best effort: the sender is not blocked, so this names him in the record, and decides nothing
             // but his unit, which is believed only if his ids are still those of the message.
             let mut observer = Observer::new();
-            let header = Header { uid, gid, tid: Tid(pid.0) };
+            let header = Header {
+                uid,
+                gid,
+                tid: Tid(pid.0),
+            };
             if let Ok(mut known) = observer.identify(&header) {
                 caller.unit = known.unit().ok().map(|u| u.map(str::to_string));
                 let facts = known.for_record();
@@ -147,7 +173,9 @@ impl Server {
     fn refuse(&self, caller: &mut KnownCaller, reason: Reason) {
         let record = Record {
             event: Event::ControlCall,
-            outcome: Outcome::Denied { reason: reason.code() },
+            outcome: Outcome::Denied {
+                reason: reason.code(),
+            },
             via: "control",
             who: caller.who(Identity::Full),
             ..Record::default()
@@ -160,12 +188,15 @@ impl Server {
     fn value(&self, message: Message, request: &Request) -> Result<Option<SecretBytes>, Problem> {
         let what = "the value was not taken";
         let mut fds = message.fds.into_iter();
-        let (Some(fd), None) = (fds.next(), fds.next()) else { return Ok(None) };
+        let (Some(fd), None) = (fds.next(), fds.next()) else {
+            return Ok(None);
+        };
         if !matches!(request, Request::Put(_)) {
             return Err(Problem::new(Exit::Usage, what, "the request takes none"));
         }
-        let value = read_sealed_memfd(fd, self.max_value)
-            .map_err(|e| Problem::new(Exit::Usage, what, e).next(format!("a value is 1 to {} bytes", self.max_value)))?;
+        let value = read_sealed_memfd(fd, self.max_value).map_err(|e| {
+            Problem::new(Exit::Usage, what, e).next(format!("a value is 1 to {} bytes", self.max_value))
+        })?;
         Ok(Some(value))
     }
 }
@@ -196,7 +227,10 @@ impl Place {
             return None;
         }
         *count += 1;
-        Some(Place { busy: busy.clone(), uid })
+        Some(Place {
+            busy: busy.clone(),
+            uid,
+        })
     }
 }
 

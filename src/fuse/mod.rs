@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{
-    Config, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode,
-    OpenFlags, PollEvents, PollFlags, PollNotifier, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
-    ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, SessionACL, TimeOrNow,
+    Config, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, SessionACL, TimeOrNow,
 };
 
 use crate::access::{Caller, Range};
@@ -113,7 +114,11 @@ impl Adapter {
         req: &Request,
         f: impl FnOnce(&Vfs, &mut RequestCaller<'_>) -> Result<T, VfsError>,
     ) -> Result<T, fuser::Errno> {
-        let header = Header { uid: Uid(req.uid()), gid: Gid(req.gid()), tid: Tid(req.pid()) };
+        let header = Header {
+            uid: Uid(req.uid()),
+            gid: Gid(req.gid()),
+            tid: Tid(req.pid()),
+        };
         let run = || {
             OBSERVER.with(|observer| {
                 let mut observer = observer.try_borrow_mut().map_err(|_| VfsError::Panic)?;
@@ -125,7 +130,10 @@ impl Adapter {
     }
 
     fn panicked(&self, what: &'static str, header: Header) -> VfsError {
-        self.vfs.counters.panics.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.vfs
+            .counters
+            .panics
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let recorded = catch_unwind(AssertUnwindSafe(|| {
             let mut observer = Observer::new();
             let mut caller = RequestCaller::new(header, &mut observer);
@@ -155,7 +163,10 @@ impl Adapter {
     }
 
     fn unsupported(&self) -> fuser::Errno {
-        self.vfs.counters.unsupported.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.vfs
+            .counters
+            .unsupported
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         errno(&VfsError::Unsupported, "request")
     }
 }
@@ -182,25 +193,39 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let result = self.call("lookup", req, |vfs, caller| vfs.lookup(Self::node(parent)?, name, caller));
-        reply!(result, reply, |attr: Attr| reply.entry(&NEVER, &fuse_attr(&attr), Generation(0)));
+        let result = self.call("lookup", req, |vfs, caller| {
+            vfs.lookup(Self::node(parent)?, name, caller)
+        });
+        reply!(result, reply, |attr: Attr| reply.entry(
+            &NEVER,
+            &fuse_attr(&attr),
+            Generation(0)
+        ));
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let result = self.call("getattr", req, |vfs, caller| vfs.getattr(Self::node(ino)?, caller));
+        let result = self.call("getattr", req, |vfs, caller| {
+            vfs.getattr(Self::node(ino)?, caller)
+        });
         reply!(result, reply, |attr: Attr| reply.attr(&NEVER, &fuse_attr(&attr)));
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
-        let result = self.call("readlink", req, |vfs, caller| vfs.readlink(Self::node(ino)?, caller));
+        let result = self.call("readlink", req, |vfs, caller| {
+            vfs.readlink(Self::node(ino)?, caller)
+        });
         reply!(result, reply, |target: String| reply.data(target.as_bytes()));
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let write = flags.acc_mode() != OpenAccMode::O_RDONLY;
-        let result = self.call("open", req, |vfs, caller| vfs.open(Self::node(ino)?, write, caller));
-        reply!(result, reply, |handle| reply
-            .opened(FileHandle(handle), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH));
+        let result = self.call("open", req, |vfs, caller| {
+            vfs.open(Self::node(ino)?, write, caller)
+        });
+        reply!(result, reply, |handle| reply.opened(
+            FileHandle(handle),
+            FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH
+        ));
     }
 
     fn read(
@@ -215,11 +240,17 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let range = Range { offset, length: size };
-        let result = self.call("read", req, |vfs, caller| vfs.read(fh.0, range, lock_owner.is_some(), caller));
-        reply!(result, reply, |bytes: Option<crate::access::Bytes>| match &bytes {
-            Some(bytes) => reply.data(bytes.expose()),
-            None => reply.data(&[]),
+        let result = self.call("read", req, |vfs, caller| {
+            vfs.read(fh.0, range, lock_owner.is_some(), caller)
         });
+        reply!(
+            result,
+            reply,
+            |bytes: Option<crate::access::Bytes>| match &bytes {
+                Some(bytes) => reply.data(bytes.expose()),
+                None => reply.data(&[]),
+            }
+        );
     }
 
     fn write(
@@ -261,8 +292,11 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let result = self.call("opendir", req, |vfs, caller| vfs.opendir(Self::node(ino)?, caller));
-        reply!(result, reply, |handle| reply.opened(FileHandle(handle), FopenFlags::empty()));
+        let result = self.call("opendir", req, |vfs, caller| {
+            vfs.opendir(Self::node(ino)?, caller)
+        });
+        reply!(result, reply, |handle| reply
+            .opened(FileHandle(handle), FopenFlags::empty()));
     }
 
     fn readdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
@@ -270,7 +304,12 @@ impl fuser::Filesystem for Adapter {
         reply!(result, reply, |listing: Arc<crate::vfs::Listing>| {
             let skip = usize::try_from(offset).unwrap_or(usize::MAX);
             for (i, entry) in listing.entries.iter().enumerate().skip(skip) {
-                if reply.add(INodeNo(entry.node.ino()), i as u64 + 1, file_type(entry.kind), &*entry.name) {
+                if reply.add(
+                    INodeNo(entry.node.ino()),
+                    i as u64 + 1,
+                    file_type(entry.kind),
+                    &*entry.name,
+                ) {
                     break;
                 }
             }
@@ -278,7 +317,14 @@ impl fuser::Filesystem for Adapter {
         });
     }
 
-    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
         self.vfs.release(fh.0);
         reply.ok();
     }
@@ -288,8 +334,13 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn access(&self, req: &Request, ino: INodeNo, mask: fuser::AccessFlags, reply: ReplyEmpty) {
-        let (read, write) = (mask.contains(fuser::AccessFlags::R_OK), mask.contains(fuser::AccessFlags::W_OK));
-        let result = self.call("access", req, |vfs, caller| vfs.check_access(Self::node(ino)?, read, write, caller));
+        let (read, write) = (
+            mask.contains(fuser::AccessFlags::R_OK),
+            mask.contains(fuser::AccessFlags::W_OK),
+        );
+        let result = self.call("access", req, |vfs, caller| {
+            vfs.check_access(Self::node(ino)?, read, write, caller)
+        });
         reply!(result, reply, |()| reply.ok());
     }
 
@@ -302,7 +353,9 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let result = self.call("listxattr", req, |vfs, caller| sized(vfs.listxattr(Self::node(ino)?, caller)?, size));
+        let result = self.call("listxattr", req, |vfs, caller| {
+            sized(vfs.listxattr(Self::node(ino)?, caller)?, size)
+        });
         reply!(result, reply, |names: Vec<u8>| answer_sized(reply, &names, size));
     }
 
@@ -317,7 +370,9 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyPoll,
     ) {
         let wants_change = events.contains(PollEvents::POLLPRI);
-        let waiter = flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY).then(|| ph.handle().0);
+        let waiter = flags
+            .contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY)
+            .then(|| ph.handle().0);
         let result = self.call("poll", req, |vfs, _| vfs.poll(fh.0, wants_change, waiter));
         reply!(result, reply, |polled: crate::vfs::Polled| {
             let mut ready = PollEvents::POLLIN | PollEvents::POLLRDNORM;
@@ -331,13 +386,30 @@ impl fuser::Filesystem for Adapter {
     // What follows would change something. The public mount is read-only, so that only the notifier's clone
     // brings any of it here.
 
-    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, _mode: u32, _umask: u32, _rdev: u32, reply: ReplyEntry) {
-        let result = self.call("mknod", req, |vfs, caller| vfs.announce_created(Self::node(parent)?, name, caller));
-        reply!(result, reply, |attr: Attr| reply.entry(&NEVER, &fuse_attr(&attr), Generation(0)));
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let result = self.call("mknod", req, |vfs, caller| {
+            vfs.announce_created(Self::node(parent)?, name, caller)
+        });
+        reply!(result, reply, |attr: Attr| reply.entry(
+            &NEVER,
+            &fuse_attr(&attr),
+            Generation(0)
+        ));
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let result = self.call("unlink", req, |vfs, caller| vfs.announce_deleted(Self::node(parent)?, name, caller));
+        let result = self.call("unlink", req, |vfs, caller| {
+            vfs.announce_deleted(Self::node(parent)?, name, caller)
+        });
         reply!(result, reply, |()| reply.ok());
     }
 
@@ -363,7 +435,15 @@ impl fuser::Filesystem for Adapter {
         reply.error(self.read_only());
     }
 
-    fn mkdir(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
+    fn mkdir(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
         reply.error(self.read_only());
     }
 
@@ -371,7 +451,14 @@ impl fuser::Filesystem for Adapter {
         reply.error(self.read_only());
     }
 
-    fn symlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, _target: &std::path::Path, reply: ReplyEntry) {
+    fn symlink(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _target: &std::path::Path,
+        reply: ReplyEntry,
+    ) {
         reply.error(self.read_only());
     }
 
@@ -392,11 +479,29 @@ impl fuser::Filesystem for Adapter {
         reply.error(self.read_only());
     }
 
-    fn create(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, _mode: u32, _umask: u32, _flags: i32, reply: ReplyCreate) {
+    fn create(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
         reply.error(self.read_only());
     }
 
-    fn setxattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, _value: &[u8], _flags: i32, _position: u32, reply: ReplyEmpty) {
+    fn setxattr(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _name: &OsStr,
+        _value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
         reply.error(self.read_only());
     }
 
@@ -404,7 +509,16 @@ impl fuser::Filesystem for Adapter {
         reply.error(self.read_only());
     }
 
-    fn fallocate(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _offset: u64, _length: u64, _mode: i32, reply: ReplyEmpty) {
+    fn fallocate(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: u64,
+        _length: u64,
+        _mode: i32,
+        reply: ReplyEmpty,
+    ) {
         reply.error(self.read_only());
     }
 
@@ -447,9 +561,17 @@ impl fuser::Filesystem for Adapter {
 }
 
 fn sized(value: Vec<u8>, size: u32) -> Result<Vec<u8>, VfsError> {
-    if size != 0 && value.len() > size as usize { Err(VfsError::Range) } else { Ok(value) }
+    if size != 0 && value.len() > size as usize {
+        Err(VfsError::Range)
+    } else {
+        Ok(value)
+    }
 }
 
 fn answer_sized(reply: ReplyXattr, value: &[u8], size: u32) {
-    if size == 0 { reply.size(value.len() as u32) } else { reply.data(value) }
+    if size == 0 {
+        reply.size(value.len() as u32)
+    } else {
+        reply.data(value)
+    }
 }

@@ -203,7 +203,12 @@ impl DataKey {
     ///
     /// # Errors
     /// As [`DataKey::open_value`].
-    pub fn verify_value(&self, ctx: &Context<'_>, wrapped: &WrappedKey, sealed: &[u8]) -> Result<(), SealError> {
+    pub fn verify_value(
+        &self,
+        ctx: &Context<'_>,
+        wrapped: &WrappedKey,
+        sealed: &[u8],
+    ) -> Result<(), SealError> {
         let mut out = keys::locked(plain_len(sealed)?)?;
         self.open_value(ctx, wrapped, sealed, &mut out)
     }

@@ -35,7 +35,12 @@ impl Vault {
         for secret in state.secrets.iter() {
             findings.secrets += 1;
             progress(findings.secrets);
-            let mut found = |what: String| findings.problems.push(Finding { name: Some(secret.meta.name.clone()), what });
+            let mut found = |what: String| {
+                findings.problems.push(Finding {
+                    name: Some(secret.meta.name.clone()),
+                    what,
+                })
+            };
             if let Some(why) = &secret.broken {
                 found(why.clone());
             }
@@ -52,9 +57,10 @@ impl Vault {
                 });
                 match verified {
                     Ok(()) => findings.values += 1,
-                    Err(e) => {
-                        findings.problems.push(Finding { name: Some(secret.meta.name.clone()), what: format!("version {}: {e}", version.meta.id) })
-                    }
+                    Err(e) => findings.problems.push(Finding {
+                        name: Some(secret.meta.name.clone()),
+                        what: format!("version {}: {e}", version.meta.id),
+                    }),
                 }
             }
         }

@@ -46,10 +46,30 @@ impl Draft<'_> {
     ) -> Result<VersionNo, VaultError> {
         let no = VersionNo(self.next_version);
         self.next_version += 1;
-        let context = Context { store: self.vault.id, tenant: "", name, secret, version: &id, version_no: no, key };
+        let context = Context {
+            store: self.vault.id,
+            tenant: "",
+            name,
+            secret,
+            version: &id,
+            version_no: no,
+            key,
+        };
         let (wrapped, sealed) = self.vault.keyring.seal_value(&context, value)?;
-        let size = u32::try_from(value.len()).map_err(|_| VaultError::Integrity("a value longer than 4 GiB".into()))?;
-        self.versions.push((VersionMeta { no, id, secret, name: name.clone(), created, size, wrapped }, sealed));
+        let size = u32::try_from(value.len())
+            .map_err(|_| VaultError::Integrity("a value longer than 4 GiB".into()))?;
+        self.versions.push((
+            VersionMeta {
+                no,
+                id,
+                secret,
+                name: name.clone(),
+                created,
+                size,
+                wrapped,
+            },
+            sealed,
+        ));
         Ok(no)
     }
 
@@ -77,7 +97,10 @@ impl Vault {
     /// What `plan` says; or the log or the store, in which case nothing was changed, with one exception: if the
     /// log fails after the transaction, the change stands and its record follows as soon as the log can be
     /// written ([`Vault::tick`]).
-    pub fn change<T, E: From<VaultError>>(&self, plan: impl FnOnce(&mut Draft<'_>) -> Result<(T, Body), E>) -> Result<T, E> {
+    pub fn change<T, E: From<VaultError>>(
+        &self,
+        plan: impl FnOnce(&mut Draft<'_>) -> Result<(T, Body), E>,
+    ) -> Result<T, E> {
         let mut writer = self.lock();
         self.flush(&mut writer)?;
         self.log.healthy().map_err(VaultError::from)?;
@@ -110,24 +133,26 @@ impl Vault {
         let mut batch = Batch::default();
         let mut sum = writer.sum;
         let epoch = draft.epoch;
-        let mut put = |table: Table, kind: RecordKind, id: u64, json: Option<Vec<u8>>| -> Result<(), VaultError> {
-            let key = term_key(kind, id);
-            if let Some(old) = self.store.get(Table::Term, &key)? {
-                let old = <[u8; 32]>::try_from(old).map_err(|_| VaultError::Integrity("the table of terms is damaged".into()))?;
-                sum.sub(&self.keyring.summand(&Term(old)));
-            }
-            let Some(json) = json else {
-                batch.delete(table, id.to_be_bytes().as_slice());
-                batch.delete(Table::Term, key.as_slice());
-                return Ok(());
+        let mut put =
+            |table: Table, kind: RecordKind, id: u64, json: Option<Vec<u8>>| -> Result<(), VaultError> {
+                let key = term_key(kind, id);
+                if let Some(old) = self.store.get(Table::Term, &key)? {
+                    let old = <[u8; 32]>::try_from(old)
+                        .map_err(|_| VaultError::Integrity("the table of terms is damaged".into()))?;
+                    sum.sub(&self.keyring.summand(&Term(old)));
+                }
+                let Some(json) = json else {
+                    batch.delete(table, id.to_be_bytes().as_slice());
+                    batch.delete(Table::Term, key.as_slice());
+                    return Ok(());
+                };
+                let sealed = self.keyring.seal_record(kind, id, &json)?;
+                let term = self.keyring.term(kind, id, epoch, &sealed.0);
+                sum.add(&self.keyring.summand(&term));
+                batch.put(table, id.to_be_bytes().as_slice(), framed(epoch, &sealed.0));
+                batch.put(Table::Term, key.as_slice(), term.0.to_vec());
+                Ok(())
             };
-            let sealed = self.keyring.seal_record(kind, id, &json)?;
-            let term = self.keyring.term(kind, id, epoch, &sealed.0);
-            sum.add(&self.keyring.summand(&term));
-            batch.put(table, id.to_be_bytes().as_slice(), framed(epoch, &sealed.0));
-            batch.put(Table::Term, key.as_slice(), term.0.to_vec());
-            Ok(())
-        };
         for (meta, _) in &draft.secrets {
             put(Table::Secret, SECRET, meta.id.0, Some(serde_json::to_vec(meta)?))?;
         }
@@ -135,13 +160,22 @@ impl Vault {
             put(Table::Secret, SECRET, id.0, None)?;
         }
         for (meta, _) in &draft.versions {
-            put(Table::Version, VERSION, meta.no.0, Some(serde_json::to_vec(meta)?))?;
+            put(
+                Table::Version,
+                VERSION,
+                meta.no.0,
+                Some(serde_json::to_vec(meta)?),
+            )?;
         }
         for no in &draft.destroyed {
             put(Table::Version, VERSION, no.0, None)?;
         }
         for (meta, sealed) in &draft.versions {
-            batch.put(Table::Value, meta.no.0.to_be_bytes().as_slice(), sealed.0.to_vec());
+            batch.put(
+                Table::Value,
+                meta.no.0.to_be_bytes().as_slice(),
+                sealed.0.to_vec(),
+            );
         }
         for no in &draft.destroyed {
             batch.delete(Table::Value, no.0.to_be_bytes().as_slice());
@@ -165,7 +199,12 @@ impl Vault {
         Ok(changes)
     }
 
-    fn write_epoch(&self, writer: &mut Writer, record: &EpochRecord, mut batch: Batch) -> Result<(), VaultError> {
+    fn write_epoch(
+        &self,
+        writer: &mut Writer,
+        record: &EpochRecord,
+        mut batch: Batch,
+    ) -> Result<(), VaultError> {
         let sealed = self.keyring.seal_record(EPOCH, 0, &serde_json::to_vec(record)?)?;
         batch.put(Table::Epoch, b"epoch".as_slice(), sealed.0.to_vec());
         writer.revision = self.store.commit(writer.revision, &batch)?;
@@ -235,7 +274,13 @@ impl Vault {
                 if sealed.0.len() <= INLINE {
                     let _ = inline.set(sealed.clone());
                 }
-                let version = Version { meta: v.clone(), revision: draft.epoch, inline, key: OnceLock::new(), broken: None };
+                let version = Version {
+                    meta: v.clone(),
+                    revision: draft.epoch,
+                    inline,
+                    key: OnceLock::new(),
+                    broken: None,
+                };
                 own.insert(v.no, Arc::new(version));
                 versions.insert(v.no, meta.id);
             }
@@ -244,24 +289,51 @@ impl Vault {
             }
             let policy = match (&meta.policy, old) {
                 (None, _) => None,
-                (Some(record), Some(old)) if old.meta.policy.as_ref() == Some(record) && old.policy.is_some() => old.policy.clone(),
-                (Some(record), _) => {
-                    Some(Arc::new(record.compile(&meta.name).map_err(|e| VaultError::Policy(meta.name.clone(), e))?))
+                (Some(record), Some(old))
+                    if old.meta.policy.as_ref() == Some(record) && old.policy.is_some() =>
+                {
+                    old.policy.clone()
                 }
+                (Some(record), _) => Some(Arc::new(
+                    record
+                        .compile(&meta.name)
+                        .map_err(|e| VaultError::Policy(meta.name.clone(), e))?,
+                )),
             };
-            let secret = Secret { meta: meta.clone(), revision: draft.epoch, policy, versions: own, broken: None };
+            let secret = Secret {
+                meta: meta.clone(),
+                revision: draft.epoch,
+                policy,
+                versions: own,
+                broken: None,
+            };
             secrets = secrets.with(Arc::new(secret));
-            changes.push(Change { id: meta.id, name: meta.name.clone(), kind: *kind });
+            changes.push(Change {
+                id: meta.id,
+                name: meta.name.clone(),
+                kind: *kind,
+            });
         }
         for no in &draft.destroyed {
             versions.remove(no);
         }
         for id in &draft.forgotten {
             if let Some(old) = before.secrets.by_id(*id) {
-                changes.push(Change { id: *id, name: old.meta.name.clone(), kind: ChangeKind::Deleted });
+                changes.push(Change {
+                    id: *id,
+                    name: old.meta.name.clone(),
+                    kind: ChangeKind::Deleted,
+                });
             }
             secrets = secrets.without(*id);
         }
-        Ok((State { secrets, versions, epoch: Epoch(draft.epoch) }, changes))
+        Ok((
+            State {
+                secrets,
+                versions,
+                epoch: Epoch(draft.epoch),
+            },
+            changes,
+        ))
     }
 }

@@ -6,8 +6,8 @@ use super::*;
 use crate::clock::Timestamp;
 use crate::seal::{RecoveryKey, RootKey, Slot, SlotKind, new_slot_secret};
 use crate::secret::SecretBytes;
-use crate::store::embedded::Embedded;
 use crate::store::Batch;
+use crate::store::embedded::Embedded;
 use crate::store::header::{self, Header};
 use crate::sys::files;
 
@@ -38,11 +38,20 @@ pub fn create(dir: &Path, settings: &Settings) -> Result<Created, VaultError> {
 
     let mut keyring = Keyring::new(id, root)?;
     let key_record = keyring.create_key(default_key())?;
-    let log = Log::create(&dir.join("audit"), id, keyring.derive(crate::seal::Purpose::Audit)?, settings.log.clone())?;
+    let log = Log::create(
+        &dir.join("audit"),
+        id,
+        keyring.derive(crate::seal::Purpose::Audit)?,
+        settings.log.clone(),
+    )?;
     let anchor = log.sync()?;
 
     let mut batch = Batch::default();
-    batch.put(Table::Header, header::KEY, Header::new(id, Timestamp::now()).encode());
+    batch.put(
+        Table::Header,
+        header::KEY,
+        Header::new(id, Timestamp::now()).encode(),
+    );
     for slot in &slots {
         batch.put(Table::Slot, [slot.id].as_slice(), slot.encode());
     }
@@ -51,8 +60,19 @@ pub fn create(dir: &Path, settings: &Settings) -> Result<Created, VaultError> {
     let term = keyring.term(KEY, key_number(&default_key()), 1, &key_record);
     sum.add(&keyring.summand(&term));
     batch.put(Table::Key, default_key().as_str().as_bytes(), framed_key);
-    batch.put(Table::Term, term_key(KEY, key_number(&default_key())).as_slice(), term.0.to_vec());
-    let epoch = EpochRecord { epoch: 1, sum: hex(&sum.0), next_secret: 1, next_version: 1, anchor, outbox: Vec::new() };
+    batch.put(
+        Table::Term,
+        term_key(KEY, key_number(&default_key())).as_slice(),
+        term.0.to_vec(),
+    );
+    let epoch = EpochRecord {
+        epoch: 1,
+        sum: hex(&sum.0),
+        next_secret: 1,
+        next_version: 1,
+        anchor,
+        outbox: Vec::new(),
+    };
     let sealed = keyring.seal_record(EPOCH, 0, &serde_json::to_vec(&epoch)?)?;
     batch.put(Table::Epoch, b"epoch".as_slice(), sealed.0.to_vec());
     let base = store.revision()?;
@@ -65,9 +85,16 @@ fn write_key_file(path: &Path, secret: &SecretBytes) -> Result<(), VaultError> {
     use std::io::Write;
     let failed = |e| VaultError::Io(format!("cannot write {}", path.display()), e);
     let mut file = files::create_private(path)?;
-    file.write_all(secret.expose()).and_then(|()| file.sync_all()).map_err(failed)?;
-    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::File::open(dir).and_then(|d| d.sync_all()).map_err(failed)
+    file.write_all(secret.expose())
+        .and_then(|()| file.sync_all())
+        .map_err(failed)?;
+    let dir = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    std::fs::File::open(dir)
+        .and_then(|d| d.sync_all())
+        .map_err(failed)
 }
 
 /// A named key's number in the table of terms: the first 8 bytes of the hash of its name.

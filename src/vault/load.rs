@@ -8,8 +8,8 @@ use super::create::key_number;
 use super::*;
 use crate::clock::Timestamp;
 use crate::seal::{RootKey, Slot, SlotKind, Term};
-use crate::store::header::{self, Header};
 use crate::store::embedded::Embedded;
+use crate::store::header::{self, Header};
 use crate::sys::files;
 
 impl Vault {
@@ -28,9 +28,9 @@ impl Vault {
     /// # Errors
     /// As [`Vault::open`].
     pub fn open_with(store: Box<dyn Store>, dir: &Path, settings: &Settings) -> Result<Vault, VaultError> {
-        let header = store
-            .get(Table::Header, header::KEY)?
-            .ok_or_else(|| VaultError::Integrity("the store has no header: `init` did not finish, or it was removed".into()))?;
+        let header = store.get(Table::Header, header::KEY)?.ok_or_else(|| {
+            VaultError::Integrity("the store has no header: `init` did not finish, or it was removed".into())
+        })?;
         let id = Header::decode(&header)?.id;
         let mut keyring = Keyring::new(id, open_root(&*store, id, settings)?)?;
         load_named_keys(&*store, &mut keyring)?;
@@ -58,7 +58,11 @@ impl Vault {
             dir: dir.to_path_buf(),
             id,
             administration: settings.administration,
-            state: ArcSwap::from_pointee(State { secrets, versions, epoch: Epoch(epoch.epoch) }),
+            state: ArcSwap::from_pointee(State {
+                secrets,
+                versions,
+                epoch: Epoch(epoch.epoch),
+            }),
             writer: Mutex::new(Writer {
                 revision: store.revision()?,
                 epoch: epoch.epoch,
@@ -149,9 +153,16 @@ impl Records {
         if malformed {
             return Err(VaultError::Integrity("the table of terms is damaged".into()));
         }
-        let mut records = Records { secrets: HashMap::new(), versions: HashMap::new(), sum: stored };
+        let mut records = Records {
+            secrets: HashMap::new(),
+            versions: HashMap::new(),
+            sum: stored,
+        };
         store.list(Table::Key, &mut |name, record| {
-            if let (Ok(Ok(key)), Ok((revision, sealed))) = (std::str::from_utf8(name).map(str::parse::<KeyId>), unframed(record)) {
+            if let (Ok(Ok(key)), Ok((revision, sealed))) = (
+                std::str::from_utf8(name).map(str::parse::<KeyId>),
+                unframed(record),
+            ) {
                 let _ = (revision, sealed);
                 terms.remove(&(KEY.0, key_number(&key)));
             }
@@ -169,9 +180,21 @@ impl Records {
         for ((kind, id), _) in terms {
             let gone = || "its record is missing".to_string();
             if kind == SECRET.0 {
-                records.secrets.insert(id, Loaded { revision: 0, content: Err(gone()) });
+                records.secrets.insert(
+                    id,
+                    Loaded {
+                        revision: 0,
+                        content: Err(gone()),
+                    },
+                );
             } else if kind == VERSION.0 {
-                records.versions.insert(id, Loaded { revision: 0, content: Err(gone()) });
+                records.versions.insert(
+                    id,
+                    Loaded {
+                        revision: 0,
+                        content: Err(gone()),
+                    },
+                );
             }
         }
         Ok(records)
@@ -190,9 +213,15 @@ impl Records {
                     }
                     Some(term) => {
                         if term.0 == computed.0 {
-                            (revision, keyring.open_record(kind, id, sealed).map_err(|e| e.to_string()))
+                            (
+                                revision,
+                                keyring.open_record(kind, id, sealed).map_err(|e| e.to_string()),
+                            )
                         } else {
-                            (revision, Err("its record is not the one that was written last".to_string()))
+                            (
+                                revision,
+                                Err("its record is not the one that was written last".to_string()),
+                            )
                         }
                     }
                 }
@@ -202,9 +231,21 @@ impl Records {
             serde_json::from_slice(&opened?).map_err(|e| format!("its record is not readable: {e}"))
         }
         if kind == SECRET {
-            self.secrets.insert(id, Loaded { revision, content: parse(opened) });
+            self.secrets.insert(
+                id,
+                Loaded {
+                    revision,
+                    content: parse(opened),
+                },
+            );
         } else {
-            self.versions.insert(id, Loaded { revision, content: parse(opened) });
+            self.versions.insert(
+                id,
+                Loaded {
+                    revision,
+                    content: parse(opened),
+                },
+            );
         }
     }
 
@@ -228,17 +269,25 @@ impl Records {
             let Ok(meta) = loaded.content else { continue };
             owner.insert(meta.no, meta.secret);
             names.entry(meta.secret.0).or_insert_with(|| meta.name.clone());
-            by_secret.entry(meta.secret.0).or_default().push(Arc::new(Version {
-                revision: loaded.revision,
-                inline: OnceLock::new(),
-                key: OnceLock::new(),
-                broken: None,
-                meta,
-            }));
+            by_secret
+                .entry(meta.secret.0)
+                .or_default()
+                .push(Arc::new(Version {
+                    revision: loaded.revision,
+                    inline: OnceLock::new(),
+                    key: OnceLock::new(),
+                    broken: None,
+                    meta,
+                }));
         }
         let mut snapshot = Snapshot::empty();
         for (id, loaded) in self.secrets {
-            let versions = by_secret.remove(&id).unwrap_or_default().into_iter().map(|v| (v.meta.no, v)).collect();
+            let versions = by_secret
+                .remove(&id)
+                .unwrap_or_default()
+                .into_iter()
+                .map(|v| (v.meta.no, v))
+                .collect();
             let (meta, broken) = match loaded.content {
                 Ok(meta) => (meta, None),
                 Err(why) => match names.remove(&id) {
@@ -256,7 +305,13 @@ impl Records {
                 },
                 (_, broken) => (None, broken),
             };
-            snapshot = snapshot.with(Arc::new(Secret { meta, revision: loaded.revision, policy, versions, broken }));
+            snapshot = snapshot.with(Arc::new(Secret {
+                meta,
+                revision: loaded.revision,
+                policy,
+                versions,
+                broken,
+            }));
         }
         (snapshot, owner)
     }

@@ -84,9 +84,11 @@ impl VaultError {
                 _ => Exit::Unavailable,
             },
             VaultError::Seal(SealError::Memory(_) | SealError::Random(_)) => Exit::Unavailable,
-            VaultError::Seal(_) | VaultError::Integrity(_) | VaultError::RolledBack(_) | VaultError::Policy(..) | VaultError::Meta(_) => {
-                Exit::Integrity
-            }
+            VaultError::Seal(_)
+            | VaultError::Integrity(_)
+            | VaultError::RolledBack(_)
+            | VaultError::Policy(..)
+            | VaultError::Meta(_) => Exit::Integrity,
             VaultError::Log(e) => log_exit(e),
             VaultError::File(_) => Exit::Failed,
             VaultError::Io(..) => Exit::Failed,
@@ -104,7 +106,9 @@ impl VaultError {
             VaultError::RolledBack(_) | VaultError::Integrity(_) => {
                 "put back the store and the log that belong together; nothing was served or changed"
             }
-            VaultError::Seal(SealError::WrongSlotSecret { .. } | SealError::NoSlot { .. }) => "is this the root.key of this store?",
+            VaultError::Seal(SealError::WrongSlotSecret { .. } | SealError::NoSlot { .. }) => {
+                "is this the root.key of this store?"
+            }
             VaultError::File(_) => "chown root: and chmod 0600 it; it must be a regular file, not a link",
             _ => "",
         };
@@ -114,7 +118,10 @@ impl VaultError {
 
 fn log_exit(e: &LogError) -> Exit {
     match e {
-        LogError::Missing { .. } | LogError::Behind { .. } | LogError::Broken(_) | LogError::TooNew { .. } => Exit::Integrity,
+        LogError::Missing { .. }
+        | LogError::Behind { .. }
+        | LogError::Broken(_)
+        | LogError::TooNew { .. } => Exit::Integrity,
         _ => Exit::Unavailable,
     }
 }
@@ -171,7 +178,11 @@ impl Secret {
 
     /// The labels of a version.
     pub fn labels_of(&self, no: VersionNo) -> impl Iterator<Item = &crate::id::Label> {
-        self.meta.labels.iter().filter(move |(_, v)| **v == no).map(|(l, _)| l)
+        self.meta
+            .labels
+            .iter()
+            .filter(move |(_, v)| **v == no)
+            .map(|(l, _)| l)
     }
 
     /// Whether its values exist.
@@ -325,7 +336,10 @@ impl Vault {
                 }
                 Ok(sealed)
             }
-            None => Err(VaultError::Integrity(format!("the value of version {} is missing", version.meta.id))),
+            None => Err(VaultError::Integrity(format!(
+                "the value of version {} is missing",
+                version.meta.id
+            ))),
         }
     }
 
@@ -340,7 +354,9 @@ impl Vault {
         if let Some(key) = version.key.get() {
             return Ok(key);
         }
-        let key = self.keyring.unwrap(&version.context(self.id), &version.meta.wrapped)?;
+        let key = self
+            .keyring
+            .unwrap(&version.context(self.id), &version.meta.wrapped)?;
         Ok(version.key.get_or_init(|| key))
     }
 
@@ -355,7 +371,10 @@ impl Vault {
     /// The first line that is not what it was, by its sequence.
     pub fn verify_log(&self, progress: &mut dyn FnMut(u64)) -> Result<crate::audit::Verified, VerifyError> {
         let anchor = self.lock().anchor.clone();
-        let key = self.keyring.derive(crate::seal::Purpose::Audit).map_err(|e| VerifyError::Key(e.to_string()))?;
+        let key = self
+            .keyring
+            .derive(crate::seal::Purpose::Audit)
+            .map_err(|e| VerifyError::Key(e.to_string()))?;
         crate::audit::verify(&self.dir.join("audit"), self.id, &key, Some(&anchor), progress)
     }
 

@@ -41,24 +41,56 @@ pub struct Attr {
 impl Vfs {
     pub(super) fn directory_attr(&self, node: Node) -> Attr {
         let at = self.started;
-        Attr { node, size: 0, mtime: at, ctime: at, kind: Kind::Directory, perm: 0o555, uid: 0, gid: 0 }
+        Attr {
+            node,
+            size: 0,
+            mtime: at,
+            ctime: at,
+            kind: Kind::Directory,
+            perm: 0o555,
+            uid: 0,
+            gid: 0,
+        }
     }
 
     pub(super) fn link_attr(&self, node: Node, size: usize) -> Attr {
         let at = self.started;
-        Attr { node, size: size as u64, mtime: at, ctime: at, kind: Kind::Link, perm: 0o777, uid: 0, gid: 0 }
+        Attr {
+            node,
+            size: size as u64,
+            mtime: at,
+            ctime: at,
+            kind: Kind::Link,
+            perm: 0o777,
+            uid: 0,
+            gid: 0,
+        }
     }
 
     /// The secret's file: one size for everybody, the owner as this caller sees it.
     pub(super) fn secret_attr<C: Caller>(&self, secret: &Secret, standing: Standing, caller: &mut C) -> Attr {
         let current = secret.current().map_or(0, |v| v.meta.size);
         let size = self.handles.sizes().shown(secret.meta.id, current);
-        self.file_attr(Node::Secret(secret.meta.id), secret, size, secret.meta.value_changed, standing, caller)
+        self.file_attr(
+            Node::Secret(secret.meta.id),
+            secret,
+            size,
+            secret.meta.value_changed,
+            standing,
+            caller,
+        )
     }
 
     pub(super) fn version_attr<C: Caller>(&self, secret: &Secret, version: &Version, caller: &mut C) -> Attr {
         let meta = &version.meta;
-        self.file_attr(Node::Version(meta.no), secret, u64::from(meta.size), meta.created, Standing::Reader, caller)
+        self.file_attr(
+            Node::Version(meta.no),
+            secret,
+            u64::from(meta.size),
+            meta.created,
+            Standing::Reader,
+            caller,
+        )
     }
 
     fn file_attr<C: Caller>(

@@ -22,7 +22,10 @@ enum Process<'o> {
 impl<'o> RequestCaller<'o> {
     /// For the ids of a request's header.
     pub fn new(header: Header, observer: &'o mut Observer) -> Self {
-        RequestCaller { header, process: Process::NotLooked(observer) }
+        RequestCaller {
+            header,
+            process: Process::NotLooked(observer),
+        }
     }
 
     fn look(&mut self) -> Result<&mut Identified<'o>, Unidentified> {
@@ -75,7 +78,11 @@ impl Caller for RequestCaller<'_> {
     }
 
     fn who(&mut self, detail: Identity) -> Who<'_> {
-        let header = Who { uid: self.header.uid.0, gid: self.header.gid.0, ..Who::default() };
+        let header = Who {
+            uid: self.header.uid.0,
+            gid: self.header.gid.0,
+            ..Who::default()
+        };
         if detail == Identity::Short {
             return header;
         }
@@ -104,7 +111,12 @@ impl Caller for RequestCaller<'_> {
 
     fn key(&mut self) -> CallerKey {
         let start = self.look().ok().and_then(|known| known.start_time());
-        CallerKey { uid: self.header.uid.0, gid: self.header.gid.0, tid: self.header.tid.0, start }
+        CallerKey {
+            uid: self.header.uid.0,
+            gid: self.header.gid.0,
+            tid: self.header.tid.0,
+            start,
+        }
     }
 
     fn door(&self) -> &'static str {

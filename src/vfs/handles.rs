@@ -77,7 +77,11 @@ impl Handles {
             return Err(VfsError::TooManyHandles);
         }
         *count += 1;
-        Ok(Place { handles: self, uid, kept: false })
+        Ok(Place {
+            handles: self,
+            uid,
+            kept: false,
+        })
     }
 
     /// Puts a handle under its number.
@@ -92,12 +96,17 @@ impl Handles {
     /// # Errors
     /// If there is none.
     pub fn get(&self, number: u64) -> Result<Handle, VfsError> {
-        lock(self.shard(number)).get(&number).cloned().ok_or(VfsError::BadHandle)
+        lock(self.shard(number))
+            .get(&number)
+            .cloned()
+            .ok_or(VfsError::BadHandle)
     }
 
     /// Forgets a handle.
     pub fn release(&self, number: u64) {
-        let Some(handle) = lock(self.shard(number)).remove(&number) else { return };
+        let Some(handle) = lock(self.shard(number)).remove(&number) else {
+            return;
+        };
         self.open.fetch_sub(1, Ordering::Relaxed);
         match handle {
             Handle::File(file) => {
@@ -172,14 +181,20 @@ pub struct Sizes {
 impl Sizes {
     /// A version of this size is held open from now on.
     pub fn hold(&self, secret: SecretId, size: u32) {
-        *lock(&self.held).entry(secret).or_default().entry(size).or_insert(0) += 1;
+        *lock(&self.held)
+            .entry(secret)
+            .or_default()
+            .entry(size)
+            .or_insert(0) += 1;
         self.total.fetch_add(1, Ordering::SeqCst);
     }
 
     /// One less is held.
     pub fn drop_held(&self, secret: SecretId, size: u32) {
         let mut held = lock(&self.held);
-        let Some(sizes) = held.get_mut(&secret) else { return };
+        let Some(sizes) = held.get_mut(&secret) else {
+            return;
+        };
         if let Some(count) = sizes.get_mut(&size) {
             *count -= 1;
             self.total.fetch_sub(1, Ordering::SeqCst);
@@ -197,7 +212,9 @@ impl Sizes {
         if self.total.load(Ordering::SeqCst) == 0 {
             return u64::from(current);
         }
-        let largest = lock(&self.held).get(&secret).and_then(|s| s.keys().next_back().copied());
+        let largest = lock(&self.held)
+            .get(&secret)
+            .and_then(|s| s.keys().next_back().copied());
         u64::from(largest.map_or(current, |l| l.max(current)))
     }
 }

@@ -124,11 +124,18 @@ impl Vfs {
     /// The name that the notifier is about to make, so that its watchers hear of it: until it has, the name is
     /// not there for the notifier.
     pub fn announcing(&self, name: Option<String>) {
-        *self.announced.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = name;
+        *self
+            .announced
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = name;
     }
 
     fn announces(&self, name: &str) -> bool {
-        self.announced.lock().unwrap_or_else(std::sync::PoisonError::into_inner).as_deref() == Some(name)
+        self.announced
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .as_deref()
+            == Some(name)
     }
 
     /// How pollers are woken; once, before service begins.
@@ -143,7 +150,11 @@ impl Vfs {
         }
         let Some(waker) = self.waker.get() else { return };
         for file in self.handles.followers(change.id) {
-            let waiter = file.poll.lock().unwrap_or_else(std::sync::PoisonError::into_inner).waiter();
+            let waiter = file
+                .poll
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .waiter();
             if let Some(waiter) = waiter {
                 waker.wake(waiter);
             }
@@ -164,7 +175,10 @@ impl Vfs {
         let (mut file, sizes) = loop {
             let state = self.access.vault().state();
             let (secret, choice, follows_current) = self.target(&state, node)?;
-            let pin = self.access.open(secret, choice, number, caller).map_err(|e| self.refused(e))?;
+            let pin = self
+                .access
+                .open(secret, choice, number, caller)
+                .map_err(|e| self.refused(e))?;
             let (id, no, size) = (pin.secret, pin.version.meta.no, pin.version.meta.size);
             let sizes = self.handles.sizes();
             sizes.hold(id, size);
@@ -172,9 +186,21 @@ impl Vfs {
             // then choose again.
             let now = self.access.vault().state();
             let same = !follows_current
-                || now.secrets.by_id(id).and_then(|s| s.current()).is_none_or(|v| v.meta.no == no);
+                || now
+                    .secrets
+                    .by_id(id)
+                    .and_then(|s| s.current())
+                    .is_none_or(|v| v.meta.no == no);
             if same {
-                break (OpenFile { pin, follows_current, opener: caller.uid().0, poll: Mutex::default() }, (id, size));
+                break (
+                    OpenFile {
+                        pin,
+                        follows_current,
+                        opener: caller.uid().0,
+                        poll: Mutex::default(),
+                    },
+                    (id, size),
+                );
             }
             sizes.drop_held(id, size);
         };
@@ -201,7 +227,10 @@ impl Vfs {
     /// Whether this is the process that touches files so that watchers hear of changes.
     pub fn is_notifier<C: Caller>(&self, caller: &mut C) -> bool {
         let notifier = self.notifier.load(Ordering::SeqCst);
-        notifier != 0 && caller.uid() == crate::id::ROOT && caller.thread() == notifier && caller.identify().is_ok()
+        notifier != 0
+            && caller.uid() == crate::id::ROOT
+            && caller.thread() == notifier
+            && caller.identify().is_ok()
     }
 
     /// The notifier's write: it changes nothing.
@@ -220,18 +249,31 @@ impl Vfs {
     ///
     /// # Errors
     /// As the decision goes.
-    pub fn read<C: Caller>(&self, handle: u64, range: Range, direct: bool, caller: &mut C) -> Result<Option<Bytes>, VfsError> {
+    pub fn read<C: Caller>(
+        &self,
+        handle: u64,
+        range: Range,
+        direct: bool,
+        caller: &mut C,
+    ) -> Result<Option<Bytes>, VfsError> {
         count(&self.counters.reads);
-        let Handle::File(file) = self.handles.get(handle)? else { return Err(VfsError::IsDirectory) };
+        let Handle::File(file) = self.handles.get(handle)? else {
+            return Err(VfsError::IsDirectory);
+        };
         if !direct {
             let state = self.access.vault().state();
             if let Some(secret) = state.secrets.by_id(file.pin.secret) {
-                let refusal = Refusal { reason: Reason::PageCacheRefused, basis: Basis::DEFAULT };
+                let refusal = Refusal {
+                    reason: Reason::PageCacheRefused,
+                    basis: Basis::DEFAULT,
+                };
                 let _ = self.access.refuse(secret, refusal, Event::GetSecretValue, caller);
             }
             return Err(VfsError::PageCache);
         }
-        self.access.read(&file.pin, range, caller).map_err(|e| self.refused(e))
+        self.access
+            .read(&file.pin, range, caller)
+            .map_err(|e| self.refused(e))
     }
 
     /// Whether the value behind a handle changed; `waiter` wants to be woken when it does.
@@ -239,14 +281,25 @@ impl Vfs {
     /// # Errors
     /// For a handle that is none.
     pub fn poll(&self, handle: u64, wants_change: bool, waiter: Option<u64>) -> Result<Polled, VfsError> {
-        let Handle::File(file) = self.handles.get(handle)? else { return Ok(Polled { changed: false }) };
+        let Handle::File(file) = self.handles.get(handle)? else {
+            return Ok(Polled { changed: false });
+        };
         if !file.follows_current || !wants_change {
             return Ok(Polled { changed: false });
         }
         let state = self.access.vault().peek();
-        let current = state.secrets.by_id(file.pin.secret).and_then(|s| s.current()).map(|v| v.meta.no);
-        let mut poll = file.poll.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        Ok(Polled { changed: poll.poll(file.pin.version.meta.no, current, waiter) })
+        let current = state
+            .secrets
+            .by_id(file.pin.secret)
+            .and_then(|s| s.current())
+            .map(|v| v.meta.no);
+        let mut poll = file
+            .poll
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        Ok(Polled {
+            changed: poll.poll(file.pin.version.meta.no, current, waiter),
+        })
     }
 
     /// Forgets a handle, of a file or of a directory.
@@ -265,9 +318,11 @@ impl Vfs {
                 let (secret, version) = version(state, no).ok_or(VfsError::NoEntry)?;
                 Ok((secret, Choice::Version(version), false))
             }
-            Node::Root | Node::Directory(_) | Node::Versions | Node::VersionsDirectory(_) | Node::VersionsOf(_) => {
-                Err(VfsError::IsDirectory)
-            }
+            Node::Root
+            | Node::Directory(_)
+            | Node::Versions
+            | Node::VersionsDirectory(_)
+            | Node::VersionsOf(_) => Err(VfsError::IsDirectory),
             Node::LabelLink(_) => Err(VfsError::Invalid),
         }
     }
@@ -279,11 +334,18 @@ impl Vfs {
         VfsError::Access(e)
     }
 
-    fn standing<C: Caller>(&self, secret: &Secret, event: Event, caller: &mut C) -> Result<Standing, VfsError> {
+    fn standing<C: Caller>(
+        &self,
+        secret: &Secret,
+        event: Event,
+        caller: &mut C,
+    ) -> Result<Standing, VfsError> {
         if !secret.is_active() && secret.broken.is_none() {
             return Err(VfsError::NoEntry);
         }
-        self.access.standing(secret, event, caller).map_err(|e| self.refused(e))
+        self.access
+            .standing(secret, event, caller)
+            .map_err(|e| self.refused(e))
     }
 }
 

@@ -22,7 +22,9 @@ impl PollState {
         if let Some(waiter) = waiter {
             self.waiter = Some(waiter);
         }
-        let Some(current) = current.filter(|c| *c != held) else { return false };
+        let Some(current) = current.filter(|c| *c != held) else {
+            return false;
+        };
         let times = match self.told {
             Some((version, times)) if version == current => times,
             _ => 0,

@@ -9,7 +9,7 @@ use crate::id::{Label, SecretName, VersionId};
 use crate::store::snapshot::Child;
 use crate::vault::{Secret, State};
 
-use super::{Attr, Handle, Kind, Node, VfsError, Vfs, count, version};
+use super::{Attr, Handle, Kind, Node, Vfs, VfsError, count, version};
 
 /// One line of a listing.
 #[derive(Clone, Debug)]
@@ -62,7 +62,14 @@ impl Vfs {
         }
     }
 
-    fn lookup_child<C: Caller>(&self, state: &State, path: &str, side: Side, name: &str, caller: &mut C) -> Result<Attr, VfsError> {
+    fn lookup_child<C: Caller>(
+        &self,
+        state: &State,
+        path: &str,
+        side: Side,
+        name: &str,
+        caller: &mut C,
+    ) -> Result<Attr, VfsError> {
         let full = join(path, name);
         if let Some(secret) = state.secrets.by_name(&full) {
             if side == Side::Values && self.is_notifier(caller) {
@@ -89,7 +96,12 @@ impl Vfs {
         }))
     }
 
-    fn lookup_version<C: Caller>(&self, secret: &Secret, name: &str, caller: &mut C) -> Result<Attr, VfsError> {
+    fn lookup_version<C: Caller>(
+        &self,
+        secret: &Secret,
+        name: &str,
+        caller: &mut C,
+    ) -> Result<Attr, VfsError> {
         if !secret.is_active() {
             return Err(VfsError::NoEntry);
         }
@@ -98,7 +110,10 @@ impl Vfs {
             && let Some(version) = secret.labelled(label.as_str())
         {
             self.check_version(secret, version, caller)?;
-            return Ok(self.link_attr(Node::label_link(secret.meta.id, &label), version.meta.id.as_str().len()));
+            return Ok(self.link_attr(
+                Node::label_link(secret.meta.id, &label),
+                version.meta.id.as_str().len(),
+            ));
         }
         let id: VersionId = name.parse().map_err(|_| VfsError::NoEntry)?;
         let Some(version) = secret.version(&id) else {
@@ -110,11 +125,20 @@ impl Vfs {
         Ok(self.version_attr(secret, version, caller))
     }
 
-    fn check_version<C: Caller>(&self, secret: &Secret, version: &crate::vault::Version, caller: &mut C) -> Result<(), VfsError> {
-        self.access().may_read_version(secret, version, caller).map_err(|refusal| {
-            let e = self.access().refuse(secret, refusal, Event::DescribeSecret, caller);
-            self.refused(e)
-        })
+    fn check_version<C: Caller>(
+        &self,
+        secret: &Secret,
+        version: &crate::vault::Version,
+        caller: &mut C,
+    ) -> Result<(), VfsError> {
+        self.access()
+            .may_read_version(secret, version, caller)
+            .map_err(|refusal| {
+                let e = self
+                    .access()
+                    .refuse(secret, refusal, Event::DescribeSecret, caller);
+                self.refused(e)
+            })
     }
 
     /// Attributes of a node, for this caller, now.
@@ -123,11 +147,14 @@ impl Vfs {
     /// As [`Vfs::lookup`].
     pub fn getattr<C: Caller>(&self, node: Node, caller: &mut C) -> Result<Attr, VfsError> {
         if node == Node::Root && !self.notifier_was_seen() && self.is_notifier(caller) {
-            self.notifier_seen.store(true, std::sync::atomic::Ordering::SeqCst);
+            self.notifier_seen
+                .store(true, std::sync::atomic::Ordering::SeqCst);
         }
         // GETATTR of a directory never waits on anything.
         match node {
-            Node::Root | Node::Versions | Node::Directory(_) | Node::VersionsDirectory(_) => return Ok(self.directory_attr(node)),
+            Node::Root | Node::Versions | Node::Directory(_) | Node::VersionsDirectory(_) => {
+                return Ok(self.directory_attr(node));
+            }
             _ => {}
         }
         let state = self.access().vault().state();
@@ -148,7 +175,9 @@ impl Vfs {
                 Ok(self.version_attr(secret, version, caller))
             }
             Node::LabelLink(_) => Ok(self.link_attr(node, self.readlink(node, caller)?.len())),
-            Node::Root | Node::Versions | Node::Directory(_) | Node::VersionsDirectory(_) => Err(VfsError::NoEntry),
+            Node::Root | Node::Versions | Node::Directory(_) | Node::VersionsDirectory(_) => {
+                Err(VfsError::NoEntry)
+            }
         }
     }
 
@@ -157,10 +186,20 @@ impl Vfs {
     /// # Errors
     /// If the label is gone, or the caller may not read its version.
     pub fn readlink<C: Caller>(&self, node: Node, caller: &mut C) -> Result<String, VfsError> {
-        let Node::LabelLink(id) = node else { return Err(VfsError::Invalid) };
+        let Node::LabelLink(id) = node else {
+            return Err(VfsError::Invalid);
+        };
         let state = self.access().vault().state();
-        let secret = state.secrets.by_id(Node::link_secret(id)).ok_or(VfsError::NoEntry)?;
-        let label = secret.meta.labels.keys().find(|l| Node::label_link(secret.meta.id, l) == node).ok_or(VfsError::NoEntry)?;
+        let secret = state
+            .secrets
+            .by_id(Node::link_secret(id))
+            .ok_or(VfsError::NoEntry)?;
+        let label = secret
+            .meta
+            .labels
+            .keys()
+            .find(|l| Node::label_link(secret.meta.id, l) == node)
+            .ok_or(VfsError::NoEntry)?;
         let version = secret.labelled(label.as_str()).ok_or(VfsError::NoEntry)?;
         self.check_version(secret, version, caller)?;
         Ok(version.meta.id.to_string())
@@ -185,7 +224,11 @@ impl Vfs {
             }
         };
         let number = self.handles.reserve();
-        self.handles.insert(number, Handle::Directory(Arc::new(listing), caller.uid().0), place);
+        self.handles.insert(
+            number,
+            Handle::Directory(Arc::new(listing), caller.uid().0),
+            place,
+        );
         Ok(number)
     }
 
@@ -212,7 +255,11 @@ impl Vfs {
                     Side::Versions => (Node::VersionsOf(secret.meta.id), Kind::Directory, name),
                 },
                 Child::Directory(name, id) => {
-                    if !state.secrets.secrets_under(&join(path, name)).any(|s| visible(s, caller)) {
+                    if !state
+                        .secrets
+                        .secrets_under(&join(path, name))
+                        .any(|s| visible(s, caller))
+                    {
                         continue;
                     }
                     match side {
@@ -222,24 +269,38 @@ impl Vfs {
                 }
                 Child::Secret(..) => continue,
             };
-            entries.push(ListingEntry { node, kind, name: name.into() });
+            entries.push(ListingEntry {
+                node,
+                kind,
+                name: name.into(),
+            });
         }
         Listing { entries }
     }
 
     fn list_versions<C: Caller>(&self, secret: &Secret, caller: &mut C) -> Listing {
         let mut entries = dots(Node::VersionsOf(secret.meta.id));
-        let readable = |version: &crate::vault::Version, caller: &mut C| self.access().may_read_version(secret, version, caller).is_ok();
+        let readable = |version: &crate::vault::Version, caller: &mut C| {
+            self.access().may_read_version(secret, version, caller).is_ok()
+        };
         for (label, no) in &secret.meta.labels {
             if secret.versions.get(no).is_some_and(|v| readable(v, caller)) {
                 let node = Node::label_link(secret.meta.id, label);
-                entries.push(ListingEntry { node, kind: Kind::Link, name: label.as_str().into() });
+                entries.push(ListingEntry {
+                    node,
+                    kind: Kind::Link,
+                    name: label.as_str().into(),
+                });
             }
         }
         for version in secret.versions.values() {
             if readable(version, caller) {
                 let name = version.meta.id.as_str().into();
-                entries.push(ListingEntry { node: Node::Version(version.meta.no), kind: Kind::File, name });
+                entries.push(ListingEntry {
+                    node: Node::Version(version.meta.no),
+                    kind: Kind::File,
+                    name,
+                });
             }
         }
         Listing { entries }
@@ -249,16 +310,27 @@ impl Vfs {
     ///
     /// # Errors
     /// EROFS for writing; for reading, as an open would.
-    pub fn check_access<C: Caller>(&self, node: Node, read: bool, write: bool, caller: &mut C) -> Result<(), VfsError> {
+    pub fn check_access<C: Caller>(
+        &self,
+        node: Node,
+        read: bool,
+        write: bool,
+        caller: &mut C,
+    ) -> Result<(), VfsError> {
         if write {
             return Err(VfsError::ReadOnly);
         }
-        let Node::Secret(id) = node else { return self.getattr(node, caller).map(drop) };
+        let Node::Secret(id) = node else {
+            return self.getattr(node, caller).map(drop);
+        };
         let state = self.access().vault().state();
         let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
         match self.standing(secret, Event::OpenSecret, caller)? {
             crate::access::Standing::Describer if read => {
-                let refusal = crate::policy::Refusal { reason: crate::policy::Reason::ImplicitDeny, basis: crate::policy::Basis::DEFAULT };
+                let refusal = crate::policy::Refusal {
+                    reason: crate::policy::Reason::ImplicitDeny,
+                    basis: crate::policy::Basis::DEFAULT,
+                };
                 let e = self.access().refuse(secret, refusal, Event::OpenSecret, caller);
                 Err(self.refused(e))
             }
@@ -270,7 +342,12 @@ impl Vfs {
     ///
     /// # Errors
     /// EROFS for everybody else.
-    pub fn announce_created<C: Caller>(&self, parent: Node, name: &OsStr, caller: &mut C) -> Result<Attr, VfsError> {
+    pub fn announce_created<C: Caller>(
+        &self,
+        parent: Node,
+        name: &OsStr,
+        caller: &mut C,
+    ) -> Result<Attr, VfsError> {
         if !self.is_notifier(caller) {
             return Err(VfsError::ReadOnly);
         }
@@ -289,7 +366,12 @@ impl Vfs {
     ///
     /// # Errors
     /// EROFS for everybody else, and for a name that is still there.
-    pub fn announce_deleted<C: Caller>(&self, parent: Node, name: &OsStr, caller: &mut C) -> Result<(), VfsError> {
+    pub fn announce_deleted<C: Caller>(
+        &self,
+        parent: Node,
+        name: &OsStr,
+        caller: &mut C,
+    ) -> Result<(), VfsError> {
         if !self.is_notifier(caller) {
             return Err(VfsError::ReadOnly);
         }
@@ -304,25 +386,46 @@ impl Vfs {
 
     /// The secret's name for a path below the mount, for `why`.
     pub fn secret_at(path: &str) -> Option<SecretName> {
-        path.strip_prefix(".versions/").map_or(path, |p| p.rsplit_once('/').map_or(p, |(name, _)| name)).parse().ok()
+        path.strip_prefix(".versions/")
+            .map_or(path, |p| p.rsplit_once('/').map_or(p, |(name, _)| name))
+            .parse()
+            .ok()
     }
 }
 
 fn directory(state: &State, node: Node) -> Result<(String, Side), VfsError> {
-    let path = |id| state.secrets.dir_by_id(id).map(|p| p.to_string()).ok_or(VfsError::NoEntry);
+    let path = |id| {
+        state
+            .secrets
+            .dir_by_id(id)
+            .map(|p| p.to_string())
+            .ok_or(VfsError::NoEntry)
+    };
     Ok(match node {
         Node::Root => (String::new(), Side::Values),
         Node::Versions => (String::new(), Side::Versions),
         Node::Directory(id) => (path(id)?, Side::Values),
         Node::VersionsDirectory(id) => (path(id)?, Side::Versions),
-        Node::Secret(_) | Node::Version(_) | Node::VersionsOf(_) | Node::LabelLink(_) => return Err(VfsError::NotDirectory),
+        Node::Secret(_) | Node::Version(_) | Node::VersionsOf(_) | Node::LabelLink(_) => {
+            return Err(VfsError::NotDirectory);
+        }
     })
 }
 
 fn dots(node: Node) -> Vec<ListingEntry> {
-    [".", ".."].map(|name| ListingEntry { node, kind: Kind::Directory, name: name.into() }).into()
+    [".", ".."]
+        .map(|name| ListingEntry {
+            node,
+            kind: Kind::Directory,
+            name: name.into(),
+        })
+        .into()
 }
 
 fn join(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_string() } else { format!("{path}/{name}") }
+    if path.is_empty() {
+        name.to_string()
+    } else {
+        format!("{path}/{name}")
+    }
 }

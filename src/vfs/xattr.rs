@@ -4,7 +4,7 @@ use crate::access::Caller;
 use crate::audit::Event;
 use crate::vault::{Secret, Version};
 
-use super::{Node, VfsError, Vfs, version};
+use super::{Node, Vfs, VfsError, version};
 
 const PREFIX: &str = "user.wardfs.";
 const NAMES: [&str; 3] = ["version", "labels", "created"];
@@ -19,7 +19,10 @@ impl Vfs {
             return Ok(Vec::new());
         }
         self.getattr(node, caller)?;
-        Ok(NAMES.iter().flat_map(|n| format!("{PREFIX}{n}\0").into_bytes()).collect())
+        Ok(NAMES
+            .iter()
+            .flat_map(|n| format!("{PREFIX}{n}\0").into_bytes())
+            .collect())
     }
 
     /// One attribute.
@@ -41,14 +44,20 @@ impl Vfs {
             }
             _ => return Err(VfsError::NoAttribute),
         };
-        value(secret, version, name).map(String::into_bytes).ok_or(VfsError::NoAttribute)
+        value(secret, version, name)
+            .map(String::into_bytes)
+            .ok_or(VfsError::NoAttribute)
     }
 }
 
 fn value(secret: &Secret, version: &Version, name: &str) -> Option<String> {
     Some(match name {
         "version" => version.meta.id.to_string(),
-        "labels" => secret.labels_of(version.meta.no).map(|l| l.as_str()).collect::<Vec<_>>().join(","),
+        "labels" => secret
+            .labels_of(version.meta.no)
+            .map(|l| l.as_str())
+            .collect::<Vec<_>>()
+            .join(","),
         "created" => version.meta.created.to_string(),
         _ => return None,
     })

@@ -14,6 +14,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod mount;
+pub mod product;
 mod run;
 pub mod sys;
 

@@ -57,7 +57,10 @@ impl Product {
     pub fn new() -> Product {
         super::require_root();
         super::private_mounts();
-        let dir = tempfile::Builder::new().prefix("wardfs-test-").tempdir_in("/var/tmp").expect("temporary directory");
+        let dir = tempfile::Builder::new()
+            .prefix("wardfs-test-")
+            .tempdir_in("/var/tmp")
+            .expect("temporary directory");
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
         let product = Product { dir, daemon: None };
         product.run(&["init"]).ok();
@@ -108,7 +111,12 @@ impl Product {
     /// Starts `wardfs mount` with more arguments; says what it said if it did not get ready.
     pub fn try_mount(&mut self, more: &[&str]) -> Option<Said> {
         let mut command = self.command(&["mount"]);
-        command.arg(self.target()).args(more).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .arg(self.target())
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().expect("start wardfs mount");
         let mut reader = BufReader::new(child.stdout.take().expect("piped"));
         let mut line = String::new();
@@ -124,7 +132,11 @@ impl Product {
         let mut err = String::new();
         let _ = errors.read_to_string(&mut err);
         let status = child.wait().expect("wait");
-        Some(Said { status, out: line, err })
+        Some(Said {
+            status,
+            out: line,
+            err,
+        })
     }
 
     /// Ends the daemon as a service manager does, and waits.
@@ -133,7 +145,10 @@ impl Product {
         let mut child = self.daemon.take().expect("a running daemon");
         signal(&child, libc::SIGTERM);
         let status = end(&mut child, Duration::from_secs(10));
-        assert!(status.is_some_and(|s| s.success()), "the daemon ended with {status:?}");
+        assert!(
+            status.is_some_and(|s| s.success()),
+            "the daemon ended with {status:?}"
+        );
     }
 
     /// Kills the daemon and takes away what it leaves mounted.
@@ -153,8 +168,14 @@ impl Product {
     /// A `wardfs` command on this store.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wardfs"));
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command.arg("--store").arg(self.store()).args(args).current_dir("/");
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command
+            .arg("--store")
+            .arg(self.store())
+            .args(args)
+            .current_dir("/");
         // SAFETY: prctl is async-signal-safe; it ends the child with the test's thread.
         unsafe {
             command.pre_exec(|| {
@@ -180,7 +201,18 @@ impl Product {
     /// Runs a command as another user, with these supplementary groups.
     #[track_caller]
     pub fn run_as(&self, uid: u32, groups: &[u32], args: &[&str], input: &[u8]) -> Said {
-        let mut command = self.command(args);
+        // By descriptor: the program may lie where only root can walk.
+        let program = std::fs::File::open(env!("CARGO_BIN_EXE_wardfs")).expect("the program");
+        let number = nix::fcntl::fcntl(&program, nix::fcntl::FcntlArg::F_DUPFD(100)).expect("dup");
+        // SAFETY: a new descriptor that nobody else owns.
+        let _held: std::os::fd::OwnedFd = unsafe { std::os::fd::FromRawFd::from_raw_fd(number) };
+        let mut command = Command::new(format!("/proc/self/fd/{number}"));
+        command
+            .env_clear()
+            .arg("--store")
+            .arg(self.store())
+            .args(args)
+            .current_dir("/");
         let groups = groups.to_vec();
         // SAFETY: raw system calls on this child alone.
         unsafe {
@@ -201,7 +233,10 @@ impl Product {
     #[track_caller]
     pub fn records(&self) -> Vec<Value> {
         let said = self.run(&["--json", "audit", "query"]).ok();
-        said.out.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect()
+        said.out
+            .lines()
+            .map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}")))
+            .collect()
     }
 
     /// Waits until a record satisfies `wanted`, and gives it.
@@ -220,7 +255,9 @@ impl Product {
     /// Waits for the record of a refusal of `uid` with this reason.
     #[track_caller]
     pub fn refusal(&self, uid: u32, reason: &str) -> Value {
-        self.record(&format!("refusal of {uid} for {reason}"), |r| r["uid"] == uid && r["reason"] == reason)
+        self.record(&format!("refusal of {uid} for {reason}"), |r| {
+            r["uid"] == uid && r["reason"] == reason
+        })
     }
 }
 
@@ -265,7 +302,12 @@ fn end(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
 
 #[track_caller]
 fn said(mut command: Command, input: &[u8]) -> Said {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start wardfs");
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start wardfs");
     let mut stdin = child.stdin.take().expect("piped");
     let input = input.to_vec();
     let writer = std::thread::spawn(move || {

@@ -229,7 +229,7 @@ fn a_full_disk_refuses_reads_keeps_administration_and_comes_back() {
 
 #[test]
 fn a_segment_that_cannot_be_followed_goes_on_growing() {
-    let disk = Small::mount("size=2m,mode=0700");
+    let disk = Small::mount("size=4m,mode=0700");
     let dir = disk.0.path().join("audit");
     let options = Options {
         reserve_bytes: 128 << 10,

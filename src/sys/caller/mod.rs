@@ -410,7 +410,12 @@ impl Identified<'_> {
             command: &self.scratch.command,
             unit,
             login_uid,
-            groups: self.thread.groups.as_ref().filter(|_| grouped).map(|(_, groups)| groups.as_slice()),
+            groups: self
+                .thread
+                .groups
+                .as_ref()
+                .filter(|_| grouped)
+                .map(|(_, groups)| groups.as_slice()),
         }
     }
 

@@ -21,7 +21,7 @@ pub(super) fn prepare(device: BorrowedFd<'_>, source: &str, allow_other: bool) -
     set(&context, c"source", &CString::new(source)?)?;
     set(&context, c"subtype", c"wardfs")?;
     set(&context, c"fd", &number(device.as_raw_fd().unsigned_abs()))?;
-    set(&context, c"rootmode", c"40000")?;
+    set(&context, c"rootmode", c"40755")?;
     set(&context, c"user_id", &number(nix::unistd::geteuid().as_raw()))?;
     set(&context, c"group_id", &number(nix::unistd::getegid().as_raw()))?;
     let null = std::ptr::null::<libc::c_char>();
