@@ -259,7 +259,7 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     };
     let desk = Arc::new(desk_over(&access, &plan.store, &plan.config, Box::new(serving)));
     let socket = socket_path(&plan.store);
-    prepare_socket_directory(&socket).map_err(|e| failed(&e))?;
+    prepare_socket_directory(&plan.store, &socket).map_err(|e| failed(&e))?;
     Server::new(desk, plan.config.max_value_bytes)
         .listen(&socket)
         .map_err(|e| {
@@ -402,10 +402,19 @@ impl Drop for Unmount {
     }
 }
 
-fn prepare_socket_directory(socket: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
+/// Who may do what is the policy's question: everybody may reach the socket. In a store's own directory that
+/// takes the right to walk through it, and no more.
+fn prepare_socket_directory(store: &Path, socket: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     let Some(dir) = socket.parent() else { return Ok(()) };
-    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(dir)?;
+    if dir.starts_with(store) {
+        std::fs::set_permissions(store, PermissionsExt::from_mode(0o711))?;
+    }
+    std::fs::set_permissions(dir, PermissionsExt::from_mode(0o755))
 }
 
 /// SIGTERM, SIGINT and SIGHUP end service. They are blocked in every thread and taken by one.
