@@ -305,13 +305,7 @@ impl Records {
                 },
                 (_, broken) => (None, broken),
             };
-            snapshot = snapshot.with(Arc::new(Secret {
-                meta,
-                revision: loaded.revision,
-                policy,
-                versions,
-                broken,
-            }));
+            snapshot = snapshot.with(Arc::new(Secret::new(meta, loaded.revision, policy, versions, broken)));
         }
         (snapshot, owner)
     }

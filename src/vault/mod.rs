@@ -145,6 +145,8 @@ pub struct Secret {
     pub revision: u64,
     /// Its policy, compiled.
     pub policy: Option<Arc<Compiled>>,
+    /// The labels of its current version.
+    pub current_labels: Arc<[crate::id::Label]>,
     /// Its versions by number.
     pub versions: imbl::OrdMap<VersionNo, Arc<Version>>,
     /// Why its record cannot be believed, where that is so.
@@ -161,6 +163,19 @@ impl Indexed for Secret {
 }
 
 impl Secret {
+    fn new(
+        meta: SecretMeta,
+        revision: u64,
+        policy: Option<Arc<Compiled>>,
+        versions: imbl::OrdMap<VersionNo, Arc<Version>>,
+        broken: Option<String>,
+    ) -> Self {
+        let current = meta.labels.get("current").copied();
+        let of_current = |(_, no): &(&crate::id::Label, &VersionNo)| Some(**no) == current;
+        let current_labels = meta.labels.iter().filter(of_current).map(|(label, _)| label.clone()).collect();
+        Secret { meta, revision, policy, current_labels, versions, broken }
+    }
+
     /// The version with this label.
     pub fn labelled(&self, label: &str) -> Option<&Arc<Version>> {
         self.versions.get(self.meta.labels.get(label)?)

@@ -60,13 +60,15 @@ pub fn print(dir: &Path) {
         ns(|| assert!(observer.identify(&header).unwrap().for_record().pid.0 != 0)),
     );
     decide(&access);
-    read(&access, "bench/uid", "32 B");
-    read(&access, "bench/large", "64 KiB");
+    unseal(&access);
+    append(&access);
+    read(&access, "uid", "32 B");
+    read(&access, "large", "64 KiB");
 }
 
 fn decide(access: &Access) {
     let state = access.vault().state();
-    let secret = state.secrets.by_name("bench/uid").unwrap();
+    let secret = state.secrets.by_name("uid").unwrap();
     let mut caller = KnownCaller::supposed(Uid(super::UID), Gid(super::GID), Vec::new());
     row(
         "find the secret and decide (uid rule)",
@@ -80,9 +82,9 @@ fn decide(access: &Access) {
     );
     let version = secret.current().unwrap();
     let vault = access.vault();
-    for (name, size) in [("bench/uid", "32 B"), ("bench/large", "64 KiB")] {
+    for (name, size) in [("uid", "32 B"), ("large", "64 KiB")] {
         let secret = state.secrets.by_name(name).unwrap();
-        let version = if name == "bench/uid" {
+        let version = if name == "uid" {
             version
         } else {
             secret.current().unwrap()
@@ -111,4 +113,67 @@ fn read(access: &Access, name: &str, size: &str) {
         &format!("decide + unseal + record, {size}"),
         ns(|| drop(access.read(&pin, Range::WHOLE, &mut caller).unwrap())),
     );
+}
+
+fn unseal(access: &Access) {
+    let (vault, state) = (access.vault(), access.vault().state());
+    for (name, size) in [("uid", "32 B"), ("large", "64 KiB")] {
+        let version = state.secrets.by_name(name).unwrap().current().unwrap();
+        let sealed = vault.sealed_value(version).unwrap();
+        let mut plain = wardfs::sys::mem::secret(version.meta.size as usize).unwrap();
+        let (key, context) = (vault.data_key(version).unwrap(), vault.context(version));
+        row(
+            &format!("unseal, {size}, data key at hand"),
+            ns(|| {
+                key.open_value(&context, &version.meta.wrapped, &sealed.0, &mut plain)
+                    .unwrap()
+            }),
+        );
+    }
+}
+
+fn append(access: &Access) {
+    use wardfs::audit::{Event, Outcome, Record, Who};
+    let groups = [Gid(super::SUPPLEMENTARY)];
+    let who = Who {
+        uid: super::UID,
+        gid: super::GID,
+        groups: Some(&groups),
+        pid: Some(1234),
+        tid: Some(1234),
+        start_time: Some(123456),
+        command: Some(b"bench"),
+        ..Who::default()
+    };
+    let record = Record {
+        event: Event::GetSecretValue,
+        outcome: Outcome::Allowed,
+        secret: Some("uid"),
+        version: Some("3fa9a0c8-c0dd-4cdf-bc30-275d03bd146a"),
+        handle: Some(77),
+        offset: Some(0),
+        length: Some(32),
+        layer: Some("secret"),
+        statement: Some("#1"),
+        via: "mount",
+        who,
+        ..Record::default()
+    };
+    let log = access.vault().log();
+    row(
+        "record: format, MAC, append, check",
+        ns(|| assert!(log.append(&record).unwrap().seq() > 0)),
+    );
+    let path = access.vault().dir().join("bench.tmp");
+    let mut file = std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(&path)
+        .unwrap();
+    let line = [b'x'; 560];
+    row(
+        "  of which one write(2) of 560 bytes",
+        ns(|| std::io::Write::write_all(&mut file, &line).unwrap()),
+    );
+    std::fs::remove_file(&path).unwrap();
 }

@@ -44,7 +44,7 @@ struct Row {
 const ROWS: &[Row] = &[
     Row {
         name: "open+read+close, 32 B, uid rule",
-        secret: "bench/uid",
+        secret: "uid",
         size: 32,
         op: "open",
         unit: false,
@@ -52,7 +52,7 @@ const ROWS: &[Row] = &[
     },
     Row {
         name: "open+read+close, 32 B, unit rule",
-        secret: "bench/unit",
+        secret: "unit",
         size: 32,
         op: "open",
         unit: true,
@@ -60,7 +60,7 @@ const ROWS: &[Row] = &[
     },
     Row {
         name: "open+read+close, 32 B, group rule",
-        secret: "bench/group",
+        secret: "group",
         size: 32,
         op: "open",
         unit: false,
@@ -68,7 +68,7 @@ const ROWS: &[Row] = &[
     },
     Row {
         name: "pread, 32 B, uid rule",
-        secret: "bench/uid",
+        secret: "uid",
         size: 32,
         op: "pread",
         unit: false,
@@ -76,7 +76,7 @@ const ROWS: &[Row] = &[
     },
     Row {
         name: "open+read+close, 64 KiB, uid rule",
-        secret: "bench/large",
+        secret: "large",
         size: 65536,
         op: "open",
         unit: false,
@@ -145,24 +145,20 @@ fn wardfs(dir: &Path, args: &[&str], value: &[u8]) {
 fn start_wardfs(dir: &Path) -> Server {
     wardfs(dir, &["init"], b"");
     let value = |n: usize| vec![b'x'; n];
+    wardfs(dir, &["put", "uid", "--allow", &format!("uid:{UID}")], &value(32));
     wardfs(
         dir,
-        &["put", "bench/uid", "--allow", &format!("uid:{UID}")],
+        &["put", "unit", "--allow", &format!("unit:{UNIT}")],
         &value(32),
     );
     wardfs(
         dir,
-        &["put", "bench/unit", "--allow", &format!("unit:{UNIT}")],
+        &["put", "group", "--allow", &format!("gid:{SUPPLEMENTARY}")],
         &value(32),
     );
     wardfs(
         dir,
-        &["put", "bench/group", "--allow", &format!("gid:{SUPPLEMENTARY}")],
-        &value(32),
-    );
-    wardfs(
-        dir,
-        &["put", "bench/large", "--allow", &format!("uid:{UID}")],
+        &["put", "large", "--allow", &format!("uid:{UID}")],
         &value(65536),
     );
     let store = dir.join("store");
