@@ -80,6 +80,19 @@ fn open(store: &Path, config: &Config) -> Result<Arc<Vault>, Problem> {
     })?))
 }
 
+/// As [`open`]; waits a little for a command that has the store, or for a daemon that is ending.
+fn open_patiently(store: &Path, config: &Config) -> Result<Arc<Vault>, Problem> {
+    let begin = std::time::Instant::now();
+    loop {
+        match open(store, config) {
+            Err(e) if e.exit == Exit::Unavailable && begin.elapsed() < Duration::from_secs(5) => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            other => return other,
+        }
+    }
+}
+
 fn desk_over(access: &Arc<Access>, store: &Path, config: &Config, service: Box<dyn Service>) -> Desk {
     let store = store.to_path_buf();
     // The mapping is read when a policy is set, so that a change to wardfs.toml needs no restart.
@@ -224,7 +237,7 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
         failed(&e).next("is /proc mounted with hidepid, or is this a user or pid namespace of its own?")
     })?;
 
-    let vault = open(&plan.store, &plan.config)?;
+    let vault = open_patiently(&plan.store, &plan.config)?;
     let access = Arc::new(Access::new(vault.clone(), plan.config.serve_unidentified));
     let vfs = Arc::new(Vfs::new(access.clone(), plan.config.max_handles_per_uid));
 

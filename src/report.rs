@@ -204,10 +204,7 @@ impl Report {
         Ok(match decision {
             Ok(grant) => {
                 let by = statement(secret, grant.basis());
-                let words = format!(
-                    "{who} may read {name}: {} allows it.",
-                    self.statement_words(by)
-                );
+                let words = format!("{who} may read {name}: {} allows it.", self.statement_words(by));
                 json!({ "name": name, "who": who, "decision": "allow", "reason": Value::Null, "layer": grant.basis().layer.code(),
                         "statement": by, "words": words, "mend": Value::Null, "record": Value::Null })
             }

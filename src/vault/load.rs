@@ -305,7 +305,13 @@ impl Records {
                 },
                 (_, broken) => (None, broken),
             };
-            snapshot = snapshot.with(Arc::new(Secret::new(meta, loaded.revision, policy, versions, broken)));
+            snapshot = snapshot.with(Arc::new(Secret::new(
+                meta,
+                loaded.revision,
+                policy,
+                versions,
+                broken,
+            )));
         }
         (snapshot, owner)
     }

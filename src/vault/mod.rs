@@ -172,8 +172,20 @@ impl Secret {
     ) -> Self {
         let current = meta.labels.get("current").copied();
         let of_current = |(_, no): &(&crate::id::Label, &VersionNo)| Some(**no) == current;
-        let current_labels = meta.labels.iter().filter(of_current).map(|(label, _)| label.clone()).collect();
-        Secret { meta, revision, policy, current_labels, versions, broken }
+        let current_labels = meta
+            .labels
+            .iter()
+            .filter(of_current)
+            .map(|(label, _)| label.clone())
+            .collect();
+        Secret {
+            meta,
+            revision,
+            policy,
+            current_labels,
+            versions,
+            broken,
+        }
     }
 
     /// The version with this label.

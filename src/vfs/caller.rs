@@ -60,7 +60,12 @@ impl Facts for RequestCaller<'_> {
     fn groups(&mut self) -> Option<&[Gid]> {
         let relaxed = self.relaxed;
         let known = self.look().ok()?;
-        if relaxed { known.groups_for_record() } else { known.groups() }.ok()
+        if relaxed {
+            known.groups_for_record()
+        } else {
+            known.groups()
+        }
+        .ok()
     }
 
     fn unit(&mut self) -> Option<Option<&str>> {

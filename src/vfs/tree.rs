@@ -424,5 +424,9 @@ fn dots(node: Node) -> Vec<ListingEntry> {
 }
 
 fn join<'a>(path: &str, name: &'a str) -> Cow<'a, str> {
-    if path.is_empty() { name.into() } else { [path, "/", name].concat().into() }
+    if path.is_empty() {
+        name.into()
+    } else {
+        [path, "/", name].concat().into()
+    }
 }

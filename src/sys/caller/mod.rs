@@ -145,7 +145,11 @@ struct Groups {
 
 impl Groups {
     fn none(of: Header) -> Self {
-        Groups { at: Instant::now(), of, list: Vec::new() }
+        Groups {
+            at: Instant::now(),
+            of,
+            list: Vec::new(),
+        }
     }
 }
 
@@ -448,7 +452,10 @@ impl Identified<'_> {
         // Once for a request: its caller waits, so they are the same until it is answered.
         if !self.groups_read {
             self.thread.read_status(self.scratch, &self.header)?;
-            let groups = self.thread.groups.get_or_insert_with(|| Groups::none(self.header));
+            let groups = self
+                .thread
+                .groups
+                .get_or_insert_with(|| Groups::none(self.header));
             (groups.at, groups.of) = (Instant::now(), self.header);
             std::mem::swap(&mut groups.list, &mut self.scratch.groups);
             self.groups_read = true;
