@@ -414,11 +414,9 @@ impl Access {
         if let Err(e) = self.vault.log().refuse(&record) {
             tracing::error!("a refusal could not be recorded: {e}");
         }
-        match (refusal.reason, secret.meta.visibility) {
-            (Reason::ImplicitDeny | Reason::ExplicitDeny | Reason::NoPid, Visibility::Hidden) => {
-                AccessError::Hidden(refusal)
-            }
-            _ => AccessError::Denied(refusal),
+        match secret.meta.visibility {
+            Visibility::Hidden => AccessError::Hidden(refusal),
+            Visibility::Listed => AccessError::Denied(refusal),
         }
     }
 
