@@ -143,6 +143,22 @@ pub fn init(dir: &Path) -> Result<(PathBuf, crate::secret::SecretBytes), Problem
     Ok((settings.key_file, created.recovery))
 }
 
+/// Makes a new key file for the store in `dir`, whose old one is lost, with the recovery key that `init` printed;
+/// gives its path. The change is recorded.
+///
+/// # Errors
+/// If the text is no recovery key or another store's, a key file is there, or a daemon has the store.
+pub fn recover(dir: &Path, recovery_key: &crate::secret::SecretBytes) -> Result<PathBuf, Problem> {
+    let what = format!("cannot recover the store {}", dir.display());
+    let config = Config::load(dir)?;
+    let settings = settings(dir, &config);
+    crate::vault::recover(dir, &settings, recovery_key).map_err(|e| e.problem(&what))?;
+    let vault = open(dir, &config)?;
+    record(&vault, Event::ReplaceKeySlot);
+    vault.tick().map_err(|e| e.problem(&what))?;
+    Ok(settings.key_file)
+}
+
 /// Unmounts what a daemon that is gone has left behind; never a living mount.
 ///
 /// # Errors

@@ -58,6 +58,10 @@ impl World for Machine {
         })
     }
 
+    fn recover(&self, store: &Path, recovery_key: &SecretBytes) -> Result<PathBuf, Problem> {
+        daemon::recover(store, recovery_key)
+    }
+
     fn mount(&self, plan: &MountPlan) -> Result<(), Problem> {
         let ready = |target: &Path| {
             if plan.json {

@@ -27,7 +27,7 @@ mod meta;
 
 pub use check::{Finding, Findings};
 pub use commit::Draft;
-pub use create::{Created, create};
+pub use create::{Created, create, recover};
 use meta::Pending;
 pub use meta::{Appearance, EpochRecord, Life, SecretMeta, VersionMeta, Visibility};
 
@@ -84,6 +84,9 @@ impl VaultError {
                 _ => Exit::Unavailable,
             },
             VaultError::Seal(SealError::Memory(_) | SealError::Random(_)) => Exit::Unavailable,
+            VaultError::Seal(SealError::RecoveryLength { .. } | SealError::RecoveryGroup { .. }) => {
+                Exit::Usage
+            }
             VaultError::Seal(_)
             | VaultError::Integrity(_)
             | VaultError::RolledBack(_)
