@@ -230,19 +230,19 @@ impl Vault {
         Ok(())
     }
 
-    /// After a commit that failed half way the medium decides whether it is there. If it is, this process no
-    /// longer knows what the store holds, and changes nothing more.
+    /// After a commit that failed half way the medium decides whether it is there. If it is, what the store holds
+    /// is read anew, its outbox included.
     fn be_sure(&self, writer: &mut Writer) -> Result<(), VaultError> {
-        if writer.unsure {
-            let found = self.store.revision()?;
-            if found != writer.revision {
-                return Err(VaultError::Store(StoreError::Conflict {
-                    expected: writer.revision,
-                    found,
-                }));
-            }
-            writer.unsure = false;
+        if !writer.unsure {
+            return Ok(());
         }
+        let found = self.store.revision()?;
+        if found != writer.revision {
+            let (epoch, state) = load::believed(&*self.store, &self.keyring)?;
+            *writer = Writer::at(found, epoch)?;
+            self.state.store(Arc::new(state));
+        }
+        writer.unsure = false;
         Ok(())
     }
 

@@ -35,13 +35,7 @@ impl Vault {
         let mut keyring = Keyring::new(id, open_root(&*store, id, settings)?)?;
         load_named_keys(&*store, &mut keyring)?;
 
-        let sealed = store
-            .get(Table::Epoch, b"epoch")?
-            .ok_or_else(|| VaultError::Integrity("the store's epoch record is missing".into()))?;
-        let epoch: EpochRecord = serde_json::from_slice(&keyring.open_record(EPOCH, 0, &sealed)?)?;
-        let records = Records::read(&*store, &keyring)?;
-        records.check_sum(&epoch)?;
-        let (secrets, versions, lost) = records.assemble();
+        let (epoch, state) = believed(&*store, &keyring)?;
 
         let key = keyring.derive(crate::seal::Purpose::Audit)?;
         let log = Log::open(&dir.join("audit"), id, key, settings.log.clone(), &epoch.anchor)?;
@@ -53,27 +47,12 @@ impl Vault {
             )));
         }
 
-        let sum = decode_sum(&epoch.sum)?;
         let vault = Vault {
             dir: dir.to_path_buf(),
             id,
             administration: settings.administration,
-            state: ArcSwap::from_pointee(State {
-                secrets,
-                versions,
-                lost: Arc::new(lost),
-                epoch: Epoch(epoch.epoch),
-            }),
-            writer: Mutex::new(Writer {
-                revision: store.revision()?,
-                epoch: epoch.epoch,
-                sum,
-                next_secret: epoch.next_secret,
-                next_version: epoch.next_version,
-                anchor: epoch.anchor,
-                outbox: epoch.outbox,
-                unsure: false,
-            }),
+            state: ArcSwap::from_pointee(state),
+            writer: Mutex::new(Writer::at(store.revision()?, epoch)?),
             listeners: OnceLock::new(),
             store,
             keyring,
@@ -82,6 +61,39 @@ impl Vault {
         vault.settle()?;
         Ok(vault)
     }
+}
+
+impl Writer {
+    pub(super) fn at(revision: Revision, epoch: EpochRecord) -> Result<Writer, VaultError> {
+        Ok(Writer {
+            revision,
+            epoch: epoch.epoch,
+            sum: decode_sum(&epoch.sum)?,
+            next_secret: epoch.next_secret,
+            next_version: epoch.next_version,
+            anchor: epoch.anchor,
+            outbox: epoch.outbox,
+            unsure: false,
+        })
+    }
+}
+
+/// What the store holds, as far as it can be believed: every record against its term, the terms against the sum.
+pub(super) fn believed(store: &dyn Store, keyring: &Keyring) -> Result<(EpochRecord, State), VaultError> {
+    let sealed = store
+        .get(Table::Epoch, b"epoch")?
+        .ok_or_else(|| VaultError::Integrity("the store's epoch record is missing".into()))?;
+    let epoch: EpochRecord = serde_json::from_slice(&keyring.open_record(EPOCH, 0, &sealed)?)?;
+    let records = Records::read(store, keyring)?;
+    records.check_sum(&epoch)?;
+    let (secrets, versions, lost) = records.assemble();
+    let state = State {
+        secrets,
+        versions,
+        lost: Arc::new(lost),
+        epoch: Epoch(epoch.epoch),
+    };
+    Ok((epoch, state))
 }
 
 fn open_root(store: &dyn Store, id: StoreId, settings: &Settings) -> Result<RootKey, VaultError> {

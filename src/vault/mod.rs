@@ -24,6 +24,8 @@ mod commit;
 mod create;
 mod load;
 mod meta;
+#[cfg(test)]
+mod tests;
 
 pub use check::{Finding, Findings};
 pub use commit::Draft;
@@ -69,7 +71,7 @@ pub enum VaultError {
     Meta(#[from] serde_json::Error),
     /// A change that was made, and whose record is not in the log yet.
     #[error(
-        "the change was made and stays, but its record is not in the log yet ({0}); it is written as soon as that is possible"
+        "the change was made and stays, but its record is not safe in the log yet ({0}); that follows as soon as it is possible"
     )]
     Unrecorded(Box<VaultError>),
     /// Anything else from the system.
