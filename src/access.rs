@@ -170,24 +170,7 @@ impl Access {
         handle: u64,
         caller: &mut C,
     ) -> Result<Pin, AccessError> {
-        self.sound(secret, caller)?;
-        let version = match choice {
-            Choice::Label(label) => match (secret.labelled(label), secret.meta.labels.contains_key(label)) {
-                (Some(version), _) => version,
-                (None, true) => {
-                    return Err(self.broken(
-                        secret,
-                        format!("the version labelled {label} is missing or broken"),
-                        caller,
-                    ));
-                }
-                (None, false) => return Err(AccessError::NotFound),
-            },
-            Choice::Version(version) => secret
-                .versions
-                .get(&version.meta.no)
-                .ok_or(AccessError::NotFound)?,
-        };
+        let version = self.choose(secret, choice, caller)?;
         let labels = match choice {
             Choice::Label("current") => secret.current_labels.clone(),
             _ => secret.labels_of(version.meta.no).cloned().collect(),
@@ -201,6 +184,30 @@ impl Access {
             handle,
             named: Mutex::new(None),
         })
+    }
+
+    /// The version that is meant. One that has a label and is not there is broken, and recorded as that.
+    ///
+    /// # Errors
+    /// If it is not there, or cannot be believed.
+    pub fn choose<'s, C: Caller>(
+        &self,
+        secret: &'s Secret,
+        choice: Choice<'_>,
+        caller: &mut C,
+    ) -> Result<&'s Arc<Version>, AccessError> {
+        self.sound(secret, caller)?;
+        match choice {
+            Choice::Label(label) => match (secret.labelled(label), secret.meta.labels.contains_key(label)) {
+                (Some(version), _) => Ok(version),
+                (None, true) => {
+                    let why = format!("the version labelled {label} is missing or broken");
+                    Err(self.broken(secret, why, caller))
+                }
+                (None, false) => Err(AccessError::NotFound),
+            },
+            Choice::Version(version) => secret.versions.get(&version.meta.no).ok_or(AccessError::NotFound),
+        }
     }
 
     fn granted<C: Caller>(

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -473,6 +473,8 @@ struct Announcer {
 
 /// How long the notifier may take for one change.
 const ANNOUNCE: Duration = Duration::from_secs(5);
+/// How often it is looked at while there is no change: service does not go on without it.
+const LOOK: Duration = Duration::from_millis(250);
 
 impl Announcer {
     /// Proves that the notifier's requests arrive with its pid (if they did not, no caller's pid could be
@@ -490,14 +492,19 @@ impl Announcer {
         let worker = std::thread::Builder::new()
             .name("announcer".into())
             .spawn(move || {
-                for (kind, path) in receiver {
+                while !notifier.ended() {
+                    let (kind, path) = match receiver.recv_timeout(LOOK) {
+                        Ok(change) => change,
+                        Err(RecvTimeoutError::Timeout) => continue,
+                        Err(RecvTimeoutError::Disconnected) => return,
+                    };
                     vfs.announcing((kind == Kind::Created).then(|| path.clone()));
-                    match notifier.notify(kind, path.as_bytes(), ANNOUNCE) {
-                        Ok(()) => {}
-                        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return,
-                        Err(e) => tracing::warn!("watchers of {path} were not told: {e}"),
+                    if let Err(e) = notifier.notify(kind, path.as_bytes(), ANNOUNCE) {
+                        tracing::warn!("watchers of {path} were not told: {e}");
                     }
                 }
+                // Before its pid can be somebody else's: it is free when the notifier is dropped.
+                vfs.set_notifier(None);
             })?;
         Ok(Announcer {
             queue: Mutex::new(Some(sender)),

@@ -56,13 +56,14 @@ pub(super) fn check(
             file => file?,
         };
         let size = file.metadata().map_err(|e| LogError::io(&path, e))?.len();
-        if number == first && size < anchor.offset {
-            return Err(LogError::Behind {
-                path,
-                anchored: anchor.seq,
-            });
-        }
+        let behind = number == first && size < anchor.offset;
         let Some(header) = Header::read(&path, &file)? else {
+            if behind {
+                return Err(LogError::Behind {
+                    path,
+                    anchored: anchor.seq,
+                });
+            }
             if number == last && number != first {
                 // A crash while the segment was begun: nothing was ever written to it.
                 std::fs::remove_file(&path).map_err(|e| LogError::io(&path, e))?;
@@ -90,6 +91,9 @@ pub(super) fn check(
         }
         let segment_key = SegmentKey::derive(key, store, number)?;
         let mut end = End::default();
+        if behind {
+            return Err(blame(&path, &file, &header, &segment_key, anchor));
+        }
         if number == first && anchor.seq > 0 {
             anchored(&path, &file, &header, &segment_key, anchor)?;
             end.offset = anchor.offset;
@@ -183,18 +187,27 @@ fn anchored(
             return Ok(());
         }
     }
-    // It is not: find out from the segment's beginning what was done.
-    let mut state = header.previous(path)?;
+    Err(blame(path, file, header, key, anchor))
+}
+
+/// The anchored record is not in its place: finds out from the segment's beginning what was done.
+fn blame(path: &Path, file: &File, header: &Header, key: &SegmentKey, anchor: &Anchor) -> LogError {
+    let mut state = match header.previous(path) {
+        Ok(state) => state,
+        Err(e) => return e,
+    };
     let (size, mut end) = (anchor.offset, End::default());
-    segment::walk(path, file, size, key, &mut state, &mut end, |_, _, _| Ok(()))?;
+    if let Err(e) = segment::walk(path, file, size, key, &mut state, &mut end, |_, _, _| Ok(())) {
+        return e;
+    }
     if state.seq < anchor.seq {
-        return Err(LogError::Behind {
+        return LogError::Behind {
             path: path.into(),
             anchored: anchor.seq,
-        });
+        };
     }
     let text = "it is not the record that the store knows";
-    Err(broken(
+    broken(
         path,
         &State {
             seq: anchor.seq - 1,
@@ -202,7 +215,7 @@ fn anchored(
         },
         BrokenKind::Replaced,
         text,
-    ))
+    )
 }
 
 fn broken(path: &Path, state: &State, kind: BrokenKind, text: &str) -> LogError {

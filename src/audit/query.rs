@@ -269,6 +269,7 @@ impl Follower {
     /// # Errors
     /// If the log cannot be read, or a line is no record (the next call goes on behind it).
     pub fn read(&mut self) -> Result<Option<Entry>, LogError> {
+        let mut last_look = false;
         loop {
             let path = segment::path(&self.dir, self.number);
             let input = match &mut self.input {
@@ -282,7 +283,7 @@ impl Follower {
                 }
             };
             let rest = (MAX_LINE - self.line.len().min(MAX_LINE - 1)) as u64;
-            let n = input
+            input
                 .take(rest)
                 .read_until(b'\n', &mut self.line)
                 .map_err(|e| LogError::io(&path, e))?;
@@ -296,17 +297,24 @@ impl Follower {
                     None => Err(LogError::Unreadable { path, offset: from }),
                 };
             }
-            if n > 0 {
-                continue;
+            // The file ends within a line. What is there of it may be cut back after a failure and written over,
+            // so it is not kept but read anew.
+            let unfinished = !self.line.is_empty();
+            if unfinished {
+                self.line.clear();
+                input
+                    .seek(SeekFrom::Start(self.offset))
+                    .map_err(|e| LogError::io(&path, e))?;
             }
             // At the end of this segment: is there a later one? (It is looked for before the end is believed.)
             let Some(next) = segment::list(&self.dir)?.into_iter().find(|&n| n > self.number) else {
                 return Ok(None);
             };
-            if input.fill_buf().map_err(|e| LogError::io(&path, e))?.is_empty() {
+            let ended = unfinished && std::mem::replace(&mut last_look, true);
+            if ended || input.fill_buf().map_err(|e| LogError::io(&path, e))?.is_empty() {
                 self.number = next;
                 self.input = None;
-                self.line.clear();
+                last_look = false;
             }
         }
     }

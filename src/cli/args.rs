@@ -33,7 +33,8 @@ Examples:
   wardfs audit tail
 
 Exit codes: 0 done, 1 failed, 2 usage or bad input, 3 denied by policy, 4 not found, 5 conflict,
-6 integrity, 7 unavailable."
+6 integrity (tampered with, rolled back, damaged, too new, or a store, log or key file that
+others can touch), 7 unavailable."
 )]
 pub struct Cli {
     /// Flags that every command takes.

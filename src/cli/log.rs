@@ -140,14 +140,32 @@ pub fn tail(store: &Path, lines: usize, follow: bool, output: &mut Output) -> Re
     let Some(mut follower) = follower else {
         return Ok(());
     };
+    let mut waiting = false;
     loop {
         match follower.read() {
             Ok(Some(entry)) if entry.seq() <= last => {}
             Ok(Some(entry)) => output.line(&shown(&entry, output.json, &mut names))?,
-            Ok(None) => std::thread::sleep(POLL),
+            Ok(None) => {
+                waiting = false;
+                std::thread::sleep(POLL);
+            }
             Err(e @ LogError::Unreadable { .. }) => unreadable(&e, output),
+            // Moved away or deleted: the daemon goes on as soon as there is a place for it, and so does this.
+            Err(e) if is_gone(&e) => {
+                if !std::mem::replace(&mut waiting, true) {
+                    unreadable(&e, output);
+                }
+                std::thread::sleep(POLL);
+            }
             Err(e) => return Err(problem(store, &e).into()),
         }
+    }
+}
+
+fn is_gone(e: &LogError) -> bool {
+    match e {
+        LogError::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+        other => matches!(other, LogError::Missing { .. }),
     }
 }
 

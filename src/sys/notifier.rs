@@ -119,6 +119,14 @@ impl Child {
         Pid(self.process.id())
     }
 
+    /// Whether it has ended. Its pid stays its own all the same, until this is dropped.
+    pub fn ended(&self) -> bool {
+        use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+        let pid = nix::unistd::Pid::from_raw(self.process.id().cast_signed());
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        !matches!(waitid(Id::Pid(pid), flags), Ok(WaitStatus::StillAlive))
+    }
+
     fn channel(&self) -> io::Result<&Connection> {
         self.channel
             .as_ref()

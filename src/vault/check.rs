@@ -64,6 +64,18 @@ impl Vault {
                 }
             }
         }
+        let named: Vec<VersionNo> = (state.secrets.iter())
+            .flat_map(|s| s.meta.labels.values().copied().collect::<Vec<_>>())
+            .collect();
+        let nameless = state.lost.secrets.iter().map(|(id, why)| ("secret", id.0, why));
+        let versions = (state.lost.versions.iter()).filter(|(no, _)| !named.contains(no));
+        let versions = versions.map(|(no, why)| ("version", no.0, why));
+        for (what, number, why) in nameless.chain(versions) {
+            findings.problems.push(Finding {
+                name: None,
+                what: format!("{what} number {number}, whose name is not known: {why}"),
+            });
+        }
         Ok(findings)
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::audit::Body;
 use crate::seal::Term;
-use crate::store::{Batch, Table};
+use crate::store::{Batch, StoreError, Table};
 
 /// A change being put together under the writer's lock. It sees the state that it will replace, so that what
 /// was decided still holds when it is committed.
@@ -102,6 +102,7 @@ impl Vault {
         plan: impl FnOnce(&mut Draft<'_>) -> Result<(T, Body), E>,
     ) -> Result<T, E> {
         let mut writer = self.lock();
+        self.be_sure(&mut writer)?;
         self.flush(&mut writer)?;
         self.log.healthy().map_err(VaultError::from)?;
         let mut draft = Draft {
@@ -124,12 +125,21 @@ impl Vault {
                 listener(change);
             }
         }
-        logged?;
+        logged.map_err(|e| VaultError::Unrecorded(Box::new(e)))?;
         Ok(answer)
     }
 
     /// The first transaction: records, terms, epoch, and the audit record in the outbox; then the new state.
     fn commit(&self, writer: &mut Writer, draft: Draft<'_>, body: Body) -> Result<Vec<Change>, VaultError> {
+        let known = |meta: &SecretMeta| draft.before.secrets.by_id(meta.id).is_some();
+        if let Some((id, _)) = draft.before.lost.secrets.first()
+            && !draft.secrets.iter().all(|(meta, _)| known(meta))
+        {
+            return Err(VaultError::Integrity(format!(
+                "the record of secret number {} is broken and its name not known: a new secret could take its name past its policy",
+                id.0
+            )));
+        }
         let mut batch = Batch::default();
         let mut sum = writer.sum;
         let epoch = draft.epoch;
@@ -207,10 +217,32 @@ impl Vault {
     ) -> Result<(), VaultError> {
         let sealed = self.keyring.seal_record(EPOCH, 0, &serde_json::to_vec(record)?)?;
         batch.put(Table::Epoch, b"epoch".as_slice(), sealed.0.to_vec());
-        writer.revision = self.store.commit(writer.revision, &batch)?;
+        writer.revision = match self.store.commit(writer.revision, &batch) {
+            Err(e @ StoreError::Io { .. }) => {
+                writer.unsure = true;
+                return Err(e.into());
+            }
+            made => made?,
+        };
         writer.epoch = record.epoch;
         writer.anchor = record.anchor.clone();
         writer.outbox = record.outbox.clone();
+        Ok(())
+    }
+
+    /// After a commit that failed half way the medium decides whether it is there. If it is, what the store holds
+    /// is read anew, its outbox included.
+    fn be_sure(&self, writer: &mut Writer) -> Result<(), VaultError> {
+        if !writer.unsure {
+            return Ok(());
+        }
+        let found = self.store.revision()?;
+        if found != writer.revision {
+            let (epoch, state) = load::believed(&*self.store, &self.keyring)?;
+            *writer = Writer::at(found, epoch)?;
+            self.state.store(Arc::new(state));
+        }
+        writer.unsure = false;
         Ok(())
     }
 
@@ -254,6 +286,7 @@ impl Vault {
     pub fn tick(&self) -> Result<(), VaultError> {
         self.log.tick();
         let mut writer = self.lock();
+        self.be_sure(&mut writer)?;
         self.flush(&mut writer)?;
         if self.log.head().seq != writer.anchor.seq {
             self.anchor(&mut writer)?;
@@ -325,6 +358,7 @@ impl Vault {
             State {
                 secrets,
                 versions,
+                lost: before.lost.clone(),
                 epoch: Epoch(draft.epoch),
             },
             changes,

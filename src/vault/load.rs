@@ -35,13 +35,7 @@ impl Vault {
         let mut keyring = Keyring::new(id, open_root(&*store, id, settings)?)?;
         load_named_keys(&*store, &mut keyring)?;
 
-        let sealed = store
-            .get(Table::Epoch, b"epoch")?
-            .ok_or_else(|| VaultError::Integrity("the store's epoch record is missing".into()))?;
-        let epoch: EpochRecord = serde_json::from_slice(&keyring.open_record(EPOCH, 0, &sealed)?)?;
-        let records = Records::read(&*store, &keyring)?;
-        records.check_sum(&epoch)?;
-        let (secrets, versions) = records.assemble();
+        let (epoch, state) = believed(&*store, &keyring)?;
 
         let key = keyring.derive(crate::seal::Purpose::Audit)?;
         let log = Log::open(&dir.join("audit"), id, key, settings.log.clone(), &epoch.anchor)?;
@@ -53,25 +47,12 @@ impl Vault {
             )));
         }
 
-        let sum = decode_sum(&epoch.sum)?;
         let vault = Vault {
             dir: dir.to_path_buf(),
             id,
             administration: settings.administration,
-            state: ArcSwap::from_pointee(State {
-                secrets,
-                versions,
-                epoch: Epoch(epoch.epoch),
-            }),
-            writer: Mutex::new(Writer {
-                revision: store.revision()?,
-                epoch: epoch.epoch,
-                sum,
-                next_secret: epoch.next_secret,
-                next_version: epoch.next_version,
-                anchor: epoch.anchor,
-                outbox: epoch.outbox,
-            }),
+            state: ArcSwap::from_pointee(state),
+            writer: Mutex::new(Writer::at(store.revision()?, epoch)?),
             listeners: OnceLock::new(),
             store,
             keyring,
@@ -80,6 +61,39 @@ impl Vault {
         vault.settle()?;
         Ok(vault)
     }
+}
+
+impl Writer {
+    pub(super) fn at(revision: Revision, epoch: EpochRecord) -> Result<Writer, VaultError> {
+        Ok(Writer {
+            revision,
+            epoch: epoch.epoch,
+            sum: decode_sum(&epoch.sum)?,
+            next_secret: epoch.next_secret,
+            next_version: epoch.next_version,
+            anchor: epoch.anchor,
+            outbox: epoch.outbox,
+            unsure: false,
+        })
+    }
+}
+
+/// What the store holds, as far as it can be believed: every record against its term, the terms against the sum.
+pub(super) fn believed(store: &dyn Store, keyring: &Keyring) -> Result<(EpochRecord, State), VaultError> {
+    let sealed = store
+        .get(Table::Epoch, b"epoch")?
+        .ok_or_else(|| VaultError::Integrity("the store's epoch record is missing".into()))?;
+    let epoch: EpochRecord = serde_json::from_slice(&keyring.open_record(EPOCH, 0, &sealed)?)?;
+    let records = Records::read(store, keyring)?;
+    records.check_sum(&epoch)?;
+    let (secrets, versions, lost) = records.assemble();
+    let state = State {
+        secrets,
+        versions,
+        lost: Arc::new(lost),
+        epoch: Epoch(epoch.epoch),
+    };
+    Ok((epoch, state))
 }
 
 /// The slots of the root key.
@@ -167,16 +181,36 @@ impl Records {
             versions: HashMap::new(),
             sum: stored,
         };
+        // Without its named keys nothing can be served: one that is not the one that was written last, or that
+        // is missing, refuses the store.
+        let mut foreign = None;
         store.list(Table::Key, &mut |name, record| {
-            if let (Ok(Ok(key)), Ok((revision, sealed))) = (
-                std::str::from_utf8(name).map(str::parse::<KeyId>),
-                unframed(record),
-            ) {
-                let _ = (revision, sealed);
-                terms.remove(&(KEY.0, key_number(&key)));
+            let key = std::str::from_utf8(name)
+                .ok()
+                .and_then(|n| n.parse::<KeyId>().ok());
+            let term = key.as_ref().and_then(|k| terms.remove(&(KEY.0, key_number(k))));
+            let computed = match (&key, unframed(record)) {
+                (Some(key), Ok((revision, sealed))) => {
+                    Some(keyring.term(KEY, key_number(key), revision, sealed))
+                }
+                _ => None,
+            };
+            if !matches!((term, computed), (Some(t), Some(c)) if t.ct_eq(&c)) {
+                foreign = Some(crate::id::printable(&String::from_utf8_lossy(name)).to_string());
+                return ControlFlow::Break(());
             }
             ControlFlow::Continue(())
         })?;
+        if let Some(name) = foreign {
+            return Err(VaultError::Integrity(format!(
+                "the record of the named key {name} is not the one that was written last"
+            )));
+        }
+        if terms.keys().any(|(kind, _)| *kind == KEY.0) {
+            return Err(VaultError::Integrity(
+                "the record of a named key is missing".into(),
+            ));
+        }
         for (table, kind) in [(Table::Secret, SECRET), (Table::Version, VERSION)] {
             store.list(table, &mut |key, record| {
                 if let Ok(id) = <[u8; 8]>::try_from(key).map(u64::from_be_bytes) {
@@ -210,31 +244,21 @@ impl Records {
     }
 
     fn take(&mut self, kind: RecordKind, id: u64, record: &[u8], term: Option<Term>, keyring: &Keyring) {
+        // A record that was deleted and put back has no term: it is not there.
+        let Some(term) = term else {
+            tracing::warn!(kind = kind.0, id, "a record without a term was ignored");
+            return;
+        };
         let (revision, opened) = match unframed(record) {
             Err(_) => (0, Err("its record is cut short".to_string())),
-            Ok((revision, sealed)) => {
-                let computed = keyring.term(kind, id, revision, sealed);
-                match term {
-                    // A record that was deleted and put back has no term: it is not there.
-                    None => {
-                        tracing::warn!(kind = kind.0, id, "a record without a term was ignored");
-                        return;
-                    }
-                    Some(term) => {
-                        if term.0 == computed.0 {
-                            (
-                                revision,
-                                keyring.open_record(kind, id, sealed).map_err(|e| e.to_string()),
-                            )
-                        } else {
-                            (
-                                revision,
-                                Err("its record is not the one that was written last".to_string()),
-                            )
-                        }
-                    }
-                }
-            }
+            Ok((revision, sealed)) if term.ct_eq(&keyring.term(kind, id, revision, sealed)) => (
+                revision,
+                keyring.open_record(kind, id, sealed).map_err(|e| e.to_string()),
+            ),
+            Ok((revision, _)) => (
+                revision,
+                Err("its record is not the one that was written last".to_string()),
+            ),
         };
         fn parse<T: serde::de::DeserializeOwned>(opened: Result<Vec<u8>, String>) -> Result<T, String> {
             serde_json::from_slice(&opened?).map_err(|e| format!("its record is not readable: {e}"))
@@ -270,12 +294,19 @@ impl Records {
         ))
     }
 
-    fn assemble(self) -> (Snapshot<Secret>, imbl::HashMap<VersionNo, SecretId>) {
+    fn assemble(self) -> (Snapshot<Secret>, imbl::HashMap<VersionNo, SecretId>, Lost) {
+        let mut lost = Lost::default();
         let mut by_secret: HashMap<u64, Vec<Arc<Version>>> = HashMap::new();
         let mut owner = imbl::HashMap::new();
         let mut names: HashMap<u64, SecretName> = HashMap::new();
-        for loaded in self.versions.into_values() {
-            let Ok(meta) = loaded.content else { continue };
+        for (no, loaded) in self.versions {
+            let meta = match loaded.content {
+                Ok(meta) => meta,
+                Err(why) => {
+                    lost.versions.push((VersionNo(no), why));
+                    continue;
+                }
+            };
             owner.insert(meta.no, meta.secret);
             names.entry(meta.secret.0).or_insert_with(|| meta.name.clone());
             by_secret
@@ -303,6 +334,7 @@ impl Records {
                     Some(name) => (nameless(SecretId(id), name), Some(why)),
                     None => {
                         tracing::error!(id, "a secret's record is broken and its name is not known: {why}");
+                        lost.secrets.push((SecretId(id), why));
                         continue;
                     }
                 },
@@ -322,7 +354,9 @@ impl Records {
                 broken,
             )));
         }
-        (snapshot, owner)
+        lost.secrets.sort();
+        lost.versions.sort();
+        (snapshot, owner, lost)
     }
 }
 

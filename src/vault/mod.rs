@@ -24,6 +24,8 @@ mod commit;
 mod create;
 mod load;
 mod meta;
+#[cfg(test)]
+mod tests;
 
 pub use check::{Finding, Findings};
 pub use commit::Draft;
@@ -67,6 +69,11 @@ pub enum VaultError {
     /// A sealed metadata record that is not the JSON it should be.
     #[error("a metadata record is not readable: {0}")]
     Meta(#[from] serde_json::Error),
+    /// A change that was made, and whose record is not in the log yet.
+    #[error(
+        "the change was made and stays, but its record is not safe in the log yet ({0}); that follows as soon as it is possible"
+    )]
+    Unrecorded(Box<VaultError>),
     /// Anything else from the system.
     #[error("{0}: {1}")]
     Io(String, #[source] std::io::Error),
@@ -79,7 +86,9 @@ impl VaultError {
             VaultError::Store(e) => match e {
                 StoreError::InUse { .. } => Exit::Unavailable,
                 StoreError::NotFound { .. } => Exit::NotFound,
-                StoreError::TooNew { .. } | StoreError::Corrupt { .. } => Exit::Integrity,
+                StoreError::TooNew { .. } | StoreError::Corrupt { .. } | StoreError::Untrusted { .. } => {
+                    Exit::Integrity
+                }
                 StoreError::Conflict { .. } | StoreError::Exists { .. } => Exit::Conflict,
                 _ => Exit::Unavailable,
             },
@@ -93,7 +102,10 @@ impl VaultError {
             | VaultError::Policy(..)
             | VaultError::Meta(_) => Exit::Integrity,
             VaultError::Log(e) => log_exit(e),
+            // A key file that others could have read or exchanged is not to be believed, as any other tampering.
+            VaultError::File(crate::sys::files::FileError::Unsafe { .. }) => Exit::Integrity,
             VaultError::File(_) => Exit::Failed,
+            VaultError::Unrecorded(_) => Exit::Unavailable,
             VaultError::Io(..) => Exit::Failed,
         }
     }
@@ -106,11 +118,16 @@ impl VaultError {
                 "wait for that process, or stop it; commands reach a running `wardfs mount` by its socket"
             }
             VaultError::Store(StoreError::Exists { .. }) => "name another directory with --store",
-            VaultError::RolledBack(_) | VaultError::Integrity(_) => {
+            VaultError::RolledBack(_)
+            | VaultError::Integrity(_)
+            | VaultError::Log(LogError::Missing { .. } | LogError::Behind { .. } | LogError::Broken(_)) => {
                 "put back the store and the log that belong together; nothing was served or changed"
             }
             VaultError::Seal(SealError::WrongSlotSecret { .. } | SealError::NoSlot { .. }) => {
                 "is this the root.key of this store?"
+            }
+            VaultError::File(crate::sys::files::FileError::Io { .. }) => {
+                "put back the key file, or name it in wardfs.toml"
             }
             VaultError::File(_) => "chown root: and chmod 0600 it; it must be a regular file, not a link",
             _ => "",
@@ -124,7 +141,8 @@ fn log_exit(e: &LogError) -> Exit {
         LogError::Missing { .. }
         | LogError::Behind { .. }
         | LogError::Broken(_)
-        | LogError::TooNew { .. } => Exit::Integrity,
+        | LogError::TooNew { .. }
+        | LogError::Unsafe { .. } => Exit::Integrity,
         _ => Exit::Unavailable,
     }
 }
@@ -260,8 +278,19 @@ pub struct State {
     pub secrets: Snapshot<Secret>,
     /// Whose a version is.
     pub versions: imbl::HashMap<VersionNo, SecretId>,
+    /// What was found broken when the store was opened, without a name to answer under.
+    pub lost: Arc<Lost>,
     /// The commit that made it.
     pub epoch: Epoch,
+}
+
+/// Records that cannot be believed and of which not even the name is known, each with the reason.
+#[derive(Debug, Default)]
+pub struct Lost {
+    /// Secrets none of whose versions tells their name.
+    pub secrets: Vec<(SecretId, String)>,
+    /// Versions.
+    pub versions: Vec<(VersionNo, String)>,
 }
 
 /// What a commit did to one secret.
@@ -299,6 +328,8 @@ struct Writer {
     next_version: u64,
     anchor: Anchor,
     outbox: Vec<Pending>,
+    /// Whether the backend could not say if the last commit is there.
+    unsure: bool,
 }
 
 /// The opened store.

@@ -108,8 +108,9 @@ impl Vfs {
         }
         let by_label = name.parse::<Label>().ok().filter(|l| l.as_str() == name);
         if let Some(label) = by_label
-            && let Some(version) = secret.labelled(label.as_str())
+            && secret.meta.labels.contains_key(&label)
         {
+            let version = self.choose(secret, &label, caller)?;
             self.check_version(secret, version, caller)?;
             return Ok(self.link_attr(
                 Node::label_link(secret.meta.id, &label),
@@ -201,9 +202,24 @@ impl Vfs {
             .keys()
             .find(|l| Node::label_link(secret.meta.id, l) == node)
             .ok_or(VfsError::NoEntry)?;
-        let version = secret.labelled(label.as_str()).ok_or(VfsError::NoEntry)?;
+        let version = self.choose(secret, label, caller)?;
         self.check_version(secret, version, caller)?;
         Ok(version.meta.id.to_string())
+    }
+
+    /// The version with a label that is there. Of a broken one only who may see the secret is told.
+    fn choose<'s, C: Caller>(
+        &self,
+        secret: &'s Secret,
+        label: &Label,
+        caller: &mut C,
+    ) -> Result<&'s Arc<crate::vault::Version>, VfsError> {
+        if secret.labelled(label.as_str()).is_none() {
+            self.standing(secret, Event::DescribeSecret, caller)?;
+        }
+        let choice = crate::access::Choice::Label(label.as_str());
+        let chosen = self.access().choose(secret, choice, caller);
+        chosen.map_err(|e| self.refused(e))
     }
 
     /// Opens a directory: what this caller sees of it is fixed now.

@@ -166,6 +166,20 @@ impl Product {
         self.unmount();
     }
 
+    /// Kills the daemon and leaves its dead mount as it is.
+    pub fn crash(&mut self) {
+        let mut child = self.daemon.take().expect("a running daemon");
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    /// Waits for a daemon that ends by itself.
+    pub fn ended(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let status = end(self.daemon.as_mut().expect("a running daemon"), limit)?;
+        self.daemon = None;
+        Some(status)
+    }
+
     fn unmount(&self) {
         let flags = nix::mount::MntFlags::MNT_DETACH | nix::mount::MntFlags::MNT_FORCE;
         while nix::mount::umount2(&self.target(), flags).is_ok() {}

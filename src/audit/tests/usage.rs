@@ -325,3 +325,36 @@ fn the_log_can_be_asked() {
     assert!(matches!(follower.read(), Err(LogError::Unreadable { .. })));
     assert_eq!(follower.read().unwrap().unwrap().seq(), 100);
 }
+
+#[test]
+fn a_follower_does_not_join_what_was_cut_with_what_was_written_over_it() {
+    let place = place();
+    let log = place.create(one_segment());
+    let _ = log.append(&read_of(1, "one")).unwrap();
+    let mut follower = Follower::new(&place.dir).unwrap();
+    assert!(follower.read().unwrap().is_none());
+    let len = std::fs::metadata(place.segment(1)).unwrap().len();
+    let file = std::fs::OpenOptions::new()
+        .append(true)
+        .open(place.segment(1))
+        .unwrap();
+    // What a short write leaves until the log recovers.
+    std::io::Write::write_all(&mut &file, b"{\"seq\":3,\"eventTime\":\"2026-01-01T00:00:00.").unwrap();
+    assert!(follower.read().unwrap().is_none());
+    assert!(follower.read().unwrap().is_none());
+    file.set_len(len).unwrap();
+    let _ = log.append(&read_of(2, "two")).unwrap();
+    let entry = follower.read().unwrap().expect("the record");
+    assert_eq!((entry.uid(), entry.seq()), (Some(2), 3));
+    assert_eq!(entry.line, *place.lines(1).last().unwrap());
+    // A segment that stays unfinished is left behind when there is a later one.
+    std::io::Write::write_all(&mut &file, b"{\"seq\":4,").unwrap();
+    assert!(follower.read().unwrap().is_none());
+    std::fs::write(place.segment(2), "{\"seq\":4,\"uid\":3}\n").unwrap();
+    std::fs::set_permissions(
+        place.segment(2),
+        std::os::unix::fs::PermissionsExt::from_mode(0o600),
+    )
+    .unwrap();
+    assert_eq!(follower.read().unwrap().expect("the next segment").uid(), Some(3));
+}

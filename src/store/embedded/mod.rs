@@ -33,7 +33,7 @@ use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 
 const RECORDS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("records");
 /// Where the revision is kept, beyond the last table there can be.
@@ -209,7 +209,7 @@ impl Open {
         f: impl FnOnce(&Database) -> Result<T, redb::Error>,
         doing: &'static str,
     ) -> Result<T, StoreError> {
-        let result = catch_unwind(AssertUnwindSafe(|| self.using_raw(f)));
+        let result = quietly(|| self.using_raw(f));
         match result {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(e)) => {
@@ -299,7 +299,9 @@ impl Store for Embedded {
                 }
                 let bytes = bytes.value();
                 theirs.set(true);
+                QUIET.set(false);
                 let go_on = each(&key[1..], bytes);
+                QUIET.set(true);
                 theirs.set(false);
                 if go_on.is_break() {
                     break;
@@ -416,9 +418,32 @@ impl Store for Embedded {
     }
 }
 
+thread_local! {
+    /// Whether this thread runs a piece of redb.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a piece of redb. A panic in it is told by its result alone: who reads a damaged store is to see what is
+/// wrong with it, and no backtrace.
+fn quietly<T>(f: impl FnOnce() -> T) -> std::thread::Result<T> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !QUIET.get() {
+                loud(panic);
+            }
+        }));
+    });
+    let before = QUIET.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(f));
+    QUIET.set(before);
+    result
+}
+
 /// Runs a piece of redb; a panic in it is damage found.
 fn guarded<T>(path: &Path, f: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| Err(contradiction(path)))
+    quietly(f).unwrap_or_else(|_| Err(contradiction(path)))
 }
 
 fn contradiction(path: &Path) -> StoreError {

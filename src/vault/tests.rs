@@ -1,0 +1,311 @@
+//! What a change leaves when the log, the store or the process fails in the middle of it.
+
+use std::ops::ControlFlow;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::audit::{Body, Event, Identity, Outcome, Record, Who};
+use crate::clock::Timestamp;
+use crate::store::faulty::{Call, Fault, Faulty};
+use crate::store::memory::Memory;
+use crate::store::{Batch, Checked, Watch};
+
+/// A store that outlives the vault over it.
+#[derive(Clone)]
+struct Shared(Arc<Faulty<Memory>>);
+
+impl Store for Shared {
+    fn revision(&self) -> Result<Revision, StoreError> {
+        self.0.revision()
+    }
+    fn list(
+        &self,
+        table: Table,
+        each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.0.list(table, each)
+    }
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.0.get(table, key)
+    }
+    fn commit(&self, base: Revision, batch: &Batch) -> Result<Revision, StoreError> {
+        self.0.commit(base, batch)
+    }
+    fn watch(&self, since: Revision) -> Result<Watch, StoreError> {
+        self.0.watch(since)
+    }
+    fn check(&self, progress: &mut dyn FnMut(f64)) -> Result<Checked, StoreError> {
+        self.0.check(progress)
+    }
+}
+
+struct Place {
+    dir: tempfile::TempDir,
+    store: Shared,
+}
+
+impl Place {
+    fn new() -> Place {
+        // Where files can be made immutable.
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let place = dir.path().join("store");
+        create(&place, &settings(&place)).unwrap();
+        let made = crate::store::embedded::Embedded::open(&place).unwrap();
+        let mut batch = Batch::new();
+        for table in Table::ALL {
+            made.list(table, &mut |key, bytes| {
+                batch.put(table, key, bytes.to_vec());
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        }
+        let memory = Memory::new();
+        memory.commit(Revision(0), &batch).unwrap();
+        Place {
+            dir,
+            store: Shared(Arc::new(Faulty::new(memory))),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
+    fn open(&self) -> Vault {
+        Vault::open_with(
+            Box::new(self.store.clone()),
+            &self.path(),
+            &settings(&self.path()),
+        )
+        .unwrap()
+    }
+
+    fn segment(&self) -> PathBuf {
+        self.path().join("audit/00000001.jsonl")
+    }
+
+    /// The log's records of changes to `name`.
+    fn recorded(&self, name: &str) -> usize {
+        let query = crate::audit::Query {
+            secret: Some(name.into()),
+            ..Default::default()
+        };
+        crate::audit::query(&self.path().join("audit"), &query).count()
+    }
+
+    fn fail(&self, nth: u64, fault: Fault) {
+        self.store.0.inject(Call::Commit, nth, fault);
+    }
+}
+
+fn settings(dir: &Path) -> Settings {
+    Settings {
+        key_file: dir.join("root.key"),
+        log: Default::default(),
+        administration: Administration {
+            group: None,
+            root_describes: true,
+        },
+    }
+}
+
+fn body(name: &str) -> Body {
+    Record {
+        event: Event::CreateSecret,
+        outcome: Outcome::Allowed,
+        secret: Some(name),
+        via: "command",
+        who: Who::default(),
+        identity: Identity::Full,
+        ..Record::default()
+    }
+    .body()
+}
+
+/// Makes a secret; `meanwhile` runs after the log was found healthy and before the transaction.
+fn make(vault: &Vault, name: &str, meanwhile: impl FnOnce()) -> Result<(), VaultError> {
+    vault.change(|draft| {
+        let name: SecretName = name.parse().unwrap();
+        let now = Timestamp::now();
+        let id = draft.new_secret();
+        let mut value = crate::sys::mem::secret(5).unwrap();
+        value.expose_mut().copy_from_slice(b"value");
+        let version = VersionId::random();
+        let no = draft.add_version(id, &name, &default_key(), version, now, &value)?;
+        draft.put_secret(
+            SecretMeta {
+                id,
+                name: name.clone(),
+                description: None,
+                created: now,
+                value_changed: now,
+                meta_changed: now,
+                maker: crate::id::ROOT,
+                appearance: Appearance::default(),
+                visibility: Visibility::default(),
+                policy: None,
+                key: default_key(),
+                labels: [(crate::id::Label::current(), no)].into(),
+                life: Life::Active,
+            },
+            ChangeKind::Created,
+        );
+        meanwhile();
+        Ok(((), body(name.as_str())))
+    })
+}
+
+fn has(vault: &Vault, name: &str) -> bool {
+    vault
+        .state()
+        .secrets
+        .by_name(name)
+        .is_some_and(|s| s.current().is_some())
+}
+
+/// Whole: every value opens, the log verifies, and it can be opened again to the same.
+#[track_caller]
+fn whole(place: &Place, names: &[&str], absent: &[&str]) {
+    let vault = place.open();
+    for name in names {
+        assert!(has(&vault, name), "{name} is not there");
+        assert_eq!(place.recorded(name), 1, "records of {name}");
+    }
+    for name in absent {
+        assert!(!has(&vault, name), "{name} is there");
+    }
+    assert_eq!(vault.check(&mut |_| {}).unwrap().problems.len(), 0);
+    vault.verify_log(&mut |_| {}).unwrap();
+}
+
+fn immutable(flag: &str, path: &Path) {
+    assert!(
+        Command::new("chattr")
+            .arg(flag)
+            .arg(path)
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+#[test]
+fn a_log_that_fails_after_the_transaction_gets_its_record_later() {
+    let place = Place::new();
+    let vault = place.open();
+    make(&vault, "before", || {}).unwrap();
+    let failed = make(&vault, "changed", || immutable("+i", &place.segment()));
+    let second = make(&vault, "refused", || {});
+    immutable("-i", &place.segment());
+    let failed = failed.unwrap_err();
+    assert!(matches!(failed, VaultError::Unrecorded(_)), "{failed}");
+    assert_eq!(failed.exit(), Exit::Unavailable);
+    assert!(
+        failed.to_string().contains("the change was made and stays"),
+        "{failed}"
+    );
+    // The next one is not even begun.
+    assert!(
+        !matches!(second, Ok(()) | Err(VaultError::Unrecorded(_))),
+        "{second:?}"
+    );
+    assert!(has(&vault, "changed") && !has(&vault, "refused"));
+    assert_eq!(place.recorded("changed"), 0);
+    let began = Instant::now();
+    while vault.tick().is_err() {
+        assert!(
+            began.elapsed() < Duration::from_secs(1),
+            "the log does not come back"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(place.recorded("changed"), 1);
+    make(&vault, "after", || {}).unwrap();
+    drop(vault);
+    whole(&place, &["before", "changed", "after"], &["refused"]);
+}
+
+#[test]
+fn a_crash_between_the_transactions_is_made_up_at_the_start() {
+    for log_too in [false, true] {
+        let place = Place::new();
+        let vault = place.open();
+        if log_too {
+            // The record is in the log, its anchor is not.
+            place.fail(2, Fault::Fail);
+            assert!(matches!(
+                make(&vault, "changed", || {}),
+                Err(VaultError::Unrecorded(_))
+            ));
+            assert_eq!(place.recorded("changed"), 1);
+        } else {
+            let failed = make(&vault, "changed", || immutable("+i", &place.segment()));
+            drop(vault);
+            immutable("-i", &place.segment());
+            assert!(matches!(failed, Err(VaultError::Unrecorded(_))), "{failed:?}");
+            assert_eq!(place.recorded("changed"), 0);
+        }
+        whole(&place, &["changed"], &[]);
+        whole(&place, &["changed"], &[]);
+    }
+}
+
+#[test]
+fn a_commit_without_an_answer_is_looked_for() {
+    // Done but not answered; not done; the same with the anchor's transaction.
+    for (nth, fault, there) in [
+        (1, Fault::Unanswered, true),
+        (1, Fault::Fail, false),
+        (1, Fault::Full, false),
+        (2, Fault::Unanswered, true),
+        (2, Fault::Fail, true),
+        (2, Fault::Full, true),
+    ] {
+        let place = Place::new();
+        let vault = place.open();
+        make(&vault, "before", || {}).unwrap();
+        place.fail(nth, fault);
+        let failed = make(&vault, "changed", || {}).unwrap_err();
+        assert_eq!(failed.exit(), Exit::Unavailable, "{nth} {fault:?}: {failed}");
+        assert_eq!(
+            matches!(failed, VaultError::Unrecorded(_)),
+            nth == 2,
+            "{nth} {fault:?}: {failed}"
+        );
+        make(&vault, "after", || {}).unwrap();
+        assert_eq!(has(&vault, "changed"), there, "{nth} {fault:?}");
+        drop(vault);
+        let (names, absent): (&[&str], &[&str]) = match there {
+            true => (&["before", "changed", "after"], &[]),
+            false => (&["before", "after"], &["changed"]),
+        };
+        whole(&place, names, absent);
+    }
+}
+
+#[test]
+fn a_full_store_delays_the_anchor_and_no_reader() {
+    let place = Place::new();
+    let vault = place.open();
+    make(&vault, "one", || {}).unwrap();
+    let read = || {
+        let record = Record {
+            event: Event::GetSecretValue,
+            outcome: Outcome::Allowed,
+            ..Record::default()
+        };
+        let _receipt = vault.log().append(&record).unwrap();
+    };
+    read();
+    for _ in 0..3 {
+        place.fail(1, Fault::Full);
+        assert_eq!(vault.tick().unwrap_err().exit(), Exit::Unavailable);
+        read();
+    }
+    vault.tick().unwrap();
+    assert_eq!(vault.verify_log(&mut |_| {}).unwrap().beyond_anchor, 0);
+    make(&vault, "two", || {}).unwrap();
+    drop(vault);
+    whole(&place, &["one", "two"], &[]);
+}

@@ -1,0 +1,466 @@
+//! kill -9 at random moments of put, policy set and reads: what was acknowledged is there, nothing else is, and
+//! no byte left without its record.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::product::{A, Product, read_as};
+use support::{Deadline, Run, wait_until};
+
+fn long_run() -> bool {
+    std::env::var("WARDFS_TEST_LONG").as_deref() == Ok("1")
+}
+
+/// Chance that a failure can be repeated with, as far as timing can be.
+struct Dice(u64);
+
+impl Dice {
+    fn new() -> Dice {
+        let time = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a clock");
+        let seed = std::env::var("WARDFS_TEST_SEED")
+            .ok()
+            .and_then(|s| s.parse().ok());
+        let seed = seed.unwrap_or(time.as_nanos() as u64);
+        println!("WARDFS_TEST_SEED={seed}");
+        Dice(seed)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (self.0 >> 33) % n
+    }
+}
+
+/// What one writer knows of its thing: the last number that was acknowledged, and those tried after it.
+#[derive(Default, Clone)]
+struct Known {
+    acknowledged: u64,
+    tried: Vec<u64>,
+}
+
+impl Known {
+    fn allows(&self, found: u64) -> bool {
+        found == self.acknowledged || self.tried.contains(&found)
+    }
+
+    /// After a crash was looked at: what was found is what is there from now on.
+    fn settle(&mut self, found: u64) {
+        (self.acknowledged, self.tried) = (found, Vec::new());
+    }
+}
+
+const SECRETS: [&str; 2] = ["app/first", "app/second"];
+
+/// Versions carry the number that the value has, padded to what an id needs.
+fn value(name: &str, n: u64) -> String {
+    // Of several lengths, some longer than what is kept in memory.
+    let filler = if n.is_multiple_of(3) {
+        6000
+    } else {
+        (n % 40) as usize
+    };
+    format!("{name}:{n:08}:{}", "x".repeat(filler))
+}
+
+fn number(value: &str) -> u64 {
+    let n = value.split(':').nth(1).and_then(|n| n.parse().ok());
+    n.unwrap_or_else(|| panic!("no value of ours: {value:.60}"))
+}
+
+/// One try of a numbered change; true if it was acknowledged.
+fn change(known: &Mutex<Known>, next: u64, run: impl FnOnce() -> bool) -> bool {
+    known.lock().expect("lock").tried.push(next);
+    let done = run();
+    let mut known = known.lock().expect("lock");
+    if done {
+        known.settle(next);
+    }
+    done
+}
+
+fn policy_file(dir: &Path, n: u64) -> String {
+    let path = dir.join("policy.json");
+    let text = format!(
+        r#"{{"Version":"2012-10-17","Statement":[{{"Sid":"n{n}","Effect":"Allow","Principal":{{"Uid":"{A}"}},"Action":"secretsmanager:GetSecretValue","Resource":"*"}}]}}"#
+    );
+    std::fs::write(&path, text).expect("policy");
+    path.to_str().expect("a path").into()
+}
+
+fn policy_number(text: &str) -> u64 {
+    let at = text
+        .find("\"n")
+        .unwrap_or_else(|| panic!("no Sid of ours: {text}"))
+        + 2;
+    let digits: String = text[at..].chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().expect("a number")
+}
+
+/// Processes of this thread's mount namespace for which `wanted` holds, by command line and state.
+fn processes(wanted: impl Fn(&str, char) -> bool) -> Vec<String> {
+    let ours = std::fs::read_link("/proc/thread-self/ns/mnt").expect("ns");
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
+        let dir = entry.path();
+        if std::fs::read_link(dir.join("ns/mnt")).ok().as_ref() != Some(&ours) {
+            continue;
+        }
+        let Ok(command) = std::fs::read(dir.join("cmdline")) else {
+            continue;
+        };
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        let Ok(stat) = std::fs::read_to_string(dir.join("stat")) else {
+            continue;
+        };
+        let state = stat
+            .rsplit(") ")
+            .next()
+            .and_then(|s| s.chars().next())
+            .unwrap_or('?');
+        if wanted(&command, state) {
+            found.push(format!(
+                "{} {state} {command}",
+                entry.file_name().to_string_lossy()
+            ));
+        }
+    }
+    found
+}
+
+fn nothing_hangs() {
+    wait_until(
+        Duration::from_secs(5),
+        "the notifier and whoever waited in the mount to end",
+        || processes(|command, state| state == 'D' || command.contains("__notifier")).is_empty(),
+    );
+}
+
+struct Rig {
+    product: Product,
+    known: Vec<Mutex<Known>>,
+    policy: Mutex<Known>,
+    next: std::sync::atomic::AtomicU64,
+}
+
+impl Rig {
+    fn next(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::SeqCst)
+    }
+
+    fn put(&self, i: usize) -> bool {
+        let n = self.next();
+        change(&self.known[i], n, || {
+            let said = self
+                .product
+                .run_with(&["put", SECRETS[i]], value(SECRETS[i], n).as_bytes());
+            // Killed in between, not reached, in use by the one who was faster: all but a damaged store.
+            assert!(matches!(said.code(), 0 | 1 | 7), "{said:?}");
+            said.code() == 0
+        })
+    }
+
+    fn set_policy(&self) -> bool {
+        let n = self.next();
+        change(&self.policy, n, || {
+            let file = policy_file(self.product.dir(), n);
+            let said = self.product.run(&["policy", "set", "policed", &file]);
+            assert!(matches!(said.code(), 0 | 1 | 7), "{said:?}");
+            said.code() == 0
+        })
+    }
+
+    /// Everything acknowledged is there, and nothing that was not tried.
+    fn check(&self) {
+        for (i, name) in SECRETS.iter().enumerate() {
+            let found = number(&self.product.run(&["get", name]).ok().out);
+            let mut known = self.known[i].lock().expect("lock");
+            assert!(
+                known.allows(found),
+                "{name}: {found} is there, {} was acknowledged, then tried: {:?}",
+                known.acknowledged,
+                known.tried
+            );
+            known.settle(found);
+        }
+        let found = policy_number(&self.product.run(&["policy", "get", "policed"]).ok().out);
+        let mut known = self.policy.lock().expect("lock");
+        assert!(
+            known.allows(found),
+            "policy: {found}, not {} or {:?}",
+            known.acknowledged,
+            known.tried
+        );
+        known.settle(found);
+        self.product.run(&["audit", "verify"]).ok();
+    }
+}
+
+#[test]
+fn at_random_moments() {
+    let kills = if long_run() { 200 } else { 40 };
+    let _deadline = Deadline::new(Duration::from_secs(if long_run() { 900 } else { 150 }), "kill");
+    let mut dice = Dice::new();
+    let product = Product::new();
+    let seen = product.dir().join("seen");
+    std::fs::write(&seen, "").expect("seen");
+    let rules = ["--allow", "uid:0", "--allow", &format!("uid:{A}")];
+    for name in SECRETS {
+        product.put(name, value(name, 0), &rules);
+    }
+    product.put("policed", "value", &["--policy", &policy_file(product.dir(), 0)]);
+    let mut rig = Rig {
+        product,
+        known: SECRETS.iter().map(|_| Mutex::default()).collect(),
+        policy: Mutex::default(),
+        next: 1.into(),
+    };
+    let (mut acknowledged, mut begun) = (0u64, Instant::now());
+    for round in 0..kills {
+        if round % 4 == 3 {
+            // No daemon: the command itself has the store, and is killed in its work.
+            let n = rig.next();
+            rig.known[0].lock().expect("lock").tried.push(n);
+            let mut command = rig.product.command(&["put", SECRETS[0]]);
+            command
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::null());
+            let mut child = command.stderr(std::process::Stdio::null()).spawn().expect("put");
+            let _ = child
+                .stdin
+                .take()
+                .expect("piped")
+                .write_all(value(SECRETS[0], n).as_bytes());
+            std::thread::sleep(Duration::from_micros(dice.below(40_000)));
+            let _ = child.kill();
+            if child.wait().expect("wait").success() {
+                rig.known[0].lock().expect("lock").settle(n);
+            }
+            rig.check();
+            continue;
+        }
+        // The mount that the last one left is dead; this one takes its place.
+        rig.product.mount();
+        let stop = AtomicBool::new(false);
+        let flag = rig.product.dir().join("stop");
+        let _ = std::fs::remove_file(&flag);
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                let (paths, flag) = (SECRETS.map(|n| rig.product.path(n)), flag.clone());
+                let notes = std::fs::OpenOptions::new()
+                    .append(true)
+                    .open(&seen)
+                    .expect("seen");
+                Run::uid(A).limit(Duration::from_secs(30)).start(move || {
+                    let me = std::process::id();
+                    while !flag.exists() {
+                        for path in &paths {
+                            match std::fs::read(path) {
+                                Ok(bytes) => {
+                                    let text = String::from_utf8(bytes).expect("a whole value");
+                                    let n = number(&text);
+                                    let name = text.split(':').next().expect("a name");
+                                    assert_eq!(text, value(name, n), "a torn value");
+                                    let note = format!("{me} {name} {}\n", text.len());
+                                    (&notes).write_all(note.as_bytes()).expect("note");
+                                }
+                                Err(e) => {
+                                    let code = e.raw_os_error().unwrap_or(0);
+                                    let dead = [libc::ENOTCONN, libc::ECONNABORTED];
+                                    assert!(dead.contains(&code), "{e}");
+                                    std::thread::sleep(Duration::from_millis(1));
+                                }
+                            }
+                        }
+                    }
+                })
+            })
+            .collect();
+        let moment = Duration::from_micros(5_000 + dice.below(300_000));
+        let pid = rig.product.pid() as i32;
+        acknowledged += std::thread::scope(|scope| {
+            let (rig, stop) = (&rig, &stop);
+            let mut writers = Vec::new();
+            for i in 0..SECRETS.len() {
+                writers.push(scope.spawn(move || {
+                    let mut done = 0;
+                    while !stop.load(Ordering::SeqCst) {
+                        done += u64::from(rig.put(i));
+                    }
+                    done
+                }));
+            }
+            writers.push(scope.spawn(move || {
+                let mut done = 0;
+                while !stop.load(Ordering::SeqCst) {
+                    done += u64::from(rig.set_policy());
+                }
+                done
+            }));
+            std::thread::sleep(moment);
+            // SAFETY: the daemon is our child and not reaped.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+            stop.store(true, Ordering::SeqCst);
+            writers
+                .into_iter()
+                .map(|w| w.join().expect("a writer"))
+                .sum::<u64>()
+        });
+        rig.product.crash();
+        std::fs::write(&flag, "").expect("stop");
+        for reader in readers {
+            reader.join();
+        }
+        assert_eq!(
+            read_as(A, &[], &rig.product.path(SECRETS[0])),
+            Err(libc::ENOTCONN)
+        );
+        nothing_hangs();
+        rig.check();
+    }
+    println!(
+        "{kills} kills, {acknowledged} acknowledged changes, {:?} each",
+        begun.elapsed() / kills
+    );
+    begun = Instant::now();
+
+    // Each read that gave bytes has a record: of that process, of that secret, as often, and as long.
+    let records = rig.product.records();
+    let mut recorded: BTreeMap<String, u64> = BTreeMap::new();
+    let mut full: BTreeMap<u64, u64> = BTreeMap::new();
+    for record in records
+        .iter()
+        .filter(|r| r["eventName"] == "GetSecretValue" && r["outcome"] == "allowed")
+    {
+        let parameters = &record["requestParameters"];
+        let Some(handle) = parameters["handle"].as_u64() else {
+            continue; // A command's own read.
+        };
+        // The first read of a handle names the caller in full; handles count anew in each daemon.
+        if let Some(pid) = record["pid"].as_u64() {
+            full.insert(handle, pid);
+        }
+        let key = format!(
+            "{} {} {}",
+            full[&handle],
+            parameters["secretId"].as_str().unwrap_or_default(),
+            parameters["length"]
+        );
+        *recorded.entry(key).or_default() += 1;
+    }
+    let notes = std::fs::read_to_string(&seen).expect("seen");
+    let mut noted: BTreeMap<&str, u64> = BTreeMap::new();
+    for line in notes.lines() {
+        *noted.entry(line).or_default() += 1;
+    }
+    assert!(noted.values().sum::<u64>() > u64::from(kills), "the readers read");
+    for (key, count) in &noted {
+        let found = recorded.get(*key).copied().unwrap_or(0);
+        assert!(found >= *count, "{key}: {count} reads, {found} records");
+    }
+    println!(
+        "{} reads noted, all recorded; looked up in {:?}",
+        noted.values().sum::<u64>(),
+        begun.elapsed()
+    );
+    let ids: BTreeSet<&str> = records.iter().filter_map(|r| r["eventID"].as_str()).collect();
+    assert_eq!(ids.len(), records.len(), "no record twice");
+    let puts = |r: &&Value| r["eventName"] == "PutSecretValue" || r["eventName"] == "PutResourcePolicy";
+    assert!(records.iter().filter(puts).count() as u64 >= acknowledged);
+}
+
+#[test]
+fn a_dead_mount_is_recovered_or_taken_away() {
+    let _deadline = Deadline::new(Duration::from_secs(60), "dead mount");
+    let mut product = Product::new();
+    product.put("one", "value", &["--allow", &format!("uid:{A}")]);
+    product.mount();
+    let path = product.path("one");
+    let held = Run::uid(A).call(|| std::fs::read(&path).map_err(|e| e.raw_os_error()));
+    assert_eq!(held, Ok(b"value".to_vec()));
+    // Somebody holds a file open while the daemon dies: the mount can be replaced and taken away all the same.
+    let (ours, theirs) = support::socket_pair();
+    let holder = Run::uid(A).start(move || {
+        let file = std::fs::File::open(&path).expect("open");
+        support::pass_fd(&theirs, &file).expect("say so");
+        let mut seen = Vec::new();
+        wait_until(Duration::from_secs(5), "the end of the mount", || {
+            seen = support::sys::pread(&file, 100, 0).unwrap_or_default();
+            seen.is_empty()
+        });
+        support::sys::pread(&file, 100, 0).map_err(|e| e.raw_os_error())
+    });
+    let file = support::receive_fd(&ours).expect("the holder's file");
+    product.crash();
+    let left = holder.join();
+    assert!(
+        matches!(left, Err(Some(libc::ENOTCONN | libc::ECONNABORTED))),
+        "{left:?}"
+    );
+    assert_eq!(read_as(A, &[], &product.path("one")), Err(libc::ENOTCONN));
+    nothing_hangs();
+
+    product.mount();
+    assert_eq!(read_as(A, &[], &product.path("one")), Ok(b"value".to_vec()));
+    product.crash();
+    let target = product.target();
+    product.run(&["unmount", target.to_str().expect("a path")]).ok();
+    assert_eq!(std::fs::read_dir(&target).expect("an empty directory").count(), 0);
+    drop(file);
+
+    // A second unmount has nothing to do, and says so.
+    assert_eq!(
+        product.run(&["unmount", target.to_str().expect("a path")]).code(),
+        4
+    );
+    product.run(&["audit", "verify"]).ok();
+}
+
+#[test]
+fn the_notifier_killed() {
+    let _deadline = Deadline::new(Duration::from_secs(60), "notifier");
+    let mut product = Product::new();
+    product.put("one", "first", &["--allow", &format!("uid:{A}")]);
+    product.mount();
+    let notifier = processes(|command, _| command.contains("__notifier"));
+    assert_eq!(notifier.len(), 1, "{notifier:?}");
+    let pid: i32 = notifier[0]
+        .split(' ')
+        .next()
+        .and_then(|p| p.parse().ok())
+        .expect("a pid");
+    // SAFETY: the notifier of the daemon that this test started.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+    // No change waits for it, and none is lost.
+    let put = product.run_with(&["put", "one"], b"second");
+    // Service without events would be a promise broken quietly: it ends, with a reason, and leaves nothing.
+    assert!(
+        !product
+            .ended(Duration::from_secs(5))
+            .expect("the daemon ends")
+            .success()
+    );
+    nothing_hangs();
+    assert_eq!(
+        std::fs::read_dir(product.target())
+            .expect("an empty directory")
+            .count(),
+        0
+    );
+    product.mount();
+    let value: &[u8] = if put.code() == 0 { b"second" } else { b"first" };
+    assert_eq!(
+        read_as(A, &[], &product.path("one")),
+        Ok(value.to_vec()),
+        "{put:?}"
+    );
+}
