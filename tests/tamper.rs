@@ -790,8 +790,8 @@ fn a_key_file_that_is_not_what_it_should_be() {
         (
             "missing",
             Box::new(|| std::fs::remove_file(&key).expect("remove")),
-            "root.key",
-            1,
+            "wardfs store recover",
+            4,
         ),
     ];
     for (what, attempt, word, exit) in &attempts {

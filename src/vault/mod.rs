@@ -18,6 +18,7 @@ use crate::seal::{Context, DataKey, Keyring, RecordKind, SealError, TermSum};
 use crate::secret::Sealed;
 use crate::store::snapshot::{Indexed, Snapshot};
 use crate::store::{Revision, Store, StoreError, Table};
+use crate::sys::files::FileError;
 
 mod check;
 mod commit;
@@ -56,7 +57,7 @@ pub enum VaultError {
     Log(#[from] LogError),
     /// A key file or another private file.
     #[error(transparent)]
-    File(#[from] crate::sys::files::FileError),
+    File(#[from] FileError),
     /// The store as a whole is not what it was when it was last written.
     #[error("{0}")]
     Integrity(String),
@@ -103,7 +104,13 @@ impl VaultError {
             | VaultError::Meta(_) => Exit::Integrity,
             VaultError::Log(e) => log_exit(e),
             // A key file that others could have read or exchanged is not to be believed, as any other tampering.
-            VaultError::File(crate::sys::files::FileError::Unsafe { .. }) => Exit::Integrity,
+            VaultError::File(FileError::Unsafe { .. }) => Exit::Integrity,
+            VaultError::File(FileError::Io { source, .. }) => match source.kind() {
+                std::io::ErrorKind::NotFound => Exit::NotFound,
+                std::io::ErrorKind::AlreadyExists => Exit::Conflict,
+                std::io::ErrorKind::PermissionDenied => Exit::Denied,
+                _ => Exit::Failed,
+            },
             VaultError::File(_) => Exit::Failed,
             VaultError::Unrecorded(_) => Exit::Unavailable,
             VaultError::Io(..) => Exit::Failed,
@@ -126,8 +133,13 @@ impl VaultError {
             VaultError::Seal(SealError::WrongSlotSecret { .. } | SealError::NoSlot { .. }) => {
                 "is this the root.key of this store?"
             }
-            VaultError::File(crate::sys::files::FileError::Io { .. }) => {
-                "put back the key file, or name it in wardfs.toml"
+            VaultError::File(FileError::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::AlreadyExists =>
+            {
+                "a key file is there: is it the right one? Move it away first"
+            }
+            VaultError::File(FileError::Io { .. }) => {
+                "put back the key file, or name it in wardfs.toml; if it is lost: wardfs store recover"
             }
             VaultError::File(_) => "chown root: and chmod 0600 it; it must be a regular file, not a link",
             _ => "",
