@@ -82,6 +82,19 @@ fn open(store: &Path, config: &Config) -> Result<Arc<Vault>, Problem> {
     })?))
 }
 
+/// As [`open`]; waits a little for a command that has the store, or for a daemon that is ending.
+fn open_patiently(store: &Path, config: &Config) -> Result<Arc<Vault>, Problem> {
+    let begin = std::time::Instant::now();
+    loop {
+        match open(store, config) {
+            Err(e) if e.exit == Exit::Unavailable && begin.elapsed() < Duration::from_secs(5) => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            other => return other,
+        }
+    }
+}
+
 fn desk_over(access: &Arc<Access>, store: &Path, config: &Config, service: Box<dyn Service>) -> Desk {
     let store = store.to_path_buf();
     // The mapping is read when a policy is set, so that a change to wardfs.toml needs no restart.
@@ -130,6 +143,22 @@ pub fn init(dir: &Path) -> Result<(PathBuf, crate::secret::SecretBytes), Problem
         written.map_err(|e| Problem::new(Exit::Failed, &what, format_args!("{}: {e}", file.display())))?;
     }
     Ok((settings.key_file, created.recovery))
+}
+
+/// Makes a new key file for the store in `dir`, whose old one is lost, with the recovery key that `init` printed;
+/// gives its path. The change is recorded.
+///
+/// # Errors
+/// If the text is no recovery key or another store's, a key file is there, or a daemon has the store.
+pub fn recover(dir: &Path, recovery_key: &crate::secret::SecretBytes) -> Result<PathBuf, Problem> {
+    let what = format!("cannot recover the store {}", dir.display());
+    let config = Config::load(dir)?;
+    let settings = settings(dir, &config);
+    crate::vault::recover(dir, &settings, recovery_key).map_err(|e| e.problem(&what))?;
+    let vault = open(dir, &config)?;
+    record(&vault, Event::ReplaceKeySlot);
+    vault.tick().map_err(|e| e.problem(&what))?;
+    Ok(settings.key_file)
 }
 
 /// Unmounts what a daemon that is gone has left behind; never a living mount.
@@ -226,7 +255,7 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
         failed(&e).next("is /proc mounted with hidepid, or is this a user or pid namespace of its own?")
     })?;
 
-    let vault = open(&plan.store, &plan.config)?;
+    let vault = open_patiently(&plan.store, &plan.config)?;
     let access = Arc::new(Access::new(vault.clone(), plan.config.serve_unidentified));
     let vfs = Arc::new(Vfs::new(access.clone(), plan.config.max_handles_per_uid));
 

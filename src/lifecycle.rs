@@ -9,9 +9,7 @@ use crate::access::{Access, AccessError, Caller};
 use crate::audit::{Body, Event, Identity, Outcome, Record};
 use crate::clock::Timestamp;
 use crate::id::{Gid, Label, SecretName, Uid, VersionId, VersionNo};
-use crate::policy::{
-    Action, Directory, Document, Effect, Local, PolicyError, PolicyRecord, PrincipalMap, Purpose,
-};
+use crate::policy::{Action, Directory, Local, PrincipalMap, Purpose};
 use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
 use crate::vault::{
@@ -59,6 +57,10 @@ pub enum Rule {
     /// May not, whatever else says so.
     Deny(Local),
 }
+
+mod policies;
+
+pub use policies::PolicyEdit;
 
 /// Versions without a label are kept up to this number…
 const KEPT_VERSIONS: usize = 100;
@@ -327,98 +329,6 @@ impl Lifecycle {
         Ok(())
     }
 
-    fn resolve(
-        &self,
-        text: &str,
-        name: &SecretName,
-        warnings: &mut Vec<String>,
-        what: &str,
-    ) -> Result<PolicyRecord, Problem> {
-        let map = (self.principals)()?;
-        let (record, found) =
-            PolicyRecord::resolve(text, &map, &*self.directory, name).map_err(|e| bad_policy(what, &e))?;
-        warnings.extend(found.iter().map(ToString::to_string));
-        Ok(record)
-    }
-
-    /// Adds rules to a policy. Principals that the policy names already are resolved again, as everything is
-    /// when a policy is set.
-    fn with_rules(
-        &self,
-        old: Option<&PolicyRecord>,
-        rules: &[Rule],
-        name: &SecretName,
-        warnings: &mut Vec<String>,
-        what: &str,
-    ) -> Result<PolicyRecord, Problem> {
-        let mut document = match old {
-            Some(record) => record.document().map_err(|e| bad_policy(what, &e))?,
-            None => Document::empty(),
-        };
-        for rule in rules {
-            match rule {
-                Rule::Allow(who) => document.add(Effect::Allow, who, &[Action::GetSecretValue]),
-                Rule::Deny(who) => document.add(Effect::Deny, who, &[Action::GetSecretValue]),
-            };
-        }
-        self.resolve(&document.to_json_pretty(), name, warnings, what)
-    }
-
-    /// Replaces the policy of a secret, or adds rules to it.
-    ///
-    /// # Errors
-    /// Bad input (with its position), a refusal, no such secret; nothing is changed.
-    pub fn set_policy<C: Caller>(
-        &self,
-        name: &SecretName,
-        edit: PolicyEdit<'_>,
-        caller: &mut C,
-    ) -> Result<Value, Problem> {
-        let what = format!("cannot set the policy of {name}");
-        let mut warnings = Vec::new();
-        let answer = self.access.vault().change(|draft| -> Result<_, Problem> {
-            let secret = self.existing(draft, name, &what, caller)?;
-            self.allowed(
-                &secret,
-                Action::PutResourcePolicy,
-                Event::PutResourcePolicy,
-                caller,
-                &what,
-            )?;
-            let mut meta = secret.meta.clone();
-            meta.policy = Some(match edit {
-                PolicyEdit::Replace(text) => self.resolve(text, name, &mut warnings, &what)?,
-                PolicyEdit::Add(rules) => {
-                    self.with_rules(meta.policy.as_ref(), rules, name, &mut warnings, &what)?
-                }
-            });
-            meta.meta_changed = Timestamp::now();
-            let body = self.body(Event::PutResourcePolicy, name, None, caller);
-            draft.put_secret(meta, ChangeKind::Settings);
-            Ok(((), body))
-        });
-        answer.map_err(|e| self.unprefixed(e, &what))?;
-        Ok(self.who_reads(name, warnings))
-    }
-
-    /// What [`Lifecycle::set_policy`] would say of a document; changes nothing.
-    ///
-    /// # Errors
-    /// Bad input, with its position.
-    pub fn check_policy(&self, name: Option<&SecretName>, text: &str) -> Result<Value, Problem> {
-        let what = "the policy is not valid";
-        let any: SecretName = "any-name"
-            .parse()
-            .map_err(|e| Problem::new(Exit::Failed, what, e))?;
-        let name = name.unwrap_or(&any);
-        let mut warnings = Vec::new();
-        let compiled = self
-            .resolve(text, name, &mut warnings, what)?
-            .compile(name)
-            .map_err(|e| bad_policy(what, &e))?;
-        Ok(json!({ "valid": true, "readers": crate::policy::readers(&compiled), "warnings": warnings }))
-    }
-
     /// Destroys all values. The name keeps its policy, so that whoever makes it again gains nothing by it;
     /// `purge`, for root, forgets that too.
     ///
@@ -438,7 +348,7 @@ impl Lifecycle {
                 .secrets
                 .by_name(name.as_str())
                 .filter(|s| purge || s.is_active())
-                .ok_or_else(|| self.missing(name, &what, caller))?;
+                .ok_or_else(|| self.missing(name, &what))?;
             self.allowed_delete(secret, purge, caller, &what)?;
             return Ok(
                 json!({ "name": name, "destroyed": secret.versions.len(), "purged": purge, "dry_run": true }),
@@ -447,7 +357,7 @@ impl Lifecycle {
         let answer = self.access.vault().change(|draft| -> Result<_, Problem> {
             let secret = match draft.state().secrets.by_name(name.as_str()) {
                 Some(secret) if purge || secret.is_active() => secret.clone(),
-                _ => return Err(self.missing(name, &what, caller)),
+                _ => return Err(self.missing(name, &what)),
             };
             self.allowed_delete(&secret, purge, caller, &what)?;
             for no in secret.versions.keys() {
@@ -518,22 +428,15 @@ impl Lifecycle {
         caller.uid() == self.access.vault().administration().owner
     }
 
-    fn existing<C: Caller>(
-        &self,
-        draft: &Draft<'_>,
-        name: &SecretName,
-        what: &str,
-        caller: &mut C,
-    ) -> Result<Arc<Secret>, Problem> {
+    fn existing(&self, draft: &Draft<'_>, name: &SecretName, what: &str) -> Result<Arc<Secret>, Problem> {
         let Some(secret) = draft.state().secrets.by_name(name.as_str()).cloned() else {
-            return Err(self.missing(name, what, caller));
+            return Err(self.missing(name, what));
         };
         self.sound(&secret, what)?;
         Ok(secret)
     }
 
-    fn missing<C: Caller>(&self, name: &SecretName, what: &str, caller: &mut C) -> Problem {
-        let _ = caller;
+    fn missing(&self, name: &SecretName, what: &str) -> Problem {
         Problem::new(Exit::NotFound, what, format_args!("there is no secret {name}"))
             .next("see the names: wardfs list")
     }
@@ -622,15 +525,6 @@ impl Lifecycle {
     }
 }
 
-/// How a policy is changed.
-#[derive(Debug, Clone, Copy)]
-pub enum PolicyEdit<'a> {
-    /// This document instead.
-    Replace(&'a str),
-    /// These rules as well.
-    Add(&'a [Rule]),
-}
-
 impl From<VaultError> for Problem {
     /// For changes, which fill in what could not be done.
     fn from(e: VaultError) -> Self {
@@ -640,10 +534,6 @@ impl From<VaultError> for Problem {
 
 fn denied(what: &str, why: impl std::fmt::Display) -> Problem {
     Problem::new(Exit::Denied, what, why)
-}
-
-fn bad_policy(what: &str, e: &PolicyError) -> Problem {
-    Problem::new(Exit::Usage, what, e)
 }
 
 /// As AWS prunes: only versions without a label, only beyond a hundred, never younger than a day.

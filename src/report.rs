@@ -205,10 +205,7 @@ impl Report {
         Ok(match decision {
             Ok(grant) => {
                 let by = statement(secret, grant.basis());
-                let words = format!(
-                    "{who} may read {name}: {} allows it.",
-                    self.statement_words(by.as_deref())
-                );
+                let words = format!("{who} may read {name}: {} allows it.", self.statement_words(by));
                 json!({ "name": name, "who": who, "decision": "allow", "reason": Value::Null, "layer": grant.basis().layer.code(),
                         "statement": by, "words": words, "mend": Value::Null, "record": Value::Null })
             }
@@ -270,7 +267,7 @@ impl Report {
             Reason::ExplicitDeny => (
                 format!(
                     "{who} may not read {name}: {} denies it, and a Deny beats every Allow.",
-                    self.statement_words(by.as_deref())
+                    self.statement_words(by)
                 ),
                 Some(format!(
                     "wardfs policy get {name} > policy.json   # take the statement out, then: wardfs policy set {name} policy.json"

@@ -70,6 +70,7 @@ fn every_command_has_help_with_examples() {
         "audit verify",
         "store",
         "store check",
+        "store recover",
         "status",
         "mount",
         "unmount",

@@ -58,6 +58,8 @@ events! {
     ControlCall ordinary,
     /// A store was made.
     CreateStore reserve,
+    /// A slot of the root key was replaced, with the recovery key.
+    ReplaceKeySlot reserve,
     /// A secret was made.
     CreateSecret reserve,
     /// A new value.

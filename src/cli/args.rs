@@ -479,6 +479,15 @@ Examples:
   wardfs store check
   wardfs store check --json")]
     Check,
+    /// Make a new root.key with the recovery key that `init` printed
+    ///
+    /// For a store whose key file is lost. The recovery key is read from standard input, and asked for at a
+    /// terminal; it is never an argument. A key file that is there is left alone.
+    #[command(after_help = "\
+Examples:
+  wardfs store recover
+  wardfs store recover < recovery-key.txt")]
+    Recover,
 }
 
 #[cfg(test)]

@@ -17,20 +17,33 @@ use crate::secret::SecretBytes;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a command waits for a store that another process has.
+const PATIENCE: Duration = Duration::from_secs(2);
+const STEP: Duration = Duration::from_millis(20);
 
 /// This machine.
 pub struct Machine;
 
 impl World for Machine {
     fn backend(&self, store: &Path) -> Result<Box<dyn Backend>, Problem> {
-        if let Some(client) = Client::connect(&daemon::socket_path(store))? {
-            return Ok(Box::new(Served { client }));
-        }
         crate::sys::harden::no_dumps()
             .map_err(|e| Problem::new(Exit::Failed, "this process cannot be protected", e))?;
-        let config = Config::load(store)?;
-        let (desk, access) = daemon::desk(store, &config)?;
-        Ok(Box::new(Opened { desk, access }))
+        let begin = Instant::now();
+        loop {
+            if let Some(client) = Client::connect(&daemon::socket_path(store))? {
+                return Ok(Box::new(Served { client }));
+            }
+            match daemon::desk(store, &Config::load(store)?) {
+                Ok((desk, access)) => return Ok(Box::new(Opened { desk, access })),
+                // A daemon that begins or ends has the store, and no socket; another command is soon done.
+                Err(e) if e.exit == Exit::Unavailable && begin.elapsed() < PATIENCE => {
+                    std::thread::sleep(STEP)
+                }
+                Err(e) => return Err(e),
+            }
+        }
     }
 
     fn memory(&self, len: usize) -> Result<SecretBytes, Problem> {
@@ -43,6 +56,10 @@ impl World for Machine {
             key_file,
             recovery_key,
         })
+    }
+
+    fn recover(&self, store: &Path, recovery_key: &SecretBytes) -> Result<PathBuf, Problem> {
+        daemon::recover(store, recovery_key)
     }
 
     fn mount(&self, plan: &MountPlan) -> Result<(), Problem> {
@@ -88,7 +105,11 @@ struct Served {
 
 impl Backend for Served {
     fn call(&mut self, request: &Request, value: Option<SecretBytes>) -> Result<serde_json::Value, Problem> {
-        self.client.call(request, value)
+        let reply = self.client.call(request, value)?;
+        if matches!(request, Request::Unmount) {
+            self.client.wait_end(Duration::from_secs(10))?;
+        }
+        Ok(reply)
     }
 
     fn value(&mut self, name: &SecretName, which: &Which) -> Result<SecretBytes, Problem> {

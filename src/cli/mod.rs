@@ -85,6 +85,13 @@ pub trait World {
     /// [`Exit::Conflict`] if there is one.
     fn init(&self, store: &Path) -> Result<Made, Problem>;
 
+    /// Makes a new key file with the recovery key; gives its path.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`] for what is no recovery key, [`Exit::Conflict`] if there is a key file,
+    /// [`Exit::Integrity`] if it is another store's.
+    fn recover(&self, store: &Path, recovery_key: &SecretBytes) -> Result<PathBuf, Problem>;
+
     /// Serves until it is told to end.
     ///
     /// # Errors

@@ -61,6 +61,8 @@ pub enum Plan {
         /// Where.
         target: PathBuf,
     },
+    /// Make a new key file with the recovery key.
+    Recover,
     /// Show it all.
     Demo,
     /// The event writer.
@@ -121,6 +123,7 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
         Command::Audit(args::Audit::Query(query)) => Plan::Query(super::log::query_of(query)?),
         Command::Audit(args::Audit::Verify) => Plan::Ask(Request::AuditVerify),
         Command::Store(args::Store::Check) => Plan::Ask(Request::StoreCheck),
+        Command::Store(args::Store::Recover) => Plan::Recover,
         Command::Status => Plan::Ask(Request::Status),
         Command::Mount { target, threads } => Plan::Mount {
             target: absolute(&target)?,

@@ -61,6 +61,7 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
             })?)
         }
         Plan::Unmount { target } => unmount(&target, store, world, output),
+        Plan::Recover => recover(store, world, output),
         Plan::Demo => world.demo(output),
         Plan::Notifier(args) => Ok(world.notifier(&args)?),
     }
@@ -88,6 +89,19 @@ fn init(store: &Path, world: &dyn World, output: &mut Output) -> Result<(), Stop
     output.value(&made.recovery_key)?;
     output.text("\n")?;
     output.note("\nNext: printf s3cret | wardfs put app/db/password --allow user:NAME");
+    Ok(())
+}
+
+fn recover(store: &Path, world: &dyn World, output: &mut Output) -> Result<(), Stop> {
+    let typed = value::recovery_key(world)?;
+    let key_file = world.recover(store, &typed)?;
+    let shown = printable(&key_file.to_string_lossy());
+    if output.json {
+        return Ok(output.json(&json!({ "key_file": key_file.to_string_lossy() }))?);
+    }
+    output.line(&format!(
+        "Made a new root key {shown}; the lost one opens this store no more"
+    ))?;
     Ok(())
 }
 

@@ -84,6 +84,9 @@ impl World for Fake {
             recovery_key,
         })
     }
+    fn recover(&self, store: &Path, _: &SecretBytes) -> Result<PathBuf, Problem> {
+        Ok(store.join("root.key"))
+    }
     fn mount(&self, plan: &MountPlan) -> Result<(), Problem> {
         self.calls
             .borrow_mut()

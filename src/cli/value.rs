@@ -87,6 +87,41 @@ pub fn read(
     Ok(value)
 }
 
+/// The recovery key from standard input: all of it, or one line of a terminal.
+///
+/// # Errors
+/// [`Exit::Usage`] if it is longer than a recovery key can be; what standard input says.
+pub fn recovery_key(world: &dyn World) -> Result<SecretBytes, Problem> {
+    const LONGEST: usize = 1024;
+    let what = "the recovery key cannot be read";
+    let terminal = io::stdin().is_terminal();
+    if terminal {
+        eprint!("Recovery key: ");
+    }
+    let mut key = world.memory(LONGEST + 1)?;
+    let mut len = 0;
+    loop {
+        match nix::unistd::read(io::stdin(), &mut key.expose_mut()[len..]) {
+            Ok(0) => break,
+            Ok(n) => len += n,
+            Err(Errno::EINTR) => continue,
+            Err(e) => return Err(Problem::new(Exit::Usage, what, e)),
+        }
+        if len > LONGEST {
+            return Err(Problem::new(
+                Exit::Usage,
+                what,
+                format!("it is longer than {LONGEST} bytes"),
+            ));
+        }
+        if terminal && key.expose()[..len].ends_with(b"\n") {
+            break;
+        }
+    }
+    key.truncate(len);
+    Ok(key)
+}
+
 /// Everything up to the end of `source`; `None` if that is more than `limit` bytes.
 fn fill(
     world: &dyn World,

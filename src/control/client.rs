@@ -42,6 +42,22 @@ impl Client {
         }
     }
 
+    /// Waits until the daemon has ended, which closes its connections.
+    ///
+    /// # Errors
+    /// If it has not after `time`.
+    pub fn wait_end(&mut self, time: Duration) -> Result<(), Problem> {
+        match self.connection.recv(&mut [0; 1], Some(time)) {
+            Err(e) if e.kind() == std::io::ErrorKind::TimedOut => Err(Problem::new(
+                Exit::Unavailable,
+                "the daemon has not ended yet",
+                format_args!("waited {} s", time.as_secs()),
+            )
+            .next("see what it does: wardfs status")),
+            _ => Ok(()),
+        }
+    }
+
     /// Asks, and waits for the answer.
     ///
     /// # Errors

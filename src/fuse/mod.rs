@@ -20,6 +20,9 @@ use crate::id::{Gid, Tid, Uid};
 use crate::sys::caller::{Header, Observer};
 use crate::vfs::{Attr, Errno, Kind, Level, Node, RequestCaller, Vfs, VfsError, Waker};
 
+#[cfg(test)]
+mod tests;
+
 /// Entries and attributes are never cached: each look is decided.
 const NEVER: Duration = Duration::ZERO;
 
@@ -107,7 +110,7 @@ fn errno(e: &VfsError, what: &str) -> fuser::Errno {
 }
 
 impl Adapter {
-    /// Runs one request for its caller. A panic is an EIO, a record and a counter, never the end of service.
+    /// Runs one request for its caller.
     fn call<T>(
         &self,
         what: &'static str,
@@ -119,14 +122,23 @@ impl Adapter {
             gid: Gid(req.gid()),
             tid: Tid(req.pid()),
         };
+        self.guarded(what, header, f).map_err(|e| errno(&e, what))
+    }
+
+    /// A panic is an EIO, a record and a counter, never the end of service.
+    fn guarded<T>(
+        &self,
+        what: &'static str,
+        header: Header,
+        f: impl FnOnce(&Vfs, &mut RequestCaller<'_>) -> Result<T, VfsError>,
+    ) -> Result<T, VfsError> {
         let run = || {
             OBSERVER.with(|observer| {
                 let mut observer = observer.try_borrow_mut().map_err(|_| VfsError::Panic)?;
                 f(&self.vfs, &mut RequestCaller::new(header, &mut observer))
             })
         };
-        let result = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(self.panicked(what, header)));
-        result.map_err(|e| errno(&e, what))
+        catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(self.panicked(what, header)))
     }
 
     fn panicked(&self, what: &'static str, header: Header) -> VfsError {

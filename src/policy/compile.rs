@@ -1,7 +1,6 @@
 //! From the typed tree to what a decision runs over: names are numbers, ARNs are local principals, whatever is
 //! about the secret itself is already answered, and the questions stand in the order of their cost.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::action::Action;
@@ -21,7 +20,7 @@ pub struct Compiled {
     pub(super) name: SecretName,
     pub(super) denies: Box<[Rule]>,
     pub(super) allows: Box<[Rule]>,
-    sids: Box<[Option<Box<str>>]>,
+    ids: Box<[Box<str>]>,
     readers: Box<[String]>,
 }
 
@@ -33,11 +32,8 @@ const _: () = {
 
 impl Compiled {
     /// A statement's Sid, or `#2` for the second if it has none.
-    pub fn statement_id(&self, index: u16) -> Cow<'_, str> {
-        match self.sids.get(usize::from(index)) {
-            Some(Some(sid)) => Cow::Borrowed(sid),
-            _ => Cow::Owned(format!("#{}", u32::from(index) + 1)),
-        }
+    pub fn statement_id(&self, index: u16) -> &str {
+        self.ids.get(usize::from(index)).map_or("?", |id| id)
     }
 }
 
@@ -96,9 +92,12 @@ pub(super) fn compile(
     };
     let (mut denies, mut allows) = (Vec::new(), Vec::new());
     let mut readers = words::Readers::default();
-    let mut sids = Vec::with_capacity(document.statements.len());
+    let mut ids: Vec<Box<str>> = Vec::with_capacity(document.statements.len());
     for (i, statement) in document.statements.iter().enumerate() {
-        sids.push(statement.sid.as_deref().map(Box::from));
+        ids.push(match statement.sid.as_deref() {
+            Some(sid) => sid.into(),
+            None => format!("#{}", ids.len() + 1).into(),
+        });
         // 20,480 bytes hold far fewer statements than that.
         let index =
             u16::try_from(i).map_err(|_| source.error(statement.at, "there are too many statements"))?;
@@ -125,7 +124,7 @@ pub(super) fn compile(
         name: name.clone(),
         denies: denies.into(),
         allows: allows.into(),
-        sids: sids.into(),
+        ids: ids.into(),
         readers: readers.into(),
     };
     Ok((compiled, warnings))

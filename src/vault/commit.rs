@@ -300,13 +300,7 @@ impl Vault {
                         .map_err(|e| VaultError::Policy(meta.name.clone(), e))?,
                 )),
             };
-            let secret = Secret {
-                meta: meta.clone(),
-                revision: draft.epoch,
-                policy,
-                versions: own,
-                broken: None,
-            };
+            let secret = Secret::new(meta.clone(), draft.epoch, policy, own, None);
             secrets = secrets.with(Arc::new(secret));
             changes.push(Change {
                 id: meta.id,

@@ -6,9 +6,9 @@ use super::*;
 use crate::clock::Timestamp;
 use crate::seal::{RecoveryKey, RootKey, Slot, SlotKind, new_slot_secret};
 use crate::secret::SecretBytes;
-use crate::store::Batch;
 use crate::store::embedded::Embedded;
 use crate::store::header::{self, Header};
+use crate::store::{Batch, Store};
 use crate::sys::files;
 
 /// What `init` hands to its user.
@@ -78,6 +78,32 @@ pub fn create(dir: &Path, settings: &Settings) -> Result<Created, VaultError> {
     let base = store.revision()?;
     store.commit(base, &batch)?;
     Ok(Created { id, recovery })
+}
+
+/// Replaces the key-file slot of the store in `dir` by a new one, which opens with a new key file: the root key
+/// comes from the recovery slot. Nothing that is sealed changes.
+///
+/// # Errors
+/// If the recovery key is mistyped (naming the group) or another store's, or a key file is there.
+pub fn recover(dir: &Path, settings: &Settings, recovery_key: &SecretBytes) -> Result<(), VaultError> {
+    let secret = RecoveryKey::parse(recovery_key.expose())?;
+    let store = Embedded::open(dir)?;
+    let header = store.get(Table::Header, header::KEY)?;
+    let header = header.ok_or_else(|| VaultError::Integrity("the store has no header".into()))?;
+    let (id, slots) = (Header::decode(&header)?.id, super::load::slots(&store)?);
+    let root = crate::seal::open_any(&slots, SlotKind::Recovery, &secret, id)?;
+    let file_secret = new_slot_secret()?;
+    let number = slots
+        .iter()
+        .find(|s| s.kind == SlotKind::KeyFile)
+        .map_or(0, |s| s.id);
+    let slot = Slot::create(number, SlotKind::KeyFile, &file_secret, id, &root)?;
+    // The file first: with it alone the old slot still stands, and nothing is lost.
+    write_key_file(&settings.key_file, &file_secret)?;
+    let mut batch = Batch::default();
+    batch.put(Table::Slot, [number].as_slice(), slot.encode());
+    store.commit(store.revision()?, &batch)?;
+    Ok(())
 }
 
 /// Durable before the store that needs it is.

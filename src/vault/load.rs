@@ -82,15 +82,24 @@ impl Vault {
     }
 }
 
-fn open_root(store: &dyn Store, id: StoreId, settings: &Settings) -> Result<RootKey, VaultError> {
+/// The slots of the root key.
+pub(super) fn slots(store: &dyn Store) -> Result<Vec<Slot>, VaultError> {
     let mut slots = Vec::new();
     store.list(Table::Slot, &mut |_, bytes| {
         slots.push(Slot::decode(bytes));
         ControlFlow::Continue(())
     })?;
-    let slots = slots.into_iter().collect::<Result<Vec<_>, _>>()?;
+    Ok(slots.into_iter().collect::<Result<_, _>>()?)
+}
+
+fn open_root(store: &dyn Store, id: StoreId, settings: &Settings) -> Result<RootKey, VaultError> {
     let secret = files::read_key_file(&settings.key_file)?;
-    Ok(crate::seal::open_any(&slots, SlotKind::KeyFile, &secret, id)?)
+    Ok(crate::seal::open_any(
+        &slots(store)?,
+        SlotKind::KeyFile,
+        &secret,
+        id,
+    )?)
 }
 
 fn load_named_keys(store: &dyn Store, keyring: &mut Keyring) -> Result<(), VaultError> {
@@ -305,13 +314,13 @@ impl Records {
                 },
                 (_, broken) => (None, broken),
             };
-            snapshot = snapshot.with(Arc::new(Secret {
+            snapshot = snapshot.with(Arc::new(Secret::new(
                 meta,
-                revision: loaded.revision,
+                loaded.revision,
                 policy,
                 versions,
                 broken,
-            }));
+            )));
         }
         (snapshot, owner)
     }

@@ -27,7 +27,7 @@ mod meta;
 
 pub use check::{Finding, Findings};
 pub use commit::Draft;
-pub use create::{Created, create};
+pub use create::{Created, create, recover};
 use meta::Pending;
 pub use meta::{Appearance, EpochRecord, Life, SecretMeta, VersionMeta, Visibility};
 
@@ -84,6 +84,9 @@ impl VaultError {
                 _ => Exit::Unavailable,
             },
             VaultError::Seal(SealError::Memory(_) | SealError::Random(_)) => Exit::Unavailable,
+            VaultError::Seal(SealError::RecoveryLength { .. } | SealError::RecoveryGroup { .. }) => {
+                Exit::Usage
+            }
             VaultError::Seal(_)
             | VaultError::Integrity(_)
             | VaultError::RolledBack(_)
@@ -145,6 +148,8 @@ pub struct Secret {
     pub revision: u64,
     /// Its policy, compiled.
     pub policy: Option<Arc<Compiled>>,
+    /// The labels of its current version.
+    pub current_labels: Arc<[crate::id::Label]>,
     /// Its versions by number.
     pub versions: imbl::OrdMap<VersionNo, Arc<Version>>,
     /// Why its record cannot be believed, where that is so.
@@ -161,6 +166,31 @@ impl Indexed for Secret {
 }
 
 impl Secret {
+    fn new(
+        meta: SecretMeta,
+        revision: u64,
+        policy: Option<Arc<Compiled>>,
+        versions: imbl::OrdMap<VersionNo, Arc<Version>>,
+        broken: Option<String>,
+    ) -> Self {
+        let current = meta.labels.get("current").copied();
+        let of_current = |(_, no): &(&crate::id::Label, &VersionNo)| Some(**no) == current;
+        let current_labels = meta
+            .labels
+            .iter()
+            .filter(of_current)
+            .map(|(label, _)| label.clone())
+            .collect();
+        Secret {
+            meta,
+            revision,
+            policy,
+            current_labels,
+            versions,
+            broken,
+        }
+    }
+
     /// The version with this label.
     pub fn labelled(&self, label: &str) -> Option<&Arc<Version>> {
         self.versions.get(self.meta.labels.get(label)?)

@@ -1,5 +1,6 @@
 //! Names: look-ups, listings, links, and what the notifier may do to names.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::sync::Arc;
 
@@ -47,7 +48,7 @@ impl Vfs {
     pub fn lookup<C: Caller>(&self, parent: Node, name: &OsStr, caller: &mut C) -> Result<Attr, VfsError> {
         count(&self.counters.lookups);
         let name = name.to_str().ok_or(VfsError::NoEntry)?;
-        let state = self.access().vault().state();
+        let state = self.access().vault().peek();
         match parent {
             Node::Root if name == VERSIONS => Ok(self.directory_attr(Node::Versions)),
             Node::Root | Node::Directory(_) | Node::Versions | Node::VersionsDirectory(_) => {
@@ -157,7 +158,7 @@ impl Vfs {
             }
             _ => {}
         }
-        let state = self.access().vault().state();
+        let state = self.access().vault().peek();
         match node {
             Node::Secret(id) => {
                 let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
@@ -189,7 +190,7 @@ impl Vfs {
         let Node::LabelLink(id) = node else {
             return Err(VfsError::Invalid);
         };
-        let state = self.access().vault().state();
+        let state = self.access().vault().peek();
         let secret = state
             .secrets
             .by_id(Node::link_secret(id))
@@ -211,7 +212,7 @@ impl Vfs {
     /// For a node that is none, or a caller with too many handles.
     pub fn opendir<C: Caller>(&self, node: Node, caller: &mut C) -> Result<u64, VfsError> {
         let place = self.handles.admit(caller.uid().0)?;
-        let state = self.access().vault().state();
+        let state = self.access().vault().peek();
         let listing = match node {
             Node::VersionsOf(id) => {
                 let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
@@ -323,7 +324,7 @@ impl Vfs {
         let Node::Secret(id) = node else {
             return self.getattr(node, caller).map(drop);
         };
-        let state = self.access().vault().state();
+        let state = self.access().vault().peek();
         let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
         match self.standing(secret, Event::OpenSecret, caller)? {
             crate::access::Standing::Describer if read => {
@@ -351,7 +352,7 @@ impl Vfs {
         if !self.is_notifier(caller) {
             return Err(VfsError::ReadOnly);
         }
-        let state = self.access().vault().state();
+        let state = self.access().vault().peek();
         let (path, side) = directory(&state, parent)?;
         let name = name.to_str().ok_or(VfsError::NoEntry)?;
         match state.secrets.by_name(&join(&path, name)) {
@@ -375,7 +376,7 @@ impl Vfs {
         if !self.is_notifier(caller) {
             return Err(VfsError::ReadOnly);
         }
-        let state = self.access().vault().state();
+        let state = self.access().vault().peek();
         let (path, _) = directory(&state, parent)?;
         let name = name.to_str().ok_or(VfsError::NoEntry)?;
         match state.secrets.by_name(&join(&path, name)) {
@@ -422,10 +423,10 @@ fn dots(node: Node) -> Vec<ListingEntry> {
         .into()
 }
 
-fn join(path: &str, name: &str) -> String {
+fn join<'a>(path: &str, name: &'a str) -> Cow<'a, str> {
     if path.is_empty() {
-        name.to_string()
+        name.into()
     } else {
-        format!("{path}/{name}")
+        [path, "/", name].concat().into()
     }
 }

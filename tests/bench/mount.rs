@@ -42,21 +42,69 @@ struct Row {
 }
 
 const ROWS: &[Row] = &[
-    Row { name: "open+read+close, 32 B, uid rule", secret: "bench/uid", size: 32, op: "open", unit: false, goal: (1.25, Some(1.6)) },
-    Row { name: "open+read+close, 32 B, unit rule", secret: "bench/unit", size: 32, op: "open", unit: true, goal: (1.35, None) },
-    Row { name: "open+read+close, 32 B, group rule", secret: "bench/group", size: 32, op: "open", unit: false, goal: (1.9, None) },
-    Row { name: "pread, 32 B, uid rule", secret: "bench/uid", size: 32, op: "pread", unit: false, goal: (1.75, None) },
-    Row { name: "open+read+close, 64 KiB, uid rule", secret: "bench/large", size: 65536, op: "open", unit: false, goal: (2.7, None) },
+    Row {
+        name: "open+read+close, 32 B, uid rule",
+        secret: "uid",
+        size: 32,
+        op: "open",
+        unit: false,
+        goal: (1.25, Some(1.6)),
+    },
+    Row {
+        name: "open+read+close, 32 B, unit rule",
+        secret: "unit",
+        size: 32,
+        op: "open",
+        unit: true,
+        goal: (1.35, None),
+    },
+    Row {
+        name: "open+read+close, 32 B, group rule",
+        secret: "group",
+        size: 32,
+        op: "open",
+        unit: false,
+        goal: (1.9, None),
+    },
+    Row {
+        name: "pread, 32 B, uid rule",
+        secret: "uid",
+        size: 32,
+        op: "pread",
+        unit: false,
+        goal: (1.75, None),
+    },
+    Row {
+        name: "open+read+close, 64 KiB, uid rule",
+        secret: "large",
+        size: 65536,
+        op: "open",
+        unit: false,
+        goal: (2.7, None),
+    },
 ];
 
 fn bench(quick: bool) {
-    assert!(nix::unistd::geteuid().is_root(), "the bench mounts and becomes another user: run it as root");
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "the bench mounts and becomes another user: run it as root"
+    );
     let rounds = if quick { 20 } else { 200 };
-    let dir = tempfile::Builder::new().prefix("wardfs-bench").tempdir_in("/var/tmp").unwrap();
-    let nothing = Server::start(&std::env::current_exe().unwrap(), &["__nothing"], &dir.path().join("nothing"));
+    let dir = tempfile::Builder::new()
+        .prefix("wardfs-bench")
+        .tempdir_in("/var/tmp")
+        .unwrap();
+    let nothing = Server::start(
+        &std::env::current_exe().unwrap(),
+        &["__nothing"],
+        &dir.path().join("nothing"),
+    );
     let ours = start_wardfs(dir.path());
     println!("client and servers on CPU 0, one serving thread each; {rounds} interleaved rounds of 200\n");
-    println!("{:<38} {:>9} {:>9} {:>7} {:>7}   {:>9} {:>9} {:>7}", "", "nothing", "wardfs", "ratio", "goal", "p99", "p99", "ratio");
+    println!(
+        "{:<38} {:>9} {:>9} {:>7} {:>7}   {:>9} {:>9} {:>7}",
+        "", "nothing", "wardfs", "ratio", "goal", "p99", "p99", "ratio"
+    );
     for row in ROWS {
         let (mut a, mut b) = measure(row, &nothing.mount, &ours.mount, rounds);
         a.sort_unstable();
@@ -66,7 +114,14 @@ fn bench(quick: bool) {
         let goal = row.goal.1.map_or(String::new(), |g| format!(" (goal {g})"));
         println!(
             "{:<38} {:>7.2}µs {:>7.2}µs {:>7.2} {:>7.2}   {:>7.2}µs {:>7.2}µs {:>7.2}{goal}",
-            row.name, at(&a, 50), at(&b, 50), m, row.goal.0, at(&a, 99), at(&b, 99), p
+            row.name,
+            at(&a, 50),
+            at(&b, 50),
+            m,
+            row.goal.0,
+            at(&a, 99),
+            at(&b, 99),
+            p
         );
     }
     drop(ours);
@@ -90,10 +145,22 @@ fn wardfs(dir: &Path, args: &[&str], value: &[u8]) {
 fn start_wardfs(dir: &Path) -> Server {
     wardfs(dir, &["init"], b"");
     let value = |n: usize| vec![b'x'; n];
-    wardfs(dir, &["put", "bench/uid", "--allow", &format!("uid:{UID}")], &value(32));
-    wardfs(dir, &["put", "bench/unit", "--allow", &format!("unit:{UNIT}")], &value(32));
-    wardfs(dir, &["put", "bench/group", "--allow", &format!("gid:{SUPPLEMENTARY}")], &value(32));
-    wardfs(dir, &["put", "bench/large", "--allow", &format!("uid:{UID}")], &value(65536));
+    wardfs(dir, &["put", "uid", "--allow", &format!("uid:{UID}")], &value(32));
+    wardfs(
+        dir,
+        &["put", "unit", "--allow", &format!("unit:{UNIT}")],
+        &value(32),
+    );
+    wardfs(
+        dir,
+        &["put", "group", "--allow", &format!("gid:{SUPPLEMENTARY}")],
+        &value(32),
+    );
+    wardfs(
+        dir,
+        &["put", "large", "--allow", &format!("uid:{UID}")],
+        &value(65536),
+    );
     let store = dir.join("store");
     Server::start(
         Path::new(env!("CARGO_BIN_EXE_wardfs")),
@@ -115,15 +182,23 @@ impl Server {
         command.args(args).arg(mount).stdout(Stdio::piped());
         let mut child = on_cpu0(&mut command).spawn().unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
         assert!(line.starts_with("READY"), "{program:?} did not get ready: {line}");
-        Server { child, mount: mount.to_path_buf() }
+        Server {
+            child,
+            mount: mount.to_path_buf(),
+        }
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.child.id() as i32), nix::sys::signal::Signal::SIGTERM);
+        let _ = nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(self.child.id() as i32),
+            nix::sys::signal::Signal::SIGTERM,
+        );
         let _ = self.child.wait();
         let _ = nix::mount::umount2(&self.mount, nix::mount::MntFlags::MNT_DETACH);
     }
@@ -145,8 +220,16 @@ fn on_cpu0(command: &mut Command) -> &mut Command {
 fn measure(row: &Row, nothing: &Path, ours: &Path, rounds: usize) -> (Vec<u64>, Vec<u64>) {
     let cgroup = row.unit.then(Cgroup::make);
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.arg("__client").arg(row.op).arg(rounds.to_string()).arg(row.size.to_string());
-    command.arg(nothing.join(row.size.to_string())).arg(ours.join(row.secret)).stdout(Stdio::piped()).stdin(Stdio::piped());
+    command
+        .arg("__client")
+        .arg(row.op)
+        .arg(rounds.to_string())
+        .arg(row.size.to_string());
+    command
+        .arg(nothing.join(row.size.to_string()))
+        .arg(ours.join(row.secret))
+        .stdout(Stdio::piped())
+        .stdin(Stdio::piped());
     let mut child = on_cpu0(&mut command).spawn().unwrap();
     if let Some(cgroup) = &cgroup {
         std::fs::write(cgroup.0.join("cgroup.procs"), child.id().to_string()).unwrap();
@@ -154,8 +237,15 @@ fn measure(row: &Row, nothing: &Path, ours: &Path, rounds: usize) -> (Vec<u64>, 
     drop(child.stdin.take());
     let mut out = Vec::new();
     child.stdout.take().unwrap().read_to_end(&mut out).unwrap();
-    assert!(child.wait().unwrap().success(), "the client of {:?} failed", row.name);
-    let numbers: Vec<u64> = out.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().unwrap())).collect();
+    assert!(
+        child.wait().unwrap().success(),
+        "the client of {:?} failed",
+        row.name
+    );
+    let numbers: Vec<u64> = out
+        .chunks_exact(8)
+        .map(|c| u64::from_le_bytes(c.try_into().unwrap()))
+        .collect();
     let (a, b) = numbers.split_at(numbers.len() / 2);
     (a.to_vec(), b.to_vec())
 }
@@ -165,7 +255,10 @@ struct Cgroup(PathBuf);
 
 impl Cgroup {
     fn make() -> Cgroup {
-        let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].into_iter().map(Path::new).find(|p| p.join("cgroup.procs").exists());
+        let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+            .into_iter()
+            .map(Path::new)
+            .find(|p| p.join("cgroup.procs").exists());
         let dir = root.expect("a cgroup2 mount").join(UNIT);
         let _ = std::fs::create_dir(&dir);
         Cgroup(dir)

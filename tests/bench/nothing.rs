@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    Config, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner, OpenFlags, ReplyAttr,
-    ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, Request, SessionACL,
+    Config, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner,
+    OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, Request, SessionACL,
 };
 
 struct Nothing {
@@ -24,7 +24,11 @@ fn attr(ino: u64, uid: u32) -> FileAttr {
         mtime: now,
         ctime: now,
         crtime: now,
-        kind: if directory { FileType::Directory } else { FileType::RegularFile },
+        kind: if directory {
+            FileType::Directory
+        } else {
+            FileType::RegularFile
+        },
         perm: if directory { 0o555 } else { 0o400 },
         nlink: 1,
         uid,
@@ -46,7 +50,10 @@ impl Filesystem for Nothing {
         reply.attr(&Duration::ZERO, &attr(ino.0, req.uid()));
     }
     fn open(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(ino.0), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH);
+        reply.opened(
+            FileHandle(ino.0),
+            FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH,
+        );
     }
     fn read(
         &self,
@@ -81,8 +88,15 @@ pub fn serve(mount: &Path) {
     let mounted = wardfs::sys::mount::mount(mount, &wardfs::sys::mount::Options::default()).unwrap();
     let mut config = Config::default();
     config.n_threads = Some(1);
-    let session =
-        fuser::Session::from_fd(Nothing { bytes: vec![b'x'; 1 << 20] }, mounted.device, SessionACL::All, config).unwrap();
+    let session = fuser::Session::from_fd(
+        Nothing {
+            bytes: vec![b'x'; 1 << 20],
+        },
+        mounted.device,
+        SessionACL::All,
+        config,
+    )
+    .unwrap();
     println!("READY");
     let _ = session.run();
 }

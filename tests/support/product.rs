@@ -55,6 +55,14 @@ impl Product {
     /// An initialised store, not mounted.
     #[track_caller]
     pub fn new() -> Product {
+        let product = Product::empty();
+        product.run(&["init"]).ok();
+        product
+    }
+
+    /// A place for a store that is not made yet.
+    #[track_caller]
+    pub fn empty() -> Product {
         super::require_root();
         super::private_mounts();
         let dir = tempfile::Builder::new()
@@ -62,9 +70,7 @@ impl Product {
             .tempdir_in("/var/tmp")
             .expect("temporary directory");
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
-        let product = Product { dir, daemon: None };
-        product.run(&["init"]).ok();
-        product
+        Product { dir, daemon: None }
     }
 
     /// An initialised store, mounted.

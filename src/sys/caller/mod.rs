@@ -132,8 +132,25 @@ struct Thread {
     comm: Kept,
     login_uid: Kept,
     start_time: Option<u64>,
-    groups: Option<(Instant, Vec<Gid>)>,
+    groups: Option<Groups>,
     recorded_login: Option<(Instant, Option<u32>)>,
+}
+
+/// Supplementary groups, when they were read, and under which ids.
+struct Groups {
+    at: Instant,
+    of: Header,
+    list: Vec<Gid>,
+}
+
+impl Groups {
+    fn none(of: Header) -> Self {
+        Groups {
+            at: Instant::now(),
+            of,
+            list: Vec::new(),
+        }
+    }
 }
 
 /// What a record says of a caller beside the ids of its request. Groups and login uid may be up to 1 s old.
@@ -206,6 +223,7 @@ impl Observer {
             header: *header,
             look,
             thread: &mut self.threads[index],
+            groups_read: false,
             units: &mut self.units,
             scratch: &mut self.scratch,
         })
@@ -323,6 +341,7 @@ pub struct Identified<'a> {
     header: Header,
     look: Look,
     thread: &'a mut Thread,
+    groups_read: bool,
     units: &'a mut Units,
     scratch: &'a mut Scratch,
 }
@@ -415,7 +434,7 @@ impl Identified<'_> {
                 .groups
                 .as_ref()
                 .filter(|_| grouped)
-                .map(|(_, groups)| groups.as_slice()),
+                .map(|groups| groups.list.as_slice()),
         }
     }
 
@@ -430,19 +449,28 @@ impl Identified<'_> {
     /// Kind `PermissionDenied` around an [`Unidentified`] if they cannot be read or if the thread's ids are no
     /// longer the request's.
     pub fn groups(&mut self) -> io::Result<&[Gid]> {
-        self.thread.read_status(self.scratch, &self.header)?;
-        Ok(&self.scratch.groups)
+        // Once for a request: its caller waits, so they are the same until it is answered.
+        if !self.groups_read {
+            self.thread.read_status(self.scratch, &self.header)?;
+            let groups = self
+                .thread
+                .groups
+                .get_or_insert_with(|| Groups::none(self.header));
+            (groups.at, groups.of) = (Instant::now(), self.header);
+            std::mem::swap(&mut groups.list, &mut self.scratch.groups);
+            self.groups_read = true;
+        }
+        Ok(self.thread.groups.as_ref().map_or(&[], |groups| &groups.list))
     }
 
-    /// The supplementary groups as they were at most 1 s ago: for records and for what a stat shows, never for a
-    /// decision.
+    /// The supplementary groups as they were at most 1 s ago, under the same ids: for records and for what a stat
+    /// shows, never for what gives a value.
     pub fn groups_for_record(&mut self) -> io::Result<&[Gid]> {
-        let fresh = matches!(&self.thread.groups, Some((at, _)) if at.elapsed() <= RECORD_AGE);
-        if !fresh {
-            self.thread.read_status(self.scratch, &self.header)?;
-            self.thread.groups = Some((Instant::now(), self.scratch.groups.clone()));
+        let known = |groups: &&Groups| groups.of == self.header && groups.at.elapsed() <= RECORD_AGE;
+        if self.thread.groups.as_ref().filter(known).is_none() {
+            return self.groups();
         }
-        Ok(self.thread.groups.as_ref().map_or(&[], |(_, groups)| groups))
+        Ok(self.thread.groups.as_ref().map_or(&[], |groups| &groups.list))
     }
 
     /// The systemd unit whose control group the thread is in now, `None` if it is in none.

@@ -1,0 +1,123 @@
+//! Looks at a secret that give no value: for stat, listings and administration.
+
+use super::{Access, AccessError, Caller, KnownCaller, Standing};
+use crate::audit::{Event, Identity, Outcome, Record};
+use crate::id::{Label, SecretId, SecretName};
+use crate::policy::{self, Action, Decision, Grant, Layers, Purpose, Refusal};
+use crate::vault::{Secret, Version};
+
+impl Access {
+    /// What the caller is to a secret, if anything; a stranger is refused and recorded, as `event`.
+    ///
+    /// # Errors
+    /// For a stranger: denied, or hidden where the secret is.
+    pub fn standing<C: Caller>(
+        &self,
+        secret: &Secret,
+        event: Event,
+        caller: &mut C,
+    ) -> Result<Standing, AccessError> {
+        if secret.broken.is_some() {
+            return Err(self.sound(secret, caller).err().unwrap_or(AccessError::NotFound));
+        }
+        self.peek(secret, caller)
+            .map_err(|refusal| self.refuse(secret, refusal, event, caller))
+    }
+
+    /// As [`Access::standing`], for listings: nothing is recorded.
+    ///
+    /// # Errors
+    /// The refusal, for a stranger.
+    pub fn peek<C: Caller>(&self, secret: &Secret, caller: &mut C) -> Result<Standing, Refusal> {
+        // What a stat shows may come from groups that are up to a second old; nobody is refused for that.
+        caller.relax(true);
+        let standing = self.standing_now(secret, caller);
+        caller.relax(false);
+        standing.or_else(|_| self.standing_now(secret, caller))
+    }
+
+    fn standing_now<C: Caller>(&self, secret: &Secret, caller: &mut C) -> Result<Standing, Refusal> {
+        let (action, purpose) = (Action::GetSecretValue, Purpose::Read);
+        let refusal = match self.decide(secret, action, purpose, &secret.current_labels, caller) {
+            Ok(_) => return Ok(Standing::Reader),
+            Err(refusal) => refusal,
+        };
+        match self.decide(secret, Action::DescribeSecret, Purpose::Describe, &[], caller) {
+            Ok(_) => Ok(Standing::Describer),
+            Err(_) => Err(refusal),
+        }
+    }
+
+    /// Whether he may read this very version, for listings: nothing is recorded.
+    pub fn may_read_version<C: Caller>(
+        &self,
+        secret: &Secret,
+        version: &Version,
+        caller: &mut C,
+    ) -> Result<(), Refusal> {
+        let labels: Vec<Label> = secret.labels_of(version.meta.no).cloned().collect();
+        self.decide(secret, Action::GetSecretValue, Purpose::Read, &labels, caller)
+            .map(drop)
+    }
+
+    /// As [`Access::decide`], for a name that is not there: the built-in layer alone. A refusal is recorded.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn decide_new<C: Caller>(
+        &self,
+        name: &SecretName,
+        action: Action,
+        caller: &mut C,
+    ) -> Result<Grant, Refusal> {
+        let layers = Layers {
+            administration: self.vault.administration(),
+            secret: None,
+        };
+        let request = policy::Request {
+            action,
+            purpose: Purpose::Administer,
+            secret: SecretId(0),
+            name,
+            labels: &[],
+        };
+        let refusal = match policy::decide(&layers, &request, caller) {
+            Decision::Allow(grant) => return Ok(grant),
+            Decision::Deny(refusal) => refusal,
+        };
+        let record = Record {
+            event: Event::CreateSecret,
+            outcome: Outcome::Denied {
+                reason: refusal.reason.code(),
+            },
+            secret: Some(name.as_str()),
+            layer: Some(refusal.basis.layer.code()),
+            via: caller.door(),
+            who: caller.who(Identity::Full),
+            ..Record::default()
+        };
+        self.tell(&record);
+        Err(refusal)
+    }
+
+    /// Whether root, as a caller like any other, may read the current value.
+    pub fn root_may_read(&self, secret: &Secret) -> bool {
+        let labels = [Label::current()];
+        let layers = Layers {
+            administration: self.vault.administration(),
+            secret: secret.policy.as_deref(),
+        };
+        let (action, purpose) = (Action::GetSecretValue, Purpose::Read);
+        let request = policy::Request {
+            action,
+            purpose,
+            secret: secret.meta.id,
+            name: &secret.meta.name,
+            labels: &labels,
+        };
+        matches!(
+            policy::decide(&layers, &request, &mut KnownCaller::root()),
+            Decision::Allow(_)
+        )
+    }
+}
