@@ -54,6 +54,8 @@ pub fn settings(store: &Path, config: &Config) -> Settings {
             ..Default::default()
         },
         administration: Administration {
+            // Who can open the files of a private store is its owner: nobody else gets here.
+            owner: crate::id::Uid(nix::unistd::geteuid().as_raw()),
             group: nss::SystemDirectory.gid_of(&config.admin_group),
             root_describes: config.root_describes,
         },

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::access::{Access, AccessError, Caller};
 use crate::audit::{Body, Event, Identity, Outcome, Record};
 use crate::clock::Timestamp;
-use crate::id::{Gid, Label, ROOT, SecretName, Uid, VersionId, VersionNo};
+use crate::id::{Gid, Label, SecretName, Uid, VersionId, VersionNo};
 use crate::policy::{Action, Directory, Local, PrincipalMap, Purpose};
 use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
@@ -396,7 +396,7 @@ impl Lifecycle {
         what: &str,
     ) -> Result<(), Problem> {
         // A secret whose record is broken has no policy to ask; root may remove it, nobody else.
-        if secret.broken.is_some() && caller.uid() != ROOT {
+        if secret.broken.is_some() && !self.owns(caller) {
             self.sound(secret, what)?;
         }
         self.allowed(secret, Action::DeleteSecret, Event::DeleteSecret, caller, what)?;
@@ -414,13 +414,18 @@ impl Lifecycle {
             caller,
             what,
         )?;
-        if caller.uid() != ROOT {
+        if !self.owns(caller) {
             return Err(
                 denied(what, "only root may purge a name: its policy would be forgotten")
                     .next("leave --purge away"),
             );
         }
         Ok(())
+    }
+
+    /// Root, or whoever has root's place in a private store.
+    fn owns<C: Caller>(&self, caller: &C) -> bool {
+        caller.uid() == self.access.vault().administration().owner
     }
 
     fn existing(&self, draft: &Draft<'_>, name: &SecretName, what: &str) -> Result<Arc<Secret>, Problem> {

@@ -42,13 +42,14 @@ impl Report {
     /// Names that the caller may read or describe, under a directory if one is given.
     pub fn list<C: Caller>(&self, under: Option<&str>, caller: &mut C) -> Value {
         let state = self.access.vault().state();
+        let owner = self.access.vault().administration().owner;
         let under = under.map(|u| u.trim_matches('/')).unwrap_or_default();
         let secrets: Vec<Value> = state
             .secrets
             .secrets_under(under)
             .filter(|s| {
                 s.is_active()
-                    && (s.broken.is_some() && caller.uid() == ROOT || self.access.peek(s, caller).is_ok())
+                    && (s.broken.is_some() && caller.uid() == owner || self.access.peek(s, caller).is_ok())
             })
             .map(|s| {
                 let mut row = self.summary(s);
@@ -157,7 +158,7 @@ impl Report {
         caller: &mut C,
     ) -> Result<Value, Problem> {
         let what = format!("cannot say why for {name}");
-        let root = caller.uid() == ROOT;
+        let root = caller.uid() == self.access.vault().administration().owner;
         let mut about = match about {
             WhyAbout::Latest => return self.latest(name, &what, root, caller.uid()),
             WhyAbout::User(user) => {

@@ -1,13 +1,19 @@
 //! Stores outlive versions: what format 1 wrote must open for ever. The files under `tests/golden/` are pinned;
 //! a test beside the writer checks that it still writes them byte for byte.
 
+use std::sync::Arc;
+
 use data_encoding::HEXLOWER;
-use wardfs::id::{KeyId, SecretId, SecretName, StoreId, VersionId, VersionNo};
+use wardfs::access::{Access, Choice, KnownCaller, Range};
+use wardfs::id::{Gid, KeyId, SecretId, SecretName, StoreId, Uid, VersionId, VersionNo};
 use wardfs::seal::{
     Context, Keyring, Purpose, RecordKind, Slot, SlotKind, Term, TermSum, WrappedKey, plain_len,
 };
 use wardfs::secret::SecretBytes;
+use wardfs::store::memory::Memory;
+use wardfs::store::{Batch, Revision, Store, Table};
 use wardfs::sys::mem;
+use wardfs::vault::{Life, Vault, Visibility};
 
 const STORE: StoreId = StoreId(*b"store 0123456789");
 
@@ -79,4 +85,71 @@ fn format_1_opens() {
         assert_eq!(sum.0, *golden("sum of that term"));
         assert_eq!(ring.derive(Purpose::Audit).unwrap().expose(), golden("audit key"));
     }
+}
+
+/// A whole store of format 1: everything in it is there and readable, and its log is whole.
+#[test]
+fn a_store_of_format_1_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    let private = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    private(dir.path(), 0o700);
+    let audit = dir.path().join("audit");
+    std::fs::create_dir(&audit).unwrap();
+    private(&audit, 0o700);
+
+    let store = Memory::new();
+    let mut batch = Batch::default();
+    let mut log = String::new();
+    let hex = |text: &str| HEXLOWER.decode(text.as_bytes()).unwrap();
+    let golden = include_str!("golden/store-format-1.txt");
+    for line in golden.lines().filter(|l| !l.starts_with('#')) {
+        let (what, bytes) = line.split_once(" = ").unwrap();
+        match what.split_once(' ') {
+            Some((table, key)) => {
+                batch.put(Table::ALL[usize::from(hex(table)[0])], hex(key), hex(bytes));
+            }
+            None if what == "log" => log += &format!("{bytes}\n"),
+            None => std::fs::write(dir.path().join(what), hex(bytes)).unwrap(),
+        }
+    }
+    private(&dir.path().join("root.key"), 0o600);
+    std::fs::write(audit.join("00000001.jsonl"), log).unwrap();
+    private(&audit.join("00000001.jsonl"), 0o600);
+    store.commit(Revision(0), &batch).unwrap();
+
+    let settings = wardfs::daemon::settings(dir.path(), &wardfs::config::Config::default());
+    let vault = Arc::new(Vault::open_with(Box::new(store), dir.path(), &settings).unwrap());
+    assert_eq!(vault.verify_log(&mut |_| {}).unwrap().records, 6);
+    assert_eq!(vault.check(&mut |_| {}).unwrap().problems.len(), 0);
+    let access = Access::new(vault.clone(), false);
+    let state = vault.state();
+    let read = |name: &str, label: &str, uid: u32| {
+        let secret = state.secrets.by_name(name).unwrap();
+        let mut caller = KnownCaller::supposed(Uid(uid), Gid(uid), Vec::new());
+        let pin = access.open(secret, Choice::Label(label), 0, &mut caller).ok()?;
+        let bytes = access.read(&pin, Range::WHOLE, &mut caller).unwrap()?;
+        Some(bytes.expose().to_vec())
+    };
+    assert_eq!(
+        read("app/db/password", "current", 61001).unwrap(),
+        b"second value"
+    );
+    assert_eq!(
+        read("app/db/password", "previous", 61001).unwrap(),
+        b"first value"
+    );
+    assert_eq!(read("app/db/password", "current", 61002), None);
+    assert_eq!(read("hidden", "current", 0).unwrap(), [0, 255, 10]);
+    let meta = |name: &str| state.secrets.by_name(name).unwrap().meta.clone();
+    let look = meta("app/db/password").appearance;
+    assert_eq!(
+        (look.owner, look.group, look.mode),
+        (Some(33), Some(34), Some(0o440))
+    );
+    assert_eq!(meta("app/db/password").description.as_deref(), Some("orders DB"));
+    assert_eq!(meta("hidden").visibility, Visibility::Hidden);
+    assert_eq!(meta("gone").life, Life::Deleted);
+    assert!(meta("gone").policy.is_some(), "a deleted name keeps its policy");
 }

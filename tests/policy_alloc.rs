@@ -89,6 +89,7 @@ fn a_decision_allocates_nothing() {
     let (record, _) = PolicyRecord::resolve(POLICY, &map, &Nobody, &name).unwrap();
     let policy = record.compile(&name).unwrap();
     let administration = Administration {
+        owner: wardfs::id::ROOT,
         group: Some(Gid(900)),
         root_describes: true,
     };

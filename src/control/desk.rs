@@ -91,14 +91,14 @@ impl Desk {
             Request::Status => Ok(self.status(caller)),
             Request::AuditVerify => self.verify(caller),
             Request::Unmount => {
-                root_only("cannot unmount", caller)?;
+                self.owner_only("cannot unmount", caller)?;
                 self.service.stop()
             }
         }
     }
 
     fn store_check<C: Caller>(&self, caller: &mut C) -> Result<Value, Problem> {
-        root_only("cannot check the store", caller)?;
+        self.owner_only("cannot check the store", caller)?;
         let findings = self
             .vault
             .check(&mut |_| {})
@@ -114,7 +114,7 @@ impl Desk {
         answer["version"] = json!(env!("CARGO_PKG_VERSION"));
         answer["store"] = json!(self.vault.dir());
         // The rest is for those who administer; anybody may learn where the mount is.
-        let administers = caller.uid() == ROOT
+        let administers = caller.uid() == self.vault.administration().owner
             || self
                 .vault
                 .administration()
@@ -134,8 +134,24 @@ impl Desk {
     }
 
     fn verify<C: Caller>(&self, caller: &mut C) -> Result<Value, Problem> {
-        root_only("cannot verify the log", caller)?;
+        self.owner_only("cannot verify the log", caller)?;
         verified(self.vault.verify_log(&mut |_| {}))
+    }
+
+    fn owner_only<C: Caller>(&self, what: &str, caller: &mut C) -> Result<(), Problem> {
+        let owner = self.vault.administration().owner;
+        if caller.uid() == owner {
+            return Ok(());
+        }
+        let owner = if owner == ROOT {
+            "root".into()
+        } else {
+            format!("uid {owner}")
+        };
+        Err(
+            Problem::new(Exit::Denied, what, format_args!("this is for {owner} alone"))
+                .next(format!("run it as {owner}")),
+        )
     }
 }
 
@@ -156,11 +172,4 @@ pub fn verified(result: Result<crate::audit::Verified, VerifyError>) -> Result<V
     Ok(
         json!({ "ok": true, "records": v.records, "segments": v.segments, "first": v.first, "last": v.last, "last_epoch": v.last_epoch }),
     )
-}
-
-fn root_only<C: Caller>(what: &str, caller: &mut C) -> Result<(), Problem> {
-    if caller.uid() == ROOT {
-        return Ok(());
-    }
-    Err(Problem::new(Exit::Denied, what, "this is root's").next("run it as root"))
 }

@@ -8,6 +8,7 @@ fn adapter(dir: &std::path::Path) -> Adapter {
         key_file: dir.join("root.key"),
         log: Default::default(),
         administration: Administration {
+            owner: crate::id::ROOT,
             group: None,
             root_describes: true,
         },

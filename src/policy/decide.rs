@@ -4,7 +4,7 @@ use super::action::{Action, Purpose};
 use super::compile::Compiled;
 use super::pattern::glob;
 use super::rule::{Cost, Numbers, Presence, Rule, Test, What, Who};
-use crate::id::{Gid, Label, ROOT, SecretId, SecretName, Uid};
+use crate::id::{Gid, Label, SecretId, SecretName, Uid};
 
 /// What is known of the caller. The costly facts are asked for only if the outcome depends on them; one may be
 /// asked for more than once in a decision, so an implementation keeps its first answer.
@@ -36,12 +36,14 @@ pub struct Request<'a> {
     pub labels: &'a [Label],
 }
 
-/// The built-in layer: root and the members of a group administer, and nobody reads by it.
+/// The built-in layer: the store's owner and the members of a group administer, and nobody reads by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Administration {
+    /// Whose store it is: root, or in a private store the user who made it.
+    pub owner: Uid,
     /// The gid of the group `wardfs`, if there is one.
     pub group: Option<Gid>,
-    /// Whether root may describe every secret.
+    /// Whether the owner may describe every secret.
     pub root_describes: bool,
 }
 
@@ -228,14 +230,14 @@ pub fn decide<F: Facts + ?Sized>(layers: &Layers<'_>, request: &Request<'_>, fac
         .secret
         .map_or((&[][..], &[][..]), |p| (&*p.denies, &*p.allows));
     let about = |rule: &&Rule| rule.actions.contains(request.action);
-    let root = facts.uid() == ROOT;
+    let owner = facts.uid() == layers.administration.owner;
     let mut asker = Asker {
         request,
         facts,
         lacking: false,
     };
 
-    if !(root && is_policy_setting(request.action)) {
+    if !(owner && is_policy_setting(request.action)) {
         let mut unknown = None;
         for rule in denies.iter().filter(about) {
             match asker.rule(rule) {
@@ -249,7 +251,7 @@ pub fn decide<F: Facts + ?Sized>(layers: &Layers<'_>, request: &Request<'_>, fac
         }
     }
 
-    if root && administers(request.action, true, layers.administration) {
+    if owner && administers(request.action, true, layers.administration) {
         return allow(Basis::ADMINISTRATION);
     }
     let mut unknown = None;
@@ -262,7 +264,7 @@ pub fn decide<F: Facts + ?Sized>(layers: &Layers<'_>, request: &Request<'_>, fac
         }
     }
     if let Some(group) = layers.administration.group
-        && !root
+        && !owner
         && administers(request.action, false, layers.administration)
     {
         match asker.groups(|g| g == group) {
@@ -284,16 +286,16 @@ pub fn decide<F: Facts + ?Sized>(layers: &Layers<'_>, request: &Request<'_>, fac
     }
 }
 
-/// What a secret's own policy cannot take from root.
+/// What a secret's own policy cannot take from the store's owner.
 fn is_policy_setting(action: Action) -> bool {
     matches!(action, Action::PutResourcePolicy | Action::DeleteResourcePolicy)
 }
 
-/// What the built-in layer allows root, or the members of its group.
-fn administers(action: Action, root: bool, layer: &Administration) -> bool {
+/// What the built-in layer allows the store's owner, or the members of its group.
+fn administers(action: Action, owner: bool, layer: &Administration) -> bool {
     use Action::*;
     match action {
-        DescribeSecret => !root || layer.root_describes,
+        DescribeSecret => !owner || layer.root_describes,
         CreateSecret
         | ListSecrets
         | ListSecretVersionIds
@@ -307,7 +309,7 @@ fn administers(action: Action, root: bool, layer: &Administration) -> bool {
         | ValidateResourcePolicy => true,
         // Whatever decides who reads.
         GetResourcePolicy | PutResourcePolicy | DeleteResourcePolicy | UpdateSecret | TagResource
-        | UntagResource => root,
+        | UntagResource => owner,
         GetSecretValue
         | BatchGetSecretValue
         | ReplicateSecretToRegions

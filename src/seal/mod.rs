@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Every key that is wrapped carries a commitment, checked before anything is decrypted with it. Everything
-//! encoded begins with `format` and `min_reader`; `packaging/doc/format-seal.md` lays out every byte.
+//! encoded begins with `format` and `min_reader`; `packaging/doc/format.md` lays out every byte.
 //!
 //! **Limits.** Nonces are 96 random bits, so a key may encrypt 2^32 messages (NIST SP 800-38D, 8.3): 2^32
 //! versions per named key, 2^32 writes of metadata records per store. A data key encrypts one value.

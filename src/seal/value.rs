@@ -41,7 +41,7 @@ impl WrappedKey {
         &self.key
     }
 
-    /// The bytes as `format-seal.md` lays them out.
+    /// The bytes as `format.md` lays them out.
     pub fn encode(&self) -> Vec<u8> {
         let id = self.key.as_str().as_bytes();
         [

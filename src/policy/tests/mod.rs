@@ -150,6 +150,7 @@ pub(super) enum Verdict {
 }
 
 pub(super) const ADMINISTRATION: Administration = Administration {
+    owner: crate::id::ROOT,
     group: Some(Gid(900)),
     root_describes: true,
 };

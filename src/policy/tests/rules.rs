@@ -202,6 +202,7 @@ fn the_administration_layer_is_this_table() {
     );
     // Without the group there is none to be a member of, not even gid 0.
     let alone = Administration {
+        owner: crate::id::ROOT,
         group: None,
         root_describes: true,
     };
@@ -209,6 +210,18 @@ fn the_administration_layer_is_this_table() {
         ask(None, PutSecretValue, &[], &mut Caller::new(5, 0), &alone),
         NOTHING
     );
+    // In a private store its owner has root's place, and root has none; to read is nobody's by this layer.
+    let private = Administration {
+        owner: crate::id::Uid(1000),
+        ..ADMINISTRATION
+    };
+    for &action in Action::ALL {
+        let verdict = |uid| ask(None, action, &[], &mut Caller::new(uid, 7), &private);
+        let as_root = ask(None, action, &[], &mut Caller::new(0, 7), &ADMINISTRATION);
+        assert_eq!(verdict(1000), as_root, "{action}");
+        assert_eq!(verdict(0), NOTHING, "{action}");
+        assert_eq!(verdict(1001), NOTHING, "{action}");
+    }
     // Members that cannot be seen are not members.
     assert_eq!(
         ask(
