@@ -281,10 +281,15 @@ fn every_exit_code_has_its_cause_and_advice() {
     drop(held);
     product.run(&["list"]).ok();
 
-    // 1: the key file is not private. 6: the log is gone.
+    // 1: the answer cannot be written.
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let unwritten = product.command(&["list"]).stdout(full).output().unwrap();
+    assert_eq!(unwritten.status.code(), Some(1), "{unwritten:?}");
+
+    // 6: the key file is not private; the log is gone.
     let key = product.store().join("root.key");
     std::fs::set_permissions(&key, PermissionsExt::from_mode(0o644)).unwrap();
-    problem(product.run(&["list"]), 1, &["root.key", "chmod 0600"]);
+    problem(product.run(&["list"]), 6, &["root.key", "chmod 0600"]);
     std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).unwrap();
     product.run(&["list"]).ok();
     std::fs::rename(product.store().join("audit"), product.dir().join("audit")).unwrap();

@@ -104,6 +104,7 @@ fn settings(dir: &Path) -> Settings {
         key_file: dir.join("root.key"),
         log: Default::default(),
         administration: Administration {
+            owner: crate::id::ROOT,
             group: None,
             root_describes: true,
         },
