@@ -124,6 +124,7 @@ impl Lab {
                 ..Default::default()
             },
             administration: Administration {
+                owner: wardfs::id::ROOT,
                 group: None,
                 root_describes: true,
             },
