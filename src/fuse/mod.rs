@@ -18,7 +18,7 @@ use crate::access::{Caller, Range};
 use crate::audit::{Event, Identity, Outcome, Record};
 use crate::id::{Gid, Tid, Uid};
 use crate::sys::caller::{Header, Observer};
-use crate::vfs::{Attr, Errno, Kind, Level, Node, RequestCaller, Vfs, VfsError, Waker};
+use crate::vfs::{Asked, Attr, Errno, Kind, Level, Node, RequestCaller, Vfs, VfsError, Waker};
 
 #[cfg(test)]
 mod tests;
@@ -381,11 +381,15 @@ impl fuser::Filesystem for Adapter {
         flags: PollFlags,
         reply: ReplyPoll,
     ) {
-        let wants_change = events.contains(PollEvents::POLLPRI);
-        let waiter = flags
-            .contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY)
-            .then(|| ph.handle().0);
-        let result = self.call("poll", req, |vfs, _| vfs.poll(fh.0, wants_change, waiter));
+        let wake = flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY);
+        let asked = Asked {
+            events: events.bits(),
+            wake,
+        };
+        let waiter = wake.then(|| ph.handle().0);
+        let result = self.call("poll", req, |vfs, caller| {
+            vfs.poll(fh.0, asked, waiter, caller.thread())
+        });
         reply!(result, reply, |polled: crate::vfs::Polled| {
             let mut ready = PollEvents::POLLIN | PollEvents::POLLRDNORM;
             if polled.changed {

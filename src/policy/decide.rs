@@ -181,6 +181,8 @@ pub enum Reason {
     OtherSecret,
     /// The version was destroyed after it was opened.
     Revoked,
+    /// io_uring's second read of what it was given: no denial, but the end of a read.
+    IoUringRetry,
 }
 
 impl Reason {
@@ -196,6 +198,7 @@ impl Reason {
             Reason::PurposeMismatch => "purpose_mismatch",
             Reason::OtherSecret => "other_secret",
             Reason::Revoked => "revoked",
+            Reason::IoUringRetry => "io_uring_retry",
         }
     }
 }

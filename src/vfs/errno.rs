@@ -33,6 +33,9 @@ pub enum VfsError {
     /// A READ that does not say who reads: it would fill the page cache.
     #[error("page cache refused")]
     PageCache,
+    /// io_uring's second look at a value that it has already.
+    #[error("io_uring retry")]
+    IoUringRetry,
     /// Readlink of something else.
     #[error("invalid")]
     Invalid,
@@ -82,6 +85,7 @@ impl VfsError {
             VfsError::BadHandle => (libc::EBADF, Level::Error),
             // EINVAL makes programs fall back to read(2); EACCES or EIO would make them give up.
             VfsError::PageCache => (libc::EINVAL, Level::Info),
+            VfsError::IoUringRetry => (libc::EINVAL, Level::Debug),
             VfsError::Invalid => (libc::EINVAL, Level::Debug),
             VfsError::TooManyHandles => (libc::EMFILE, Level::Info),
             VfsError::Range => (libc::ERANGE, Level::Debug),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::errno::VfsError;
 use super::poll::PollState;
+use super::retry::Retries;
 use crate::access::Pin;
 use crate::id::SecretId;
 
@@ -19,6 +20,8 @@ pub struct OpenFile {
     pub opener: u32,
     /// What pollers were told.
     pub poll: Mutex<PollState>,
+    /// What io_uring readers were given.
+    pub retries: Mutex<Retries>,
 }
 
 /// What a handle's number stands for.

@@ -1,7 +1,7 @@
 //! The file system without a transport: tree, nodes, handles, sizes, errno. `fuse/` decodes, calls and replies.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::access::{Access, AccessError, Bytes, Caller, Choice, Range, Standing};
 use crate::audit::Event;
@@ -16,6 +16,7 @@ mod errno;
 mod handles;
 mod node;
 mod poll;
+mod retry;
 mod tree;
 mod xattr;
 
@@ -24,6 +25,7 @@ pub use caller::RequestCaller;
 pub use errno::{Errno, Level, VfsError};
 pub use handles::{Handle, Handles, OpenFile};
 pub use node::Node;
+pub use retry::Asked;
 pub use tree::{Listing, ListingEntry};
 
 use handles::Place;
@@ -124,18 +126,11 @@ impl Vfs {
     /// The name that the notifier is about to make, so that its watchers hear of it: until it has, the name is
     /// not there for the notifier.
     pub fn announcing(&self, name: Option<String>) {
-        *self
-            .announced
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = name;
+        *lock(&self.announced) = name;
     }
 
     fn announces(&self, name: &str) -> bool {
-        self.announced
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .as_deref()
-            == Some(name)
+        lock(&self.announced).as_deref() == Some(name)
     }
 
     /// How pollers are woken; once, before service begins.
@@ -150,11 +145,7 @@ impl Vfs {
         }
         let Some(waker) = self.waker.get() else { return };
         for file in self.handles.followers(change.id) {
-            let waiter = file
-                .poll
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .waiter();
+            let waiter = lock(&file.poll).waiter();
             if let Some(waiter) = waiter {
                 waker.wake(waiter);
             }
@@ -198,6 +189,7 @@ impl Vfs {
                         follows_current,
                         opener: caller.uid().0,
                         poll: Mutex::default(),
+                        retries: Mutex::default(),
                     },
                     (id, size),
                 );
@@ -261,30 +253,52 @@ impl Vfs {
             return Err(VfsError::IsDirectory);
         };
         if !direct {
-            let state = self.access.vault().state();
-            if let Some(secret) = state.secrets.by_id(file.pin.secret) {
-                let refusal = Refusal {
-                    reason: Reason::PageCacheRefused,
-                    basis: Basis::DEFAULT,
-                };
-                let _ = self.access.refuse(secret, refusal, Event::GetSecretValue, caller);
-            }
+            self.refuse_read(&file, Reason::PageCacheRefused, caller);
             return Err(VfsError::PageCache);
+        }
+        if lock(&file.retries).is_retry(caller.thread(), range.offset) {
+            self.refuse_read(&file, Reason::IoUringRetry, caller);
+            return Err(VfsError::IoUringRetry);
         }
         self.access
             .read(&file.pin, range, caller)
             .map_err(|e| self.refused(e))
     }
 
+    fn refuse_read<C: Caller>(&self, file: &OpenFile, reason: Reason, caller: &mut C) {
+        let state = self.access.vault().peek();
+        if let Some(secret) = state.secrets.by_id(file.pin.secret) {
+            let refusal = Refusal {
+                reason,
+                basis: Basis::DEFAULT,
+            };
+            let _ = self.access.refuse(secret, refusal, Event::GetSecretValue, caller);
+        }
+    }
+
     /// Whether the value behind a handle changed; `waiter` wants to be woken when it does.
     ///
     /// # Errors
     /// For a handle that is none.
-    pub fn poll(&self, handle: u64, wants_change: bool, waiter: Option<u64>) -> Result<Polled, VfsError> {
+    pub fn poll(
+        &self,
+        handle: u64,
+        asked: Asked,
+        waiter: Option<u64>,
+        thread: u32,
+    ) -> Result<Polled, VfsError> {
         let Handle::File(file) = self.handles.get(handle)? else {
             return Ok(Polled { changed: false });
         };
-        if !file.follows_current || !wants_change {
+        if asked.is_io_uring_read() {
+            lock(&file.retries).mark(thread);
+            return Ok(Polled { changed: false });
+        }
+        let mut poll = lock(&file.poll);
+        if let Some(waiter) = waiter {
+            poll.wait(waiter);
+        }
+        if !file.follows_current || asked.events & POLLPRI == 0 {
             return Ok(Polled { changed: false });
         }
         let state = self.access.vault().peek();
@@ -293,12 +307,8 @@ impl Vfs {
             .by_id(file.pin.secret)
             .and_then(|s| s.current())
             .map(|v| v.meta.no);
-        let mut poll = file
-            .poll
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
         Ok(Polled {
-            changed: poll.poll(file.pin.version.meta.no, current, waiter),
+            changed: poll.raise(file.pin.version.meta.no, current, thread),
         })
     }
 
@@ -352,6 +362,13 @@ impl Vfs {
 fn version(state: &State, no: crate::id::VersionNo) -> Option<(&Secret, &Version)> {
     let secret = state.secrets.by_id(*state.versions.get(&no)?)?;
     Some((secret, secret.versions.get(&no)?))
+}
+
+/// `POLLPRI` of poll(2).
+const POLLPRI: u32 = 0x002;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn count(counter: &AtomicU64) {
