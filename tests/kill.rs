@@ -138,10 +138,11 @@ fn processes(wanted: impl Fn(&str, char) -> bool) -> Vec<String> {
 }
 
 fn nothing_hangs() {
+    let ours = |command: &str| command.contains("/wardfs ") || command.contains("__notifier");
     wait_until(
         Duration::from_secs(5),
-        "the notifier and whoever waited in the mount to end",
-        || processes(|command, state| state == 'D' || command.contains("__notifier")).is_empty(),
+        "the daemon's processes and whoever waited in the mount to end",
+        || processes(|command, state| state == 'D' || ours(command)).is_empty(),
     );
 }
 
@@ -463,4 +464,39 @@ fn the_notifier_killed() {
         Ok(value.to_vec()),
         "{put:?}"
     );
+}
+
+#[test]
+fn a_start_that_is_killed() {
+    let _deadline = Deadline::new(Duration::from_secs(120), "killed starts");
+    let mut dice = Dice::new();
+    let mut product = Product::new();
+    product.put("one", "value", &["--allow", &format!("uid:{A}")]);
+    let target = product.target();
+    let (mut ready, mut left) = (0, 0);
+    for _ in 0..if long_run() { 200 } else { 30 } {
+        let mut command = product.command(&["mount"]);
+        command
+            .arg(&target)
+            .stdin(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null());
+        let mut child = command
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("mount");
+        std::thread::sleep(Duration::from_micros(dice.below(120_000)));
+        let _ = child.kill();
+        let said = child.wait_with_output().expect("wait").stdout;
+        ready += usize::from(String::from_utf8_lossy(&said).contains("READY"));
+        left +=
+            usize::from(std::fs::read_dir(&target).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN)));
+        nothing_hangs();
+    }
+    println!("{ready} were ready, {left} left a dead mount");
+    product.mount();
+    assert_eq!(read_as(A, &[], &product.path("one")), Ok(b"value".to_vec()));
+    product.stop();
+    product.run(&["audit", "verify"]).ok();
+    // They did not pile up, either.
+    assert_eq!(std::fs::read_dir(&target).expect("an empty directory").count(), 0);
 }

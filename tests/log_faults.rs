@@ -250,6 +250,23 @@ fn deleted() {
 }
 
 #[test]
+fn a_log_behind_a_link_is_refused() {
+    let _deadline = Deadline::new(Duration::from_secs(60), "a link");
+    let mut product = product("");
+    let (audit, elsewhere) = (product.store().join("audit"), product.dir().join("elsewhere"));
+    std::fs::rename(&audit, &elsewhere).expect("rename");
+    std::os::unix::fs::symlink(&elsewhere, &audit).expect("symlink");
+    let said = product.try_mount(&[]).expect("refused");
+    assert!(said.code() == 6 && said.err.contains("it is a link"), "{said:?}");
+    std::fs::remove_file(&audit).expect("remove");
+    std::fs::rename(&elsewhere, &audit).expect("rename");
+    std::fs::rename(segment(&product, 1), &elsewhere).expect("rename");
+    std::os::unix::fs::symlink(&elsewhere, segment(&product, 1)).expect("symlink");
+    let said = product.try_mount(&[]).expect("refused");
+    assert!(said.code() == 6 && said.err.contains("symbolic link"), "{said:?}");
+}
+
+#[test]
 fn rotation_under_load_and_a_tail_that_follows() {
     let _deadline = Deadline::new(Duration::from_secs(120), "rotation");
     let mut product = product("segment_bytes = 65536");

@@ -679,7 +679,7 @@ fn the_log_of_the_real_program() {
         // What was moved across the anchor's offset is noticed at a start already.
         refused(&mut product, what, &[&named], what != "reordered");
     }
-    // The last line is the anchored one: a start looks at its MAC, verifying at its bytes.
+    // The last line is the anchored one.
     let mut edited = owned();
     edited[last] = edited[last].replace("second", "fourth");
     write(&edited);
@@ -687,7 +687,7 @@ fn the_log_of_the_real_program() {
         &mut product,
         "the last line edited",
         &[&format!("record {}", last + 1)],
-        false,
+        true,
     );
     write(&owned()[..last]);
     refused(&mut product, "truncated behind the anchor", &["audit log"], true);
@@ -839,4 +839,58 @@ fn a_store_of_a_later_format() {
         "{said:?}"
     );
     assert_eq!(product.try_mount(&[]).expect("refused").code(), 6);
+}
+
+#[test]
+fn a_broken_record_through_the_mount() {
+    let _deadline = support::Deadline::new(Duration::from_secs(60), "a broken record");
+    let (mut product, _) = plain_product();
+    // The first secret's version, the second's value: numbers are given in order.
+    {
+        let store = Embedded::open(product.store()).expect("open");
+        let mut batch = Batch::new();
+        for (table, number) in [(Table::Version, 1u64), (Table::Value, 2)] {
+            let key = number.to_be_bytes();
+            let mut bytes = store.get(table, &key).expect("get").expect("a record");
+            *bytes.last_mut().expect("bytes") ^= 1;
+            batch.put(table, key.as_slice(), bytes);
+        }
+        store
+            .commit(store.revision().expect("revision"), &batch)
+            .expect("commit");
+    }
+    product.mount();
+    for name in ["app/one", "app/long"] {
+        assert_eq!(read_as(A, &[], &product.path(name)), Err(libc::EIO), "{name}");
+        let record = product.record(name, |r| {
+            r["eventName"] == "IntegrityError" && r["requestParameters"]["secretId"] == name
+        });
+        assert_eq!(record["uid"], A, "{record}");
+        // A stranger learns nothing of it.
+        assert_eq!(read_as(B, &[], &product.path(name)), Err(libc::EACCES), "{name}");
+        assert_eq!(product.run(&["get", name]).code(), 6);
+    }
+    let versions = product.path(".versions/app/one/current");
+    assert_eq!(
+        read_as(A, &[], &versions),
+        Err(libc::EIO),
+        "a label that is there is never ENOENT"
+    );
+    assert_eq!(read_as(A, &[], &product.path("three")), Ok(b"3".to_vec()));
+    let check = product.run(&["store", "check"]);
+    assert_eq!(check.code(), 6, "{check:?}");
+    let said = format!("{}{}", check.out, check.err);
+    assert!(
+        said.contains("app/one") && said.contains("app/long") && !said.contains("three"),
+        "{said}"
+    );
+    // A new value mends it, and nothing that was there is believed for it.
+    product.put("app/one", "mended", &[]);
+    product.put("app/long", "mended too", &[]);
+    assert_eq!(read_as(A, &[], &product.path("app/one")), Ok(b"mended".to_vec()));
+    assert_eq!(
+        read_as(A, &[], &product.path("app/long")),
+        Ok(b"mended too".to_vec())
+    );
+    product.run(&["audit", "verify"]).ok();
 }

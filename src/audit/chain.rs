@@ -72,6 +72,13 @@ pub(super) fn split(line: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((covered, mac))
 }
 
+/// The MAC at the end of a line, of which no more than the end need be there.
+pub(super) fn mac_of(end: &[u8]) -> Option<Head> {
+    let (_, text) = split(end)?;
+    let bytes = BASE64URL_NOPAD.decode(text).ok()?;
+    bytes.try_into().ok()
+}
+
 /// The sequence number at the head of a line.
 pub(super) fn sequence(line: &[u8]) -> Option<u64> {
     let rest = line.strip_prefix(b"{\"seq\":")?;

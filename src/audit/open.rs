@@ -92,7 +92,8 @@ pub(super) fn check(
         let segment_key = SegmentKey::derive(key, store, number)?;
         let mut end = End::default();
         if behind {
-            return Err(blame(&path, &file, &header, &segment_key, anchor));
+            // Shorter than the anchor: it cannot be in order.
+            blame(&path, &file, &header, &segment_key, anchor)?;
         }
         if number == first && anchor.seq > 0 {
             anchored(&path, &file, &header, &segment_key, anchor)?;
@@ -180,34 +181,50 @@ fn anchored(
             break;
         };
         let start = body.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
-        let text = chain::mac_text(&anchor.head);
-        if chain::sequence(&body[start..]) == Some(anchor.seq)
-            && chain::split(&body[start..]).is_some_and(|(_, mac)| mac == text)
-        {
-            return Ok(());
+        // With its predecessor's MAC, which the line before ends with, it proves itself.
+        let head = match start {
+            0 if from == 0 => Some(header.previous(path)?.head),
+            0 => None,
+            _ => chain::mac_of(&body[..start - 1]),
+        };
+        if let Some(head) = head {
+            let seq = anchor.seq - 1;
+            let mut state = State {
+                seq,
+                head,
+                ..anchor.state()
+            };
+            if state.advance(key, &body[start..]).is_some() && state.head == anchor.head {
+                return Ok(());
+            }
         }
     }
-    Err(blame(path, file, header, key, anchor))
+    blame(path, file, header, key, anchor)
 }
 
-/// The anchored record is not in its place: finds out from the segment's beginning what was done.
-fn blame(path: &Path, file: &File, header: &Header, key: &SegmentKey, anchor: &Anchor) -> LogError {
-    let mut state = match header.previous(path) {
-        Ok(state) => state,
-        Err(e) => return e,
-    };
+/// The anchored record is not in its place, or does not follow the line before it: finds out from the segment's
+/// beginning what was done. Nothing was, if that line is one that was left unfinished and accounted for.
+fn blame(
+    path: &Path,
+    file: &File,
+    header: &Header,
+    key: &SegmentKey,
+    anchor: &Anchor,
+) -> Result<(), LogError> {
+    let mut state = header.previous(path)?;
     let (size, mut end) = (anchor.offset, End::default());
-    if let Err(e) = segment::walk(path, file, size, key, &mut state, &mut end, |_, _, _| Ok(())) {
-        return e;
+    segment::walk(path, file, size, key, &mut state, &mut end, |_, _, _| Ok(()))?;
+    if (state.seq, state.head, end.offset) == (anchor.seq, anchor.head, anchor.offset) {
+        return Ok(());
     }
     if state.seq < anchor.seq {
-        return LogError::Behind {
+        return Err(LogError::Behind {
             path: path.into(),
             anchored: anchor.seq,
-        };
+        });
     }
     let text = "it is not the record that the store knows";
-    broken(
+    Err(broken(
         path,
         &State {
             seq: anchor.seq - 1,
@@ -215,7 +232,7 @@ fn blame(path: &Path, file: &File, header: &Header, key: &SegmentKey, anchor: &A
         },
         BrokenKind::Replaced,
         text,
-    )
+    ))
 }
 
 fn broken(path: &Path, state: &State, kind: BrokenKind, text: &str) -> LogError {

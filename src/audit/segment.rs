@@ -53,6 +53,10 @@ pub(super) fn open_dir(dir: &Path) -> Result<File, LogError> {
         .open(dir)
         .map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => LogError::Missing { path: dir.into() },
+            io::ErrorKind::NotADirectory => LogError::Unsafe {
+                path: dir.into(),
+                why: "it is a link, or no directory; mount another file system there to have the log on it",
+            },
             _ => LogError::io(dir, e),
         })?;
     checked(&file, dir)?;
@@ -112,6 +116,10 @@ pub(super) fn open(path: &Path, mode: Mode) -> Result<File, LogError> {
         .open(path)
         .map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => LogError::Missing { path: path.into() },
+            _ if e.raw_os_error() == Some(libc::ELOOP) => LogError::Unsafe {
+                path: path.into(),
+                why: "it is a symbolic link",
+            },
             _ => LogError::io(path, e),
         })?;
     checked(&file, path)?;

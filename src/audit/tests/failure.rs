@@ -116,12 +116,15 @@ fn a_torn_line_that_cannot_be_cut_is_marked_and_accounted_for() {
     let mut bytes = std::fs::read(&path).unwrap();
     bytes.extend_from_slice(torn);
     std::fs::write(&path, &bytes).unwrap();
-    let newer = {
+    let (mark, newer) = {
         let _append_only = Attribute::set("a", &path);
         let log = place.open(&anchor).unwrap();
+        let mark = log.sync().unwrap();
         let _ = log.append(&read_of(1000, "app/db")).unwrap();
-        log.sync().unwrap()
+        (mark, log.sync().unwrap())
     };
+    // The mark itself as the anchor: what stands before it is no record.
+    assert_eq!(place.open(&mark).unwrap().head(), newer);
     assert_eq!(place.verify(Some(&newer)).unwrap().last, 15);
     assert_eq!(place.open(&anchor).unwrap().head(), newer);
     // The marked bytes are as tamper-evident as any record, and no mark makes room for others.

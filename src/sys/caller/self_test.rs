@@ -47,17 +47,23 @@ struct Stranger {
 impl Stranger {
     fn start() -> io::Result<Stranger> {
         let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+        // SAFETY: no arguments, cannot fail.
+        let parent = unsafe { libc::getpid() };
         // SAFETY: the child makes only async-signal-safe system calls, and ends without returning.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             // SAFETY: as said; the group list and the byte live on this stack.
             unsafe {
                 use std::os::fd::AsRawFd;
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 let group: libc::gid_t = STRANGER + 1;
                 let ok = libc::syscall(libc::SYS_setgroups, 1, &group) == 0
                     && libc::syscall(libc::SYS_setresgid, STRANGER, STRANGER, STRANGER) == 0
                     && libc::syscall(libc::SYS_setresuid, STRANGER, STRANGER, STRANGER) == 0;
+                // After the ids: a change of them clears it. Whoever lost its parent before gets no signal.
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                if libc::getppid() != parent {
+                    libc::_exit(1);
+                }
                 let byte = u8::from(ok);
                 libc::write(write.as_raw_fd(), std::ptr::from_ref(&byte).cast(), 1);
                 loop {
