@@ -676,6 +676,28 @@ fn why_says_why_and_how_to_mend_it() {
     );
     assert_eq!(read_as(B, &[], &path), Ok(b"value".to_vec()));
 
+    // Of a hidden secret a stranger learns no more than of one that is not there.
+    product.put(
+        "why/hidden",
+        "value",
+        &["--visibility", "hidden", "--allow", &format!("uid:{A}")],
+    );
+    assert_eq!(read_as(B, &[], &product.path("why/hidden")), Err(libc::ENOENT));
+    for about in [&[][..], &["--uid", &b]] {
+        let ask = |name: &str| {
+            let said = product.run_as(B, &[], &[&["why", name], about].concat(), b"");
+            (said.code(), said.out, said.err.replace(name, "NAME"))
+        };
+        let hidden = ask("why/hidden");
+        assert_eq!(hidden.0, 4);
+        assert_eq!(hidden, ask("why/nothing"));
+    }
+    assert_eq!(
+        why(&["why/hidden"]).ok().json()["record"]["uid"],
+        B,
+        "root is told"
+    );
+
     // About others only root asks.
     let foreign = product.run_as(B, &[], &["why", "why/uid", "--uid", &A.to_string()], b"");
     problem(foreign, 3, &["only root", "ask as root"]);
