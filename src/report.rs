@@ -248,7 +248,13 @@ impl Report {
             printable(record["eventName"].as_str().unwrap_or("?")),
             reason_words(&reason)
         );
-        let mend = (reason == "implicit_deny")
+        // What `policy allow` gives is reading, and with it looking at the file.
+        let reading = match record["eventName"].as_str() {
+            Some("GetSecretValue" | "OpenSecret") => true,
+            Some("DescribeSecret") => record["via"] == "mount",
+            _ => false,
+        };
+        let mend = (reason == "implicit_deny" && reading)
             .then(|| uid.map(|u| self.mending(name, Uid(u))))
             .flatten();
         Ok(
@@ -257,13 +263,13 @@ impl Report {
         )
     }
 
-    /// Whether the secret is hidden from this caller.
+    /// Whether there is no such secret, or it is hidden from this caller.
     fn concealed<C: Caller>(&self, name: &SecretName, caller: &mut C) -> bool {
         let state = self.access.vault().state();
         state
             .secrets
             .by_name(name.as_str())
-            .is_some_and(|s| s.meta.visibility == Visibility::Hidden && self.access.peek(s, caller).is_err())
+            .is_none_or(|s| s.meta.visibility == Visibility::Hidden && self.access.peek(s, caller).is_err())
     }
 
     fn refusal_words(

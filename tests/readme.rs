@@ -583,7 +583,7 @@ fn why_says_why_and_how_to_mend_it() {
     let mends = |said: &Said| {
         said.json()["mend"]
             .as_str()
-            .expect("a mending command")
+            .unwrap_or_else(|| panic!("no mending command: {said:?}"))
             .to_string()
     };
     // Nothing on record yet.
@@ -705,4 +705,52 @@ fn why_says_why_and_how_to_mend_it() {
         .run_as(B, &[], &["--json", "why", "why/uid", "--uid", &b], b"")
         .ok();
     assert_eq!(own.json()["decision"], "allow");
+}
+
+#[test]
+fn a_hidden_secret_is_no_secret_to_strangers() {
+    let _deadline = support::Deadline::new(Duration::from_secs(60), "hidden");
+    let product = Product::mounted();
+    let rule = ["--visibility", "hidden", "--allow", &format!("uid:{A}")];
+    product.put("hid/hidden", "value", &rule);
+    product.put("hid/deleted", "value", &rule);
+    product.run(&["delete", "hid/deleted", "--now"]).ok();
+    let policy = product.dir().join("policy.json");
+    let document = product.run(&["policy", "get", "hid/hidden"]).ok().out;
+    std::fs::write(&policy, document).unwrap();
+    let set = format!("policy set NAME {}", policy.display());
+    for line in [
+        "get NAME",
+        "describe NAME",
+        "versions NAME",
+        "put NAME",
+        "put NAME --allow uid:61002",
+        "put NAME --mode 0440",
+        "delete NAME --now",
+        "delete NAME --now --dry-run",
+        "delete NAME --now --purge",
+        "policy get NAME",
+        "policy allow NAME uid:61002",
+        "policy deny NAME uid:61001",
+        "why NAME",
+        "why NAME --uid 61002",
+        &set,
+    ] {
+        let ask = |name: &str| {
+            let line = line.replace("NAME", name);
+            let args: Vec<&str> = line.split(' ').collect();
+            let said = product.run_as(B, &[], &args, b"mine");
+            (said.code(), said.out, said.err.replace(name, "NAME"))
+        };
+        let nothing = ask("hid/nothing");
+        assert!(nothing.0 != 0 && nothing.1.is_empty(), "{line}: {nothing:?}");
+        assert_eq!(ask("hid/hidden"), nothing, "{line}");
+        assert_eq!(ask("hid/deleted"), nothing, "{line}");
+    }
+    // He changed nothing.
+    assert_eq!(
+        read_as(A, &[], &product.path("hid/hidden")),
+        Ok(b"value".to_vec())
+    );
+    assert_eq!(read_as(B, &[], &product.path("hid/hidden")), Err(libc::ENOENT));
 }
