@@ -241,13 +241,21 @@ impl Lifecycle {
         what: &str,
     ) -> Result<(), Problem> {
         self.sound(secret, what)?;
-        self.allowed(
+        let may_put = self.allowed(
             secret,
             Action::PutSecretValue,
             Event::PutSecretValue,
             caller,
             what,
-        )?;
+        );
+        // To a stranger a hidden name is a free one, which he may not take.
+        may_put.map_err(|e| {
+            if e.exit == Exit::NotFound {
+                may_not_create(what)
+            } else {
+                e
+            }
+        })?;
         if put.policy.is_some() || !put.rules.is_empty() {
             self.allowed(
                 secret,
@@ -279,7 +287,7 @@ impl Lifecycle {
         let _created = self
             .access
             .decide_new(&put.name, Action::CreateSecret, caller)
-            .map_err(|_| denied(what, "only root and the group wardfs may create secrets"))?;
+            .map_err(|_| may_not_create(what))?;
         if let Some(other) = draft.state().secrets.conflict(&put.name) {
             return Err(Problem::new(
                 Exit::Conflict,
@@ -466,11 +474,10 @@ impl Lifecycle {
             Err(refusal) => refusal,
         };
         Err(match self.access.refuse(secret, refusal, event, caller) {
-            AccessError::Hidden(_) if self.access.peek(secret, caller).is_err() => Problem::new(
-                Exit::NotFound,
-                what,
-                "there is no such secret, or you may not see it",
-            ),
+            // Word for word what he is told where there is none.
+            AccessError::Hidden(_) if self.access.peek(secret, caller).is_err() => {
+                self.missing(&secret.meta.name, what)
+            }
             _ => denied(
                 what,
                 format_args!(
@@ -530,6 +537,10 @@ impl From<VaultError> for Problem {
     fn from(e: VaultError) -> Self {
         e.problem("")
     }
+}
+
+fn may_not_create(what: &str) -> Problem {
+    denied(what, "only root and the group wardfs may create secrets")
 }
 
 fn denied(what: &str, why: impl std::fmt::Display) -> Problem {

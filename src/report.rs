@@ -11,7 +11,7 @@ use crate::id::{Gid, Pid, ROOT, SecretName, Tid, Uid, printable};
 use crate::policy::{Action, Directory, Purpose, Reason, Refusal};
 use crate::problem::{Exit, Problem};
 use crate::sys::caller::{Header, Observer};
-use crate::vault::{Secret, VaultError, Version};
+use crate::vault::{Secret, VaultError, Version, Visibility};
 
 /// About whom `why` is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,7 +159,10 @@ impl Report {
     ) -> Result<Value, Problem> {
         let what = format!("cannot say why for {name}");
         let root = caller.uid() == self.access.vault().administration().owner;
+        // To answer a stranger would tell him that a hidden secret exists.
+        let concealed = !root && self.concealed(name, caller);
         let mut about = match about {
+            WhyAbout::Latest if concealed => return Err(none_on_record(name, &what)),
             WhyAbout::Latest => return self.latest(name, &what, root, caller.uid()),
             WhyAbout::User(user) => {
                 let uid = self.directory.uid_of(user);
@@ -183,7 +186,8 @@ impl Report {
             );
         }
         let state = self.access.vault().state();
-        let Some(secret) = state.secrets.by_name(name.as_str()).filter(|s| s.is_active()) else {
+        let secret = state.secrets.by_name(name.as_str()).filter(|s| s.is_active());
+        let Some(secret) = secret.filter(|_| !concealed) else {
             return Err(
                 Problem::new(Exit::NotFound, &what, "there is no such secret, or it is deleted")
                     .next("see the names: wardfs list"),
@@ -232,8 +236,7 @@ impl Report {
             .transpose()
             .map_err(|e| VaultError::from(e).problem(what))?;
         let Some(entry) = found else {
-            return Err(Problem::new(Exit::NotFound, what, "no refusal is on record")
-                .next(format!("ask about somebody: wardfs why {name} --user NAME")));
+            return Err(none_on_record(name, what));
         };
         let record = entry.value;
         let uid = record["uid"].as_u64().and_then(|u| u32::try_from(u).ok());
@@ -245,13 +248,28 @@ impl Report {
             printable(record["eventName"].as_str().unwrap_or("?")),
             reason_words(&reason)
         );
-        let mend = (reason == "implicit_deny")
+        // What `policy allow` gives is reading, and with it looking at the file.
+        let reading = match record["eventName"].as_str() {
+            Some("GetSecretValue" | "OpenSecret") => true,
+            Some("DescribeSecret") => record["via"] == "mount",
+            _ => false,
+        };
+        let mend = (reason == "implicit_deny" && reading)
             .then(|| uid.map(|u| self.mending(name, Uid(u))))
             .flatten();
         Ok(
             json!({ "name": name, "who": who, "decision": "deny", "reason": reason, "layer": record["layer"],
                    "statement": record["statement"], "words": words, "mend": mend, "record": record }),
         )
+    }
+
+    /// Whether there is no such secret, or it is hidden from this caller.
+    fn concealed<C: Caller>(&self, name: &SecretName, caller: &mut C) -> bool {
+        let state = self.access.vault().state();
+        state
+            .secrets
+            .by_name(name.as_str())
+            .is_none_or(|s| s.meta.visibility == Visibility::Hidden && self.access.peek(s, caller).is_err())
     }
 
     fn refusal_words(
@@ -375,6 +393,11 @@ impl Report {
             },
         )
     }
+}
+
+fn none_on_record(name: &SecretName, what: &str) -> Problem {
+    Problem::new(Exit::NotFound, what, "no refusal is on record")
+        .next(format!("ask about somebody: wardfs why {name} --user NAME"))
 }
 
 fn labels(secret: &Secret) -> Value {

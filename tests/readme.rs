@@ -64,6 +64,54 @@ fn said(command: &mut Command) -> Said {
     }
 }
 
+/// The commands that a help text lists, those beneath them included.
+fn commands(above: &[&str]) -> Vec<String> {
+    let help = Command::new(env!("CARGO_BIN_EXE_wardfs"))
+        .args(above)
+        .arg("-h")
+        .output()
+        .unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let Some((_, list)) = help.split_once("\nCommands:\n") else {
+        return vec![above.join(" ")];
+    };
+    list.lines()
+        .take_while(|l| l.starts_with("  "))
+        .filter_map(|l| l.split_whitespace().next())
+        .filter(|c| *c != "help")
+        .flat_map(|c| commands(&[above, &[c]].concat()))
+        .collect()
+}
+
+#[test]
+fn every_command_is_in_the_table_and_every_document_is_there() {
+    let (_, table) = README.split_once("\n## Commands\n").unwrap();
+    let (table, _) = table.split_once("\n## ").unwrap();
+    let all = commands(&[]);
+    assert!(all.len() > 15, "{all:?}");
+    for command in all {
+        let mut words = command.split(' ');
+        let (first, second) = (words.next().unwrap(), words.next());
+        let row = table
+            .lines()
+            .find(|l| l.contains(&format!("`{first}")) && second.is_none_or(|s| l.contains(s)));
+        assert!(row.is_some(), "{command} is not in the README's table");
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let documents = std::fs::read_dir(root.join("packaging/doc")).unwrap().flatten();
+    for page in documents.map(|e| e.path()).chain([root.join("README.md")]) {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for link in text.split("](").skip(1).map(|l| l.split(')').next().unwrap()) {
+            let local = !link.starts_with("http") && link.ends_with(".md");
+            assert!(
+                !local || page.parent().unwrap().join(link).exists(),
+                "{}: {link} is not there",
+                page.display()
+            );
+        }
+    }
+}
+
 /// The serving process of the tour, ended with the test.
 struct Served(Child);
 
@@ -321,9 +369,9 @@ fn values_and_names_at_their_limits() {
         ("v/binary", b"\xff\0\n\r\x1b"),
     ] {
         product.put(name, value, &["--allow", &a]);
-        let said = product.run_as(A, &[], &["--json", "get", name], b"");
-        // The store is root's: another uid reads through a mount alone.
-        assert!(!said.status.success(), "{said:?}");
+        // The store's files are root's: without a mount another uid reads nothing, whatever the policy says.
+        let said = product.run_as(A, &[], &["get", name], b"");
+        assert!(!said.status.success() && said.out.is_empty(), "{said:?}");
     }
     assert_eq!(product.run(&["get", "v/long"]).code(), 4, "nothing was stored");
 
@@ -540,7 +588,7 @@ fn why_says_why_and_how_to_mend_it() {
     let mends = |said: &Said| {
         said.json()["mend"]
             .as_str()
-            .expect("a mending command")
+            .unwrap_or_else(|| panic!("no mending command: {said:?}"))
             .to_string()
     };
     // Nothing on record yet.
@@ -633,6 +681,28 @@ fn why_says_why_and_how_to_mend_it() {
     );
     assert_eq!(read_as(B, &[], &path), Ok(b"value".to_vec()));
 
+    // Of a hidden secret a stranger learns no more than of one that is not there.
+    product.put(
+        "why/hidden",
+        "value",
+        &["--visibility", "hidden", "--allow", &format!("uid:{A}")],
+    );
+    assert_eq!(read_as(B, &[], &product.path("why/hidden")), Err(libc::ENOENT));
+    for about in [&[][..], &["--uid", &b]] {
+        let ask = |name: &str| {
+            let said = product.run_as(B, &[], &[&["why", name], about].concat(), b"");
+            (said.code(), said.out, said.err.replace(name, "NAME"))
+        };
+        let hidden = ask("why/hidden");
+        assert_eq!(hidden.0, 4);
+        assert_eq!(hidden, ask("why/nothing"));
+    }
+    assert_eq!(
+        why(&["why/hidden"]).ok().json()["record"]["uid"],
+        B,
+        "root is told"
+    );
+
     // About others only root asks.
     let foreign = product.run_as(B, &[], &["why", "why/uid", "--uid", &A.to_string()], b"");
     problem(foreign, 3, &["only root", "ask as root"]);
@@ -640,4 +710,52 @@ fn why_says_why_and_how_to_mend_it() {
         .run_as(B, &[], &["--json", "why", "why/uid", "--uid", &b], b"")
         .ok();
     assert_eq!(own.json()["decision"], "allow");
+}
+
+#[test]
+fn a_hidden_secret_is_no_secret_to_strangers() {
+    let _deadline = support::Deadline::new(Duration::from_secs(60), "hidden");
+    let product = Product::mounted();
+    let rule = ["--visibility", "hidden", "--allow", &format!("uid:{A}")];
+    product.put("hid/hidden", "value", &rule);
+    product.put("hid/deleted", "value", &rule);
+    product.run(&["delete", "hid/deleted", "--now"]).ok();
+    let policy = product.dir().join("policy.json");
+    let document = product.run(&["policy", "get", "hid/hidden"]).ok().out;
+    std::fs::write(&policy, document).unwrap();
+    let set = format!("policy set NAME {}", policy.display());
+    for line in [
+        "get NAME",
+        "describe NAME",
+        "versions NAME",
+        "put NAME",
+        "put NAME --allow uid:61002",
+        "put NAME --mode 0440",
+        "delete NAME --now",
+        "delete NAME --now --dry-run",
+        "delete NAME --now --purge",
+        "policy get NAME",
+        "policy allow NAME uid:61002",
+        "policy deny NAME uid:61001",
+        "why NAME",
+        "why NAME --uid 61002",
+        &set,
+    ] {
+        let ask = |name: &str| {
+            let line = line.replace("NAME", name);
+            let args: Vec<&str> = line.split(' ').collect();
+            let said = product.run_as(B, &[], &args, b"mine");
+            (said.code(), said.out, said.err.replace(name, "NAME"))
+        };
+        let nothing = ask("hid/nothing");
+        assert!(nothing.0 != 0 && nothing.1.is_empty(), "{line}: {nothing:?}");
+        assert_eq!(ask("hid/hidden"), nothing, "{line}");
+        assert_eq!(ask("hid/deleted"), nothing, "{line}");
+    }
+    // He changed nothing.
+    assert_eq!(
+        read_as(A, &[], &product.path("hid/hidden")),
+        Ok(b"value".to_vec())
+    );
+    assert_eq!(read_as(B, &[], &product.path("hid/hidden")), Err(libc::ENOENT));
 }

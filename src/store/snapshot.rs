@@ -156,25 +156,31 @@ impl<E: Indexed> Snapshot<E> {
     #[must_use]
     pub fn with(&self, entry: Arc<E>) -> Self {
         let mut next = self.clone();
-        let same_name = match self.by_id.get(&entry.id()) {
+        next.insert(entry);
+        next
+    }
+
+    /// As [`with`](Self::with), in place: nothing is copied while no other snapshot shares the maps, which makes
+    /// the first one of a start.
+    pub fn insert(&mut self, entry: Arc<E>) {
+        let same_name = match self.by_id.get(&entry.id()).cloned() {
             Some(old) if old.name() == entry.name() => true,
             Some(old) => {
-                next.remove(&old.clone());
+                self.remove(&old);
                 false
             }
             None => false,
         };
-        if !same_name && let Some(old) = next.by_name.get(entry.name()).cloned() {
-            next.remove(&old);
+        if !same_name && let Some(old) = self.by_name.get(entry.name()).cloned() {
+            self.remove(&old);
         }
         let name = entry.name().clone();
         if !same_name {
-            next.count_in(name.as_str());
+            self.count_in(name.as_str());
         }
-        next.by_id.insert(entry.id(), entry.clone());
-        next.by_name.insert(name.clone(), entry.clone());
-        next.ordered.insert(Ordered(name), entry);
-        next
+        self.by_id.insert(entry.id(), entry.clone());
+        self.by_name.insert(name.clone(), entry.clone());
+        self.ordered.insert(Ordered(name), entry);
     }
 
     /// A snapshot without the secret of that number; the same one if there is none.

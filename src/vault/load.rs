@@ -346,7 +346,7 @@ impl Records {
                 },
                 (_, broken) => (None, broken),
             };
-            snapshot = snapshot.with(Arc::new(Secret::new(
+            snapshot.insert(Arc::new(Secret::new(
                 meta,
                 loaded.revision,
                 policy,
