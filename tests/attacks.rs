@@ -39,13 +39,23 @@ fn opening_looking_and_listing() {
     let (product, path) = served();
     assert_eq!(read_as(B, &[], &path), Err(libc::EACCES));
     assert_eq!(read_as(0, &[], &path), Err(libc::EACCES), "root has no statement");
-    let stat = |uid| Run::uid(uid).call(|| std::fs::metadata(&path).map(|m| (m.uid(), m.mode() & 0o777)).map_err(errno));
+    let stat = |uid| {
+        Run::uid(uid).call(|| {
+            std::fs::metadata(&path)
+                .map(|m| (m.uid(), m.mode() & 0o777))
+                .map_err(errno)
+        })
+    };
     assert_eq!(stat(A), Ok((A, 0o400)));
     assert_eq!(stat(B), Err(libc::EACCES));
     let names = |uid| {
         Run::uid(uid).call(|| -> Vec<String> {
-            let all = std::fs::read_dir(path.parent().unwrap()).into_iter().flatten().flatten();
-            all.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+            let all = std::fs::read_dir(path.parent().unwrap())
+                .into_iter()
+                .flatten()
+                .flatten();
+            all.map(|e| e.file_name().to_string_lossy().into_owned())
+                .collect()
         })
     };
     assert!(names(A).contains(&"key".to_owned()));
@@ -78,7 +88,11 @@ fn a_passed_or_inherited_descriptor() {
         let file = File::open(&path).expect("open");
         // A touches what could be cached first.
         assert_eq!(sys::pread(&file, 100, 0).expect("A reads"), VALUE);
-        let _ = (mapping_leaks(&file), sys::sendfile(&file, 100), sys::splice(&file, 100));
+        let _ = (
+            mapping_leaks(&file),
+            sys::sendfile(&file, 100),
+            sys::splice(&file, 100),
+        );
         pass_fd(&near, &file).expect("send");
     });
     let attack = |file: &std::os::fd::OwnedFd| {
@@ -90,8 +104,17 @@ fn a_passed_or_inherited_descriptor() {
             mapping_leaks(file),
         )
     };
-    let refused = (Err(libc::EACCES), Err(libc::EACCES), Err(libc::EINVAL), Err(libc::EINVAL), false);
-    assert_eq!(Run::uid(B).call(|| attack(&receive_fd(&far).expect("receive"))), refused);
+    let refused = (
+        Err(libc::EACCES),
+        Err(libc::EACCES),
+        Err(libc::EINVAL),
+        Err(libc::EINVAL),
+        false,
+    );
+    assert_eq!(
+        Run::uid(B).call(|| attack(&receive_fd(&far).expect("receive"))),
+        refused
+    );
     let inherited = Run::root().call(|| {
         set_fsids(A, A);
         let file = File::open(&path).expect("open").into();
@@ -111,7 +134,11 @@ fn reopening_through_proc_and_o_path() {
     for flags in [0, libc::O_PATH] {
         let got = Run::root().call(|| {
             set_fsids(A, A);
-            let file = OpenOptions::new().read(true).custom_flags(flags).open(&path).expect("open");
+            let file = OpenOptions::new()
+                .read(true)
+                .custom_flags(flags)
+                .open(&path)
+                .expect("open");
             set_fsids(0, 0);
             become_ids(B, B, &[]).expect("become B");
             // The change of ids made this process undumpable, which would be root's refusal and not wardfs's.
@@ -144,7 +171,10 @@ fn threads_and_user_namespaces() {
         std::fs::write("/proc/self/setgroups", "deny").expect("setgroups");
         std::fs::write("/proc/self/uid_map", format!("0 {B} 1")).expect("uid_map");
         std::fs::write("/proc/self/gid_map", format!("0 {B} 1")).expect("gid_map");
-        (nix::unistd::geteuid().as_raw(), std::fs::read(&path).map_err(errno))
+        (
+            nix::unistd::geteuid().as_raw(),
+            std::fs::read(&path).map_err(errno),
+        )
     });
     assert_eq!(inside, (0, Err(libc::EACCES)));
 }
@@ -153,16 +183,29 @@ fn threads_and_user_namespaces() {
 fn overlayfs_and_single_file_bind_mounts_by_root() {
     let _deadline = deadline("overlayfs and bind");
     let (product, path) = served();
-    let (over, empty, bound) = (product.dir().join("over"), product.dir().join("empty"), product.dir().join("bound"));
+    let (over, empty, bound) = (
+        product.dir().join("over"),
+        product.dir().join("empty"),
+        product.dir().join("bound"),
+    );
     std::fs::create_dir(&over).unwrap();
     std::fs::create_dir(&empty).unwrap();
     File::create(&bound).unwrap();
     let lower = format!("lowerdir={}:{}", product.target().display(), empty.display());
-    mount(Some("overlay"), &over, Some("overlay"), MsFlags::MS_RDONLY, Some(lower.as_str())).expect("overlay");
+    mount(
+        Some("overlay"),
+        &over,
+        Some("overlay"),
+        MsFlags::MS_RDONLY,
+        Some(lower.as_str()),
+    )
+    .expect("overlay");
     let got = [B, 0, A].map(|uid| read_as(uid, &[], &over.join("app/key")));
     umount2(&over, MntFlags::MNT_DETACH).expect("umount");
     assert!(got[0].is_err() && got[1].is_err(), "{got:?}");
-    product.record("the overlay's refusal", |r| r["reason"] == "cred_mismatch" || r["reason"] == "implicit_deny");
+    product.record("the overlay's refusal", |r| {
+        r["reason"] == "cred_mismatch" || r["reason"] == "implicit_deny"
+    });
     mount(Some(&path), &bound, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("bind");
     let got = [A, B, 0].map(|uid| read_as(uid, &[], &bound));
     umount2(&bound, MntFlags::MNT_DETACH).expect("umount");
@@ -174,7 +217,11 @@ fn ring_read(ring: &mut IoUring, file: &File, personality: u16) -> Result<Vec<u8
     let mut buffer = vec![0u8; 4096];
     let entry = opcode::Read::new(types::Fd(file.as_raw_fd()), buffer.as_mut_ptr(), 4096).build();
     // SAFETY: the buffer lives until the completion has been taken, or the process is left.
-    unsafe { ring.submission().push(&entry.personality(personality)).expect("room") };
+    unsafe {
+        ring.submission()
+            .push(&entry.personality(personality))
+            .expect("room")
+    };
     let limit = types::Timespec::new().sec(5);
     let args = types::SubmitArgs::new().timespec(&limit);
     if ring.submitter().submit_with_args(1, &args).is_err() {
@@ -182,7 +229,11 @@ fn ring_read(ring: &mut IoUring, file: &File, personality: u16) -> Result<Vec<u8
         unsafe { libc::_exit(9) };
     }
     let rc = ring.completion().next().expect("a completion").result();
-    if rc < 0 { Err(-rc) } else { Ok(buffer[..rc as usize].to_vec()) }
+    if rc < 0 {
+        Err(-rc)
+    } else {
+        Ok(buffer[..rc as usize].to_vec())
+    }
 }
 
 #[test]
@@ -197,7 +248,11 @@ fn rings_of_the_allowed_user_after_setuid() {
             }
             set_fsids(A, A);
             let mut ring: IoUring = builder.build(4).expect("ring");
-            let personality = if polled { 0 } else { ring.submitter().register_personality().expect("personality") };
+            let personality = if polled {
+                0
+            } else {
+                ring.submitter().register_personality().expect("personality")
+            };
             let file = File::open(&path).expect("open");
             set_fsids(0, 0);
             become_ids(B, B, &[]).expect("become B");
@@ -236,7 +291,11 @@ fn an_explicit_deny_beats_every_allow_and_hidden_is_not_there() {
     product.put("app/denied", VALUE, &["--allow", "uid:0", "--deny", "uid:0"]);
     assert_eq!(read_as(0, &[], &product.path("app/denied")), Err(libc::EACCES));
     product.refusal(0, "explicit_deny");
-    product.put("app/hidden", VALUE, &["--allow", &format!("uid:{A}"), "--visibility", "hidden"]);
+    product.put(
+        "app/hidden",
+        VALUE,
+        &["--allow", &format!("uid:{A}"), "--visibility", "hidden"],
+    );
     assert_eq!(read_as(B, &[], &product.path("app/hidden")), Err(libc::ENOENT));
     assert_eq!(read_as(A, &[], &product.path("app/hidden")).as_deref(), Ok(VALUE));
 }
@@ -249,9 +308,17 @@ fn writes(path: &Path) -> Vec<(&'static str, Option<i32>)> {
         ("mkdir", std::fs::create_dir(&beside).err().map(errno)),
         ("unlink", std::fs::remove_file(path).err().map(errno)),
         ("rename", std::fs::rename(path, &beside).err().map(errno)),
-        ("symlink", std::os::unix::fs::symlink("x", &beside).err().map(errno)),
+        (
+            "symlink",
+            std::os::unix::fs::symlink("x", &beside).err().map(errno),
+        ),
         ("link", std::fs::hard_link(path, &beside).err().map(errno)),
-        ("chmod", std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o777)).err().map(errno)),
+        (
+            "chmod",
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o777))
+                .err()
+                .map(errno),
+        ),
         ("truncate", nix::unistd::truncate(path, 0).err().map(|e| e as i32)),
     ]
 }
@@ -267,11 +334,17 @@ fn every_write_is_erofs_also_through_a_writable_clone() {
     sys::make_clone_writable(&clone).expect("writable");
     let through = PathBuf::from(format!("/proc/self/fd/{}/app/key", clone.as_raw_fd()));
     for (what, got) in writes_as_strings(&through) {
-        assert!(got.is_some(), "root's {what} through a writable clone went through");
+        assert!(
+            got.is_some(),
+            "root's {what} through a writable clone went through"
+        );
     }
     assert_eq!(read_as(A, &[], &path).as_deref(), Ok(VALUE));
 }
 
 fn writes_as_strings(path: &Path) -> Vec<(String, Option<i32>)> {
-    writes(path).into_iter().map(|(what, got)| (what.to_owned(), got)).collect()
+    writes(path)
+        .into_iter()
+        .map(|(what, got)| (what.to_owned(), got))
+        .collect()
 }

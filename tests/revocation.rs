@@ -21,7 +21,10 @@ fn after(what: &str, change: &[&str], wanted: i32) {
     let reader = Run::uid(A).start(move || {
         let mut far = File::from(far);
         let file = File::open(&path).expect("open");
-        assert_eq!(sys::pread(&file, 100, 0).expect("the first read"), b"to-be-revoked");
+        assert_eq!(
+            sys::pread(&file, 100, 0).expect("the first read"),
+            b"to-be-revoked"
+        );
         far.write_all(b"o").expect("say that it is open");
         far.read_exact(&mut [0]).expect("be told to go on");
         let got = sys::pread(&file, 100, 0).map_err(|e| e.raw_os_error().unwrap_or(0));
@@ -41,7 +44,11 @@ fn after(what: &str, change: &[&str], wanted: i32) {
 
 #[test]
 fn a_deny_reaches_open_descriptors() {
-    after("deny", &["policy", "deny", "app/key", &format!("uid:{A}")], libc::EACCES);
+    after(
+        "deny",
+        &["policy", "deny", "app/key", &format!("uid:{A}")],
+        libc::EACCES,
+    );
 }
 
 #[test]
