@@ -348,3 +348,67 @@ fn writes_as_strings(path: &Path) -> Vec<(String, Option<i32>)> {
         .map(|(what, got)| (what.to_owned(), got))
         .collect()
 }
+
+/// What the daemon answers to `text` on a connection that root made and B uses.
+fn asked_by_b(socket: &Path, text: &str) -> String {
+    use wardfs::sys::socket::Connection;
+    Run::root().call(|| {
+        let connection = Connection::connect(socket).expect("connect");
+        become_ids(B, B, &[]).expect("become B");
+        if let Err(e) = connection.send(text.as_bytes(), &[]) {
+            return format!("closed: {e}");
+        }
+        let mut packet = vec![0; 65536];
+        match connection.recv(&mut packet, Some(Duration::from_secs(5))) {
+            Ok(message) => {
+                String::from_utf8_lossy(packet.get(1..message.len).unwrap_or_default()).into_owned()
+            }
+            Err(e) => format!("closed: {e}"),
+        }
+    })
+}
+
+#[test]
+fn a_control_connection_of_root_in_the_hands_of_b() {
+    let _deadline = deadline("control socket");
+    let (product, path) = served();
+    let socket = product.store().join("run/control.sock");
+    let requests = [
+        r#"{"command":"list","under":null}"#,
+        r#"{"command":"describe","name":"app/key"}"#,
+        r#"{"command":"versions","name":"app/key"}"#,
+        r#"{"command":"policy_get","name":"app/key"}"#,
+        r#"{"command":"policy_set","name":"app/key","text":"{}"}"#,
+        r#"{"command":"policy_add","name":"app/key","rules":[]}"#,
+        r#"{"command":"delete","name":"app/key","purge":true,"dry_run":false}"#,
+        r#"{"command":"store_check"}"#,
+        r#"{"command":"status"}"#,
+        r#"{"command":"audit_verify"}"#,
+        r#"{"command":"unmount"}"#,
+    ];
+    for request in requests {
+        let text = format!(r#"{{"format":1,"request":{request}}}"#);
+        let answer = asked_by_b(&socket, &text);
+        assert!(!answer.contains("\"done\""), "{request}: {answer}");
+    }
+    product.record("the mismatch", |r| r["reason"] == "cred_mismatch");
+    assert_eq!(
+        read_as(A, &[], &path).as_deref(),
+        Ok(VALUE),
+        "nothing was changed"
+    );
+}
+
+#[test]
+fn the_daemons_own_process_tells_b_nothing() {
+    let _deadline = deadline("the daemon's /proc");
+    let (product, _) = served();
+    let proc = format!("/proc/{}", product.pid());
+    let seen = Run::uid(B).call(|| {
+        ["mem", "environ", "fd", "maps", "root", "cwd"].map(|what| {
+            let path = format!("{proc}/{what}");
+            std::fs::read(&path).is_ok_and(|b| !b.is_empty()) || std::fs::read_dir(&path).is_ok()
+        })
+    });
+    assert_eq!(seen, [false; 6]);
+}
