@@ -412,3 +412,62 @@ fn the_daemons_own_process_tells_b_nothing() {
     });
     assert_eq!(seen, [false; 6]);
 }
+
+#[test]
+fn versions_by_id_where_only_a_label_is_allowed() {
+    let _deadline = deadline("versions");
+    let mut product = Product::new();
+    let policy = product.dir().join("policy.json");
+    let text = format!(
+        r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":{{"User":"{A}"}},
+        "Action":"secretsmanager:GetSecretValue","Resource":"*",
+        "Condition":{{"StringEquals":{{"secretsmanager:VersionStage":"AWSCURRENT"}}}}}}]}}"#
+    );
+    std::fs::write(&policy, text).expect("policy");
+    let policy = policy.to_str().expect("UTF-8");
+    let id = |said: serde_json::Value| {
+        said["versionId"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{said}"))
+            .to_owned()
+    };
+    let old = id(product.put("app/key", "the-old-value", &["--policy", policy]));
+    let new = id(product.put("app/key", VALUE, &[]));
+    product.mount();
+    let version = |name: &str| read_as(A, &[], &product.path(".versions/app/key").join(name));
+    assert_eq!(version(&new).as_deref(), Ok(VALUE));
+    assert_eq!(version("current").as_deref(), Ok(VALUE));
+    assert_eq!(version(&old), Err(libc::EACCES));
+    assert_eq!(version("previous"), Err(libc::EACCES));
+    product.refusal(A, "implicit_deny");
+}
+
+#[test]
+fn the_policy_from_aws_word_for_word() {
+    let _deadline = deadline("policy from AWS");
+    let mut product = Product::new();
+    let role = "arn:aws:iam::123456789012:role/orders";
+    let file = product.store().join("wardfs.toml");
+    let config = std::fs::read_to_string(&file).expect("wardfs.toml");
+    std::fs::write(
+        &file,
+        format!("{config}\n[principals]\n\"{role}\" = \"uid:{A}\"\n"),
+    )
+    .expect("write");
+    let policy = product.dir().join("policy.json");
+    let text = format!(
+        r#"{{"Version":"2012-10-17","Statement":[
+        {{"Effect":"Deny","Principal":"*","Action":"secretsmanager:*","Resource":"*",
+          "Condition":{{"StringNotEquals":{{"aws:PrincipalArn":"{role}"}}}}}},
+        {{"Effect":"Allow","Principal":{{"AWS":"{role}"}},"Action":"secretsmanager:GetSecretValue","Resource":"*"}}]}}"#
+    );
+    std::fs::write(&policy, text).expect("policy");
+    product.put("app/key", VALUE, &["--policy", policy.to_str().expect("UTF-8")]);
+    product.mount();
+    let path = product.path("app/key");
+    assert_eq!(read_as(A, &[], &path).as_deref(), Ok(VALUE));
+    for uid in [B, 0] {
+        assert_eq!(read_as(uid, &[], &path), Err(libc::EACCES));
+        product.refusal(uid, "explicit_deny");
+    }
+}
