@@ -426,7 +426,7 @@ fn versions_by_id_where_only_a_label_is_allowed() {
     std::fs::write(&policy, text).expect("policy");
     let policy = policy.to_str().expect("UTF-8");
     let id = |said: serde_json::Value| {
-        said["versionId"]
+        said["version"]
             .as_str()
             .unwrap_or_else(|| panic!("{said}"))
             .to_owned()
@@ -449,11 +449,12 @@ fn the_policy_from_aws_word_for_word() {
     let role = "arn:aws:iam::123456789012:role/orders";
     let file = product.store().join("wardfs.toml");
     let config = std::fs::read_to_string(&file).expect("wardfs.toml");
-    std::fs::write(
-        &file,
-        format!("{config}\n[principals]\n\"{role}\" = \"uid:{A}\"\n"),
-    )
-    .expect("write");
+    let mapped = config.replace(
+        "[principals]\n",
+        &format!("[principals]\n\"{role}\" = [\"uid:{A}\"]\n"),
+    );
+    assert_ne!(mapped, config, "the file that init writes has the table");
+    std::fs::write(&file, mapped).expect("write");
     let policy = product.dir().join("policy.json");
     let text = format!(
         r#"{{"Version":"2012-10-17","Statement":[
