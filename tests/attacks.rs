@@ -419,7 +419,7 @@ fn versions_by_id_where_only_a_label_is_allowed() {
     let mut product = Product::new();
     let policy = product.dir().join("policy.json");
     let text = format!(
-        r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":{{"User":"{A}"}},
+        r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":{{"Uid":"{A}"}},
         "Action":"secretsmanager:GetSecretValue","Resource":"*",
         "Condition":{{"StringEquals":{{"secretsmanager:VersionStage":"AWSCURRENT"}}}}}}]}}"#
     );

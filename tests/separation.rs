@@ -39,7 +39,7 @@ fn an_administrator_cannot_make_himself_a_reader() {
     let me = format!("uid:{ADMIN}");
     let policy = product.dir().join("mine.json");
     let text = format!(
-        r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":{{"User":"{ADMIN}"}},"Action":"secretsmanager:*","Resource":"*"}}]}}"#
+        r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":{{"Uid":"{ADMIN}"}},"Action":"secretsmanager:*","Resource":"*"}}]}}"#
     );
     std::fs::write(&policy, text).expect("policy");
     let policy = policy.to_str().expect("a path in UTF-8");
