@@ -472,3 +472,36 @@ fn the_policy_from_aws_word_for_word() {
         product.refusal(uid, "explicit_deny");
     }
 }
+
+#[test]
+fn a_loop_device_on_the_file() {
+    const SET_FD: libc::Ioctl = 0x4C00;
+    const CLEAR_FD: libc::Ioctl = 0x4C01;
+    const GET_FREE: libc::Ioctl = 0x4C82;
+    let _deadline = deadline("loop device");
+    let (product, _) = served();
+    product.put(
+        "app/large",
+        [b'x'; 8192],
+        &["--allow", &format!("uid:{A}"), "--allow", "uid:0"],
+    );
+    let path = product.path("app/large");
+    assert_eq!(
+        read_as(0, &[], &path).map(|v| v.len()),
+        Ok(8192),
+        "root himself may"
+    );
+    let file = File::open(&path).expect("open");
+    let control = File::open("/dev/loop-control").expect("/dev/loop-control");
+    // SAFETY: no argument.
+    let number = unsafe { libc::ioctl(control.as_raw_fd(), GET_FREE) };
+    let device = File::open(format!("/dev/loop{number}")).expect("the free device");
+    // SAFETY: takes a descriptor by number.
+    let set = unsafe { libc::ioctl(device.as_raw_fd(), SET_FD, file.as_raw_fd()) };
+    let got = sys::pread(&device, 512, 0);
+    // SAFETY: no argument.
+    unsafe { libc::ioctl(device.as_raw_fd(), CLEAR_FD, 0) };
+    assert_eq!(set, 0);
+    assert!(got.is_err(), "{got:?}");
+    product.refusal(0, "io_worker");
+}
