@@ -137,11 +137,8 @@ pub fn init(dir: &Path) -> Result<(PathBuf, crate::secret::SecretBytes), Problem
     let config = Config::load(dir)?;
     let settings = settings(dir, &config);
     let created = crate::vault::create(dir, &settings).map_err(|e| e.problem(&what))?;
-    let file = dir.join(crate::config::FILE);
-    if !file.exists() {
-        let written = std::fs::write(&file, Config::TEMPLATE);
-        written.map_err(|e| Problem::new(Exit::Failed, &what, format_args!("{}: {e}", file.display())))?;
-    }
+    Config::install(dir)
+        .map_err(|e| Problem::new(Exit::Failed, &what, format_args!("{}: {e}", crate::config::FILE)))?;
     Ok((settings.key_file, created.recovery))
 }
 

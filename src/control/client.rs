@@ -38,7 +38,8 @@ impl Client {
                 Exit::Unavailable,
                 format!("cannot reach the daemon at {}", path.display()),
                 e,
-            )),
+            )
+            .next("without a daemon only the owner of the store may use it: run the command as root, or mount it first")),
         }
     }
 

@@ -124,6 +124,11 @@ impl VaultError {
             VaultError::Store(StoreError::InUse { .. }) => {
                 "wait for that process, or stop it; commands reach a running `wardfs mount` by its socket"
             }
+            VaultError::Store(StoreError::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                "without a daemon only its owner may use a store: run the command as root, or start `wardfs mount`"
+            }
             VaultError::Store(StoreError::Exists { .. }) => "name another directory with --store",
             VaultError::RolledBack(_)
             | VaultError::Integrity(_)

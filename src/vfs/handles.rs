@@ -1,8 +1,10 @@
 //! Open files and directories: numbers in a table, bounded for each uid, with the sizes they hold.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustc_hash::FxHashMap;
 
 use super::errno::VfsError;
 use super::poll::PollState;
@@ -40,8 +42,8 @@ const SHARDS: usize = 16;
 /// All handles.
 pub struct Handles {
     next: AtomicU64,
-    shards: [Mutex<HashMap<u64, Handle>>; SHARDS],
-    per_uid: Mutex<HashMap<u32, usize>>,
+    shards: [Mutex<FxHashMap<u64, Handle>>; SHARDS],
+    per_uid: Mutex<FxHashMap<u32, usize>>,
     max_per_uid: usize,
     sizes: Sizes,
     open: AtomicUsize,
@@ -143,7 +145,7 @@ impl Handles {
         out
     }
 
-    fn shard(&self, number: u64) -> &Mutex<HashMap<u64, Handle>> {
+    fn shard(&self, number: u64) -> &Mutex<FxHashMap<u64, Handle>> {
         &self.shards[number as usize % SHARDS]
     }
 
@@ -177,7 +179,7 @@ impl Drop for Place<'_> {
 /// every answer gives the largest that anybody holds: a size can run high for a while, never low.
 #[derive(Default)]
 pub struct Sizes {
-    held: Mutex<HashMap<SecretId, BTreeMap<u32, usize>>>,
+    held: Mutex<FxHashMap<SecretId, BTreeMap<u32, usize>>>,
     total: AtomicUsize,
 }
 
