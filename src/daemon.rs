@@ -22,7 +22,7 @@ use crate::report::Report;
 use crate::sys::notifier::Kind;
 use crate::sys::{caller, harden, mount, notifier, notify, nss};
 use crate::vault::{Change, ChangeKind, Settings, Vault};
-use crate::vfs::Vfs;
+use crate::vfs::{Announced, Vfs};
 
 /// What `mount` was asked, validated.
 #[derive(Debug, Clone)]
@@ -466,7 +466,7 @@ fn signals(stop: &Arc<Stop>) -> std::io::Result<()> {
 
 /// Tells the notifier of changes. A change waits in a queue, never in the command that made it.
 struct Announcer {
-    queue: Mutex<Option<Sender<(Kind, String)>>>,
+    queue: Mutex<Option<Sender<Change>>>,
     worker: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -486,21 +486,32 @@ impl Announcer {
                 "requests do not arrive with their caller's pid: is this another pid namespace than the mount's?",
             ));
         }
-        let (sender, receiver) = channel::<(Kind, String)>();
+        let (sender, receiver) = channel::<Change>();
         let vfs = vfs.clone();
         let worker = std::thread::Builder::new()
             .name("announcer".into())
             .spawn(move || {
                 while !notifier.ended() {
-                    let (kind, path) = match receiver.recv_timeout(LOOK) {
+                    let change = match receiver.recv_timeout(LOOK) {
                         Ok(change) => change,
                         Err(RecvTimeoutError::Timeout) => continue,
                         Err(RecvTimeoutError::Disconnected) => return,
                     };
-                    vfs.announcing((kind == Kind::Created).then(|| path.clone()));
+                    let path = change.name.as_str();
+                    let (kind, stage) = match change.kind {
+                        ChangeKind::Created => (Kind::Created, Some(Announced::Created(path.to_string()))),
+                        ChangeKind::Deleted => (
+                            Kind::Deleted,
+                            Some(Announced::Deleted(path.to_string(), change.id)),
+                        ),
+                        ChangeKind::Value => (Kind::Modified, None),
+                        ChangeKind::Settings => continue,
+                    };
+                    vfs.announcing(stage);
                     if let Err(e) = notifier.notify(kind, path.as_bytes(), ANNOUNCE) {
                         tracing::warn!("watchers of {path} were not told: {e}");
                     }
+                    vfs.announcing(None);
                 }
                 // Before its pid can be somebody else's: it is free when the notifier is dropped.
                 vfs.set_notifier(None);
@@ -512,15 +523,9 @@ impl Announcer {
     }
 
     fn announce(&self, change: &Change) {
-        let kind = match change.kind {
-            ChangeKind::Created => Kind::Created,
-            ChangeKind::Value => Kind::Modified,
-            ChangeKind::Deleted => Kind::Deleted,
-            ChangeKind::Settings => return,
-        };
         if let Some(queue) = &*lock(&self.queue) {
             // Without a worker there is nobody to tell, and service ends.
-            let _ = queue.send((kind, change.name.to_string()));
+            let _ = queue.send(change.clone());
         }
     }
 

@@ -234,3 +234,58 @@ fn handles_of_one_uid_are_bounded_and_leave_others_alone() {
     assert_eq!((held, last, again), (50, Some(libc::EMFILE), true));
     assert_eq!(read_as(B, &[], &path), Ok(b"v".to_vec()));
 }
+
+#[test]
+fn garbage_on_the_control_socket_is_answered_and_harms_nobody() {
+    let _deadline = Deadline::new(Duration::from_secs(60), "garbage");
+    let product = Product::mounted();
+    product.put("app/x", "v", &["--allow", &format!("uid:{A}")]);
+    let socket = wardfs::daemon::socket_path(&product.store());
+    let deep = format!(
+        "{{\"format\":1,\"request\":{}{}",
+        "[".repeat(20_000),
+        "]".repeat(20_000)
+    );
+    let long = format!(
+        "{{\"format\":1,\"request\":{{\"command\":\"list\",\"under\":\"{}\"}}}}",
+        "a".repeat(150_000)
+    );
+    let garbage: Vec<&[u8]> = vec![
+        b"",
+        b"\0",
+        b"null",
+        b"\xff\xfe garbage",
+        b"{\"format\":1}",
+        b"{\"format\":1,\"request\":{\"command\":\"nothing\"}}",
+        b"{\"format\":2,\"request\":{\"command\":\"status\"}}",
+        b"{\"format\":1,\"request\":{\"command\":\"describe\",\"name\":\"../../etc/shadow\"}}",
+        b"{\"format\":1,\"request\":{\"command\":\"put\",\"name\":\"app/y\"}}",
+        b"{\"format\":1,\"request\":{\"command\":\"status\",\"more\":1}}",
+        deep.as_bytes(),
+        long.as_bytes(),
+    ];
+    let answered = Run::uid(B).call(|| {
+        let mut failed = 0;
+        for packet in &garbage {
+            let connection = wardfs::sys::socket::Connection::connect(&socket).expect("connect");
+            // An empty packet ends a connection, and one that is too long may not even be sent.
+            if connection.send(packet, &[]).is_err() {
+                continue;
+            }
+            let mut answer = vec![0; 65536];
+            if let Ok(message) = connection.recv(&mut answer, Some(Duration::from_secs(5)))
+                && String::from_utf8_lossy(&answer[..message.len]).contains("\"failed\"")
+            {
+                failed += 1;
+            }
+        }
+        failed
+    });
+    assert!(
+        answered >= garbage.len() - 2,
+        "{answered} of {} were told what is wrong",
+        garbage.len()
+    );
+    product.run(&["status"]).ok();
+    assert_eq!(read_as(A, &[], &product.path("app/x")), Ok(b"v".to_vec()));
+}

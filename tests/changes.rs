@@ -82,6 +82,21 @@ fn watchers_of_file_and_directory_hear_of_each_change() {
     product.run(&["delete", "app/new", "--now"]).ok();
     await_events(&directory, "a deleted name", &[(IN_DELETE, "new")]);
     assert!(!product.path("app/new").exists());
+    // A purge, and the last name of a directory, are told as well.
+    product.put("app/new", "v", &["--allow", "uid:0"]);
+    await_events(&directory, "the name made again", &[(IN_CREATE, "new")]);
+    product.run(&["delete", "app/new", "--now", "--purge"]).ok();
+    await_events(&directory, "a purged name", &[(IN_DELETE, "new")]);
+    for purge in [false, true] {
+        product.put("deep/er/only", "v", &["--allow", "uid:0"]);
+        let last = sys::Inotify::new();
+        last.watch(&product.path("deep/er"))
+            .expect("watch the directory of one");
+        let args = ["delete", "deep/er/only", "--now", "--purge"];
+        product.run(&args[..if purge { 4 } else { 3 }]).ok();
+        await_events(&last, "the last name of a directory", &[(IN_DELETE, "only")]);
+        assert!(!product.path("deep").exists());
+    }
     // The file's watch has lived through it all.
     put(&product, "five");
     await_events(&file, "the last change", &[(IN_CLOSE_WRITE, "")]);

@@ -114,10 +114,19 @@ fn without_a_daemon_a_store_is_its_owners_alone() {
     let _deadline = Deadline::new(Duration::from_secs(60), "without a daemon");
     let product = Product::new();
     product.put("app/x", "v", &["--allow", &format!("uid:{A}")]);
-    for args in [&["list"][..], &["get", "app/x"], &["delete", "app/x", "--now"], &["status"], &["store", "check"]] {
+    for args in [
+        &["list"][..],
+        &["get", "app/x"],
+        &["delete", "app/x", "--now"],
+        &["status"],
+        &["store", "check"],
+    ] {
         let said = product.run_as(A, &[], args, b"");
         assert_eq!((said.code(), said.out.as_str()), (7, ""), "{said:?}");
         assert!(said.err.contains("as root"), "{said:?}");
     }
-    assert_eq!(product.run(&["list", "--json"]).ok().json()["secrets"][0]["name"], "app/x");
+    assert_eq!(
+        product.run(&["list", "--json"]).ok().json()["secrets"][0]["name"],
+        "app/x"
+    );
 }

@@ -151,7 +151,7 @@ Examples:
 Examples:
   wardfs policy allow app/db/password user:www-data unit:app.service
   wardfs policy get app/db/password > policy.json
-  wardfs policy check policy.json --name app/db/password
+  wardfs policy check app/db/password policy.json
   wardfs policy set app/db/password policy.json"
     )]
     Policy(Policy),
@@ -365,12 +365,12 @@ Examples:
     #[command(after_help = "\
 Examples:
   wardfs policy check policy.json
-  wardfs policy check policy.json --name app/db/password")]
+  wardfs policy check app/db/password policy.json")]
     Check {
-        /// The document; - is standard input
-        #[arg(value_hint = ValueHint::FilePath)]
-        file: PathBuf,
-        /// Check it as this secret's
+        /// The document (- is standard input), after the secret whose it is to be, if you name one
+        #[arg(value_names = ["NAME", "FILE"], num_args = 1..=2, required = true, value_hint = ValueHint::FilePath)]
+        of: Vec<PathBuf>,
+        /// The secret, by this flag
         #[arg(long)]
         name: Option<String>,
     },

@@ -221,10 +221,29 @@ fn plan_policy(policy: args::Policy) -> Result<Request, Problem> {
             name: name(&n)?,
             rules: rules(&who, Rule::Deny)?,
         },
-        args::Policy::Check { file, name: n } => Request::PolicyCheck {
-            name: n.map(|n| name(&n)).transpose()?,
-            text: document(&file)?,
-        },
+        args::Policy::Check { of, name: flag } => {
+            let (named, file) = match of.as_slice() {
+                [named, file] => (Some(named.to_string_lossy().into_owned()), file),
+                [file] => (None, file),
+                _ => {
+                    return Err(Problem::new(
+                        Exit::Usage,
+                        "nothing was checked",
+                        "no document was named",
+                    ));
+                }
+            };
+            if named.is_some() && flag.is_some() {
+                return Err(
+                    Problem::new(Exit::Usage, "nothing was checked", "the secret is named twice")
+                        .next("leave --name away"),
+                );
+            }
+            Request::PolicyCheck {
+                name: named.or(flag).map(|n| name(&n)).transpose()?,
+                text: document(file)?,
+            }
+        }
     })
 }
 

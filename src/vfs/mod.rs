@@ -10,6 +10,7 @@ use crate::id::Pid;
 use crate::policy::{Basis, Reason, Refusal};
 use crate::vault::{Change, ChangeKind, Secret, State, Version};
 
+mod announce;
 mod attr;
 mod caller;
 mod errno;
@@ -20,12 +21,14 @@ mod retry;
 mod tree;
 mod xattr;
 
+pub use announce::Announced;
 pub use attr::{Attr, Kind};
 pub use caller::RequestCaller;
 pub use errno::{Errno, Level, VfsError};
 pub use handles::{Handle, Handles, OpenFile};
 pub use node::Node;
 pub use retry::Asked;
+use retry::Begun;
 pub use tree::{Listing, ListingEntry};
 
 use handles::Place;
@@ -83,7 +86,7 @@ pub struct Vfs {
     pub counters: Counters,
     notifier: AtomicU32,
     notifier_seen: AtomicBool,
-    announced: Mutex<Option<String>>,
+    announced: Mutex<Option<Announced>>,
     waker: OnceLock<Box<dyn Waker>>,
     started: Timestamp,
 }
@@ -121,16 +124,6 @@ impl Vfs {
     /// Whether the notifier's own request arrived with its pid since it was named.
     pub fn notifier_was_seen(&self) -> bool {
         self.notifier_seen.load(Ordering::SeqCst)
-    }
-
-    /// The name that the notifier is about to make, so that its watchers hear of it: until it has, the name is
-    /// not there for the notifier.
-    pub fn announcing(&self, name: Option<String>) {
-        *lock(&self.announced) = name;
-    }
-
-    fn announces(&self, name: &str) -> bool {
-        lock(&self.announced).as_deref() == Some(name)
     }
 
     /// How pollers are woken; once, before service begins.
@@ -256,13 +249,16 @@ impl Vfs {
             self.refuse_read(&file, Reason::PageCacheRefused, caller);
             return Err(VfsError::PageCache);
         }
-        if lock(&file.retries).is_retry(caller.thread(), range.offset) {
+        let (thread, offset) = (caller.thread(), range.offset);
+        if lock(&file.retries).begin(thread, offset) == Begun::Again {
             self.refuse_read(&file, Reason::IoUringRetry, caller);
             return Err(VfsError::IoUringRetry);
         }
-        self.access
-            .read(&file.pin, range, caller)
-            .map_err(|e| self.refused(e))
+        let bytes = self.access.read(&file.pin, range, caller);
+        if !matches!(bytes, Ok(Some(_))) {
+            lock(&file.retries).nothing_given(thread, offset);
+        }
+        bytes.map_err(|e| self.refused(e))
     }
 
     fn refuse_read<C: Caller>(&self, file: &OpenFile, reason: Reason, caller: &mut C) {

@@ -5,7 +5,7 @@
 use crate::id::VersionNo;
 
 /// Threads that are remembered for a handle; beyond it the oldest may be told once more.
-const KEPT: usize = 8;
+const KEPT: usize = 1024;
 /// How often a change is told to a thread.
 const TIMES: u8 = 2;
 
@@ -74,7 +74,7 @@ mod tests {
         assert!(state.raise(v1, Some(v3), 7), "a further change is told again");
         assert!(!state.raise(v3, Some(v3), 7));
         assert!(!state.raise(v1, None, 7));
-        for thread in 100..200 {
+        for thread in 100..3000 {
             assert!(state.raise(v1, Some(v3), thread));
         }
         assert!(state.told.len() <= KEPT);

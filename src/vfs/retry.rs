@@ -8,10 +8,14 @@
 //! it has. EOF instead would be taken for an empty value by a read that is really a second one.
 //! `tests/kernel_facts/io_uring_reads.rs` shows all of it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
-/// Threads and places that are remembered for a handle.
-const KEPT: usize = 64;
+/// io_uring threads that are remembered for a handle.
+const THREADS: usize = 64;
+/// Places that are remembered for each of them: more than reads that make sense of a value of 1 MiB.
+const PLACES: usize = 65_536;
+/// Latest reads of other threads that are remembered for a handle.
+const LATEST: usize = 16;
 
 /// What a poll asks for, in the bits of poll(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,38 +39,75 @@ impl Asked {
     }
 }
 
-/// The io_uring readers of one handle, and what every thread was given of it lately: a mark may come after the
-/// first read.
+/// How a read begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// It may be answered.
+    Anew,
+    /// It is the retry of one that was.
+    Again,
+}
+
+/// The io_uring readers of one handle and the places that each was given; of all others the latest places, because
+/// the mark may come after the first read.
 #[derive(Debug, Default)]
 pub struct Retries {
-    marked: VecDeque<u32>,
-    given: VecDeque<(u32, u64)>,
+    marked: Vec<(u32, BTreeSet<u64>)>,
+    latest: VecDeque<(u32, u64)>,
 }
 
 impl Retries {
     /// A thread polled as an io_uring read does.
     pub fn mark(&mut self, thread: u32) {
-        if !self.marked.contains(&thread) {
-            keep(&mut self.marked, thread);
+        if self.of(thread).is_some() {
+            return;
+        }
+        if self.marked.len() == THREADS {
+            self.marked.remove(0);
+        }
+        let places = self
+            .latest
+            .iter()
+            .filter(|(t, _)| *t == thread)
+            .map(|(_, offset)| *offset);
+        self.marked.push((thread, places.collect()));
+    }
+
+    /// A read of this thread at this offset begins: the place counts as given from now on, so that of two in
+    /// flight one is answered.
+    pub fn begin(&mut self, thread: u32, offset: u64) -> Begun {
+        match self.of(thread) {
+            Some(places) if places.contains(&offset) => return Begun::Again,
+            Some(places) if places.len() < PLACES => drop(places.insert(offset)),
+            Some(_) => {}
+            None => {
+                if self.latest.len() == LATEST {
+                    self.latest.pop_front();
+                }
+                self.latest.push_back((thread, offset));
+            }
+        }
+        Begun::Anew
+    }
+
+    /// That read gave no byte, so the place is not given.
+    pub fn nothing_given(&mut self, thread: u32, offset: u64) {
+        match self.of(thread) {
+            Some(places) => drop(places.remove(&offset)),
+            None => {
+                if let Some(at) = self.latest.iter().rposition(|place| *place == (thread, offset)) {
+                    self.latest.remove(at);
+                }
+            }
         }
     }
 
-    /// Whether a READ of this thread at this offset is a retry. If not, it is remembered as given.
-    pub fn is_retry(&mut self, thread: u32, offset: u64) -> bool {
-        let place = (thread, offset);
-        if self.given.contains(&place) {
-            return self.marked.contains(&thread);
-        }
-        keep(&mut self.given, place);
-        false
+    fn of(&mut self, thread: u32) -> Option<&mut BTreeSet<u64>> {
+        self.marked
+            .iter_mut()
+            .find(|(t, _)| *t == thread)
+            .map(|(_, places)| places)
     }
-}
-
-fn keep<T>(list: &mut VecDeque<T>, item: T) {
-    if list.len() == KEPT {
-        list.pop_front();
-    }
-    list.push_back(item);
 }
 
 #[cfg(test)]
@@ -94,18 +135,42 @@ mod tests {
 
     #[test]
     fn a_marked_thread_gets_each_place_once_and_others_as_often_as_they_ask() {
+        use Begun::{Again, Anew};
         let mut retries = Retries::default();
-        assert!(!retries.is_retry(7, 0));
-        assert!(!retries.is_retry(7, 0), "an ordinary reader reads again");
+        assert_eq!(
+            [retries.begin(7, 0), retries.begin(7, 0)],
+            [Anew, Anew],
+            "an ordinary reader reads again"
+        );
         retries.mark(7);
-        assert!(retries.is_retry(7, 0), "the mark came after the first read");
-        assert!(!retries.is_retry(7, 5));
-        assert!(retries.is_retry(7, 5));
-        assert!(!retries.is_retry(8, 5));
+        assert_eq!(retries.begin(7, 0), Again, "the mark came after the first read");
+        assert_eq!([retries.begin(7, 5), retries.begin(7, 5)], [Anew, Again]);
+        assert_eq!(retries.begin(8, 5), Anew);
+        for thread in 100..150 {
+            assert_eq!(retries.begin(thread, 5), Anew);
+        }
+        assert_eq!(
+            retries.begin(7, 5),
+            Again,
+            "other readers do not make it forgotten"
+        );
         for thread in 100..300 {
             retries.mark(thread);
-            assert!(!retries.is_retry(thread, 0));
         }
-        assert!(retries.marked.len() <= KEPT && retries.given.len() <= KEPT);
+        assert!(retries.marked.len() <= THREADS && retries.latest.len() <= LATEST);
+    }
+
+    #[test]
+    fn what_gave_no_byte_may_be_tried_again() {
+        let mut retries = Retries::default();
+        retries.mark(7);
+        assert_eq!(retries.begin(7, 0), Begun::Anew);
+        retries.nothing_given(7, 0);
+        assert_eq!(retries.begin(7, 0), Begun::Anew, "refused, or the log was full");
+        assert_eq!(retries.begin(7, 0), Begun::Again);
+        assert_eq!(retries.begin(8, 0), Begun::Anew);
+        retries.nothing_given(8, 0);
+        retries.mark(8);
+        assert_eq!(retries.begin(8, 0), Begun::Anew);
     }
 }

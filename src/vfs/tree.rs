@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::access::Caller;
 use crate::audit::Event;
-use crate::id::{Label, SecretName, VersionId};
+use crate::id::{Label, VersionId};
 use crate::store::snapshot::Child;
 use crate::vault::{Secret, State};
 
@@ -34,7 +34,7 @@ const VERSIONS: &str = ".versions";
 
 /// Whether a listing is of the secrets or of their versions.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
+pub(super) enum Side {
     Values,
     Versions,
 }
@@ -48,6 +48,9 @@ impl Vfs {
     pub fn lookup<C: Caller>(&self, parent: Node, name: &OsStr, caller: &mut C) -> Result<Attr, VfsError> {
         count(&self.counters.lookups);
         let name = name.to_str().ok_or(VfsError::NoEntry)?;
+        if self.is_notifier(caller) {
+            return self.lookup_for_notifier(parent, name, caller);
+        }
         let state = self.access().vault().peek();
         match parent {
             Node::Root if name == VERSIONS => Ok(self.directory_attr(Node::Versions)),
@@ -73,14 +76,6 @@ impl Vfs {
     ) -> Result<Attr, VfsError> {
         let full = join(path, name);
         if let Some(secret) = state.secrets.by_name(&full) {
-            if side == Side::Values && self.is_notifier(caller) {
-                // What it is to make is not there yet, and what it is to remove still is.
-                return if self.announces(&full) {
-                    Err(VfsError::NoEntry)
-                } else {
-                    Ok(self.secret_attr(secret, crate::access::Standing::Describer, caller))
-                };
-            }
             let standing = self.standing(secret, Event::DescribeSecret, caller)?;
             return Ok(match side {
                 Side::Values => self.secret_attr(secret, standing, caller),
@@ -354,63 +349,9 @@ impl Vfs {
             _ => Ok(()),
         }
     }
-
-    /// The notifier makes a name that is there already, so that watchers of the directory hear of it.
-    ///
-    /// # Errors
-    /// EROFS for everybody else.
-    pub fn announce_created<C: Caller>(
-        &self,
-        parent: Node,
-        name: &OsStr,
-        caller: &mut C,
-    ) -> Result<Attr, VfsError> {
-        if !self.is_notifier(caller) {
-            return Err(VfsError::ReadOnly);
-        }
-        let state = self.access().vault().peek();
-        let (path, side) = directory(&state, parent)?;
-        let name = name.to_str().ok_or(VfsError::NoEntry)?;
-        match state.secrets.by_name(&join(&path, name)) {
-            Some(secret) if side == Side::Values && secret.is_active() => {
-                Ok(self.secret_attr(secret, crate::access::Standing::Describer, caller))
-            }
-            _ => Err(VfsError::NoEntry),
-        }
-    }
-
-    /// The notifier removes a name that is gone already.
-    ///
-    /// # Errors
-    /// EROFS for everybody else, and for a name that is still there.
-    pub fn announce_deleted<C: Caller>(
-        &self,
-        parent: Node,
-        name: &OsStr,
-        caller: &mut C,
-    ) -> Result<(), VfsError> {
-        if !self.is_notifier(caller) {
-            return Err(VfsError::ReadOnly);
-        }
-        let state = self.access().vault().peek();
-        let (path, _) = directory(&state, parent)?;
-        let name = name.to_str().ok_or(VfsError::NoEntry)?;
-        match state.secrets.by_name(&join(&path, name)) {
-            Some(secret) if secret.is_active() => Err(VfsError::ReadOnly),
-            _ => Ok(()),
-        }
-    }
-
-    /// The secret's name for a path below the mount, for `why`.
-    pub fn secret_at(path: &str) -> Option<SecretName> {
-        path.strip_prefix(".versions/")
-            .map_or(path, |p| p.rsplit_once('/').map_or(p, |(name, _)| name))
-            .parse()
-            .ok()
-    }
 }
 
-fn directory(state: &State, node: Node) -> Result<(String, Side), VfsError> {
+pub(super) fn directory(state: &State, node: Node) -> Result<(String, Side), VfsError> {
     let path = |id| {
         state
             .secrets
@@ -439,7 +380,7 @@ fn dots(node: Node) -> Vec<ListingEntry> {
         .into()
 }
 
-fn join<'a>(path: &str, name: &'a str) -> Cow<'a, str> {
+pub(super) fn join<'a>(path: &str, name: &'a str) -> Cow<'a, str> {
     if path.is_empty() {
         name.into()
     } else {

@@ -1,0 +1,129 @@
+//! What the notifier sees and may do, so that watchers hear of a change: it makes names that are there already,
+//! touches values, and removes names that are gone.
+
+use std::ffi::OsStr;
+
+use crate::access::{Caller, Standing};
+use crate::id::SecretId;
+use crate::store::snapshot::DirId;
+use crate::vault::State;
+
+use super::tree::{Side, directory, join};
+use super::{Attr, Kind, Node, Vfs, VfsError, lock};
+
+/// What the notifier is about to announce.
+#[derive(Clone, Debug)]
+pub enum Announced {
+    /// This name was made: for the notifier it is not there until it has made it.
+    Created(String),
+    /// This name is gone: for the notifier it is there, with the directories above it, until it has removed it.
+    Deleted(String, SecretId),
+}
+
+impl Vfs {
+    /// Sets the stage for the notifier's next request.
+    pub fn announcing(&self, what: Option<Announced>) {
+        *lock(&self.announced) = what;
+    }
+
+    pub(super) fn lookup_for_notifier<C: Caller>(
+        &self,
+        parent: Node,
+        name: &str,
+        caller: &mut C,
+    ) -> Result<Attr, VfsError> {
+        let state = self.access().vault().peek();
+        let path = self.path_for_notifier(&state, parent)?;
+        let full = join(&path, name);
+        match &*lock(&self.announced) {
+            Some(Announced::Created(made)) if *made == full => return Err(VfsError::NoEntry),
+            Some(Announced::Deleted(gone, id)) if *gone == full => return Ok(self.gone_attr(*id)),
+            Some(Announced::Deleted(gone, _)) if is_above(&full, gone) => {
+                return Ok(self.directory_attr(Node::Directory(DirId::of(&full))));
+            }
+            _ => {}
+        }
+        match state.secrets.by_name(&full) {
+            Some(secret) => Ok(self.secret_attr(secret, Standing::Describer, caller)),
+            None => {
+                let found = state.secrets.directory(&full).ok_or(VfsError::NoEntry)?;
+                Ok(self.directory_attr(Node::Directory(found.id)))
+            }
+        }
+    }
+
+    /// A directory's path, also of one that went with its last secret.
+    fn path_for_notifier(&self, state: &State, node: Node) -> Result<String, VfsError> {
+        match directory(state, node) {
+            Ok((path, Side::Values)) => Ok(path),
+            Ok((_, Side::Versions)) => Err(VfsError::NoEntry),
+            Err(e) => match (node, &*lock(&self.announced)) {
+                (Node::Directory(id), Some(Announced::Deleted(gone, _))) => {
+                    let mut above = gone.match_indices('/').map(|(at, _)| &gone[..at]);
+                    above
+                        .find(|path| DirId::of(path) == id)
+                        .map(str::to_string)
+                        .ok_or(e)
+                }
+                _ => Err(e),
+            },
+        }
+    }
+
+    fn gone_attr(&self, id: SecretId) -> Attr {
+        Attr {
+            kind: Kind::File,
+            perm: 0o400,
+            ..self.directory_attr(Node::Secret(id))
+        }
+    }
+
+    /// The notifier makes a name that is there already.
+    ///
+    /// # Errors
+    /// EROFS for everybody else.
+    pub fn announce_created<C: Caller>(
+        &self,
+        parent: Node,
+        name: &OsStr,
+        caller: &mut C,
+    ) -> Result<Attr, VfsError> {
+        if !self.is_notifier(caller) {
+            return Err(VfsError::ReadOnly);
+        }
+        let state = self.access().vault().peek();
+        let path = self.path_for_notifier(&state, parent)?;
+        let name = name.to_str().ok_or(VfsError::NoEntry)?;
+        match state.secrets.by_name(&join(&path, name)) {
+            Some(secret) if secret.is_active() => Ok(self.secret_attr(secret, Standing::Describer, caller)),
+            _ => Err(VfsError::NoEntry),
+        }
+    }
+
+    /// The notifier removes a name that is gone already.
+    ///
+    /// # Errors
+    /// EROFS for everybody else, and for a name that is there.
+    pub fn announce_deleted<C: Caller>(
+        &self,
+        parent: Node,
+        name: &OsStr,
+        caller: &mut C,
+    ) -> Result<(), VfsError> {
+        if !self.is_notifier(caller) {
+            return Err(VfsError::ReadOnly);
+        }
+        let state = self.access().vault().peek();
+        let path = self.path_for_notifier(&state, parent)?;
+        let name = name.to_str().ok_or(VfsError::NoEntry)?;
+        match state.secrets.by_name(&join(&path, name)) {
+            Some(secret) if secret.is_active() => Err(VfsError::ReadOnly),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_above(directory: &str, name: &str) -> bool {
+    name.strip_prefix(directory)
+        .is_some_and(|rest| rest.starts_with('/'))
+}
