@@ -159,23 +159,36 @@ fn a_change_before_epoll_is_asked_is_not_lost_nor_to_a_second_epoll() {
         early.add(&file, libc::EPOLLPRI);
         nix::unistd::write(&theirs, b"o").expect("say so");
         sys::read(&theirs, 1).expect("changed");
+        // A second epoll of another thread on the same handle, asked after the change.
+        let second = std::thread::scope(|scope| {
+            let ask = || {
+                let late = sys::Epoll::new();
+                late.add(&file, libc::EPOLLPRI);
+                late.wait(Duration::from_secs(5))
+            };
+            scope.spawn(ask).join().expect("the second thread")
+        });
         let first = early.wait(Duration::from_secs(5));
-        let late = File::open(&path).expect("open anew");
-        drop(late);
-        first & libc::EPOLLPRI as u32 != 0
+        first & second & libc::EPOLLPRI as u32 != 0
     });
+    let (ours_too, theirs_too) = support::socket_pair();
     let late = Run::uid(A).start(|| {
         let file = File::open(&path).expect("open");
-        std::thread::sleep(Duration::from_millis(600));
+        nix::unistd::write(&theirs_too, b"o").expect("say so");
+        sys::read(&theirs_too, 1).expect("changed");
         let epoll = sys::Epoll::new();
         epoll.add(&file, libc::EPOLLPRI);
         epoll.wait(Duration::from_secs(5)) & libc::EPOLLPRI as u32 != 0
     });
     sys::read(&ours, 1).expect("opened");
-    std::thread::sleep(Duration::from_millis(200));
+    sys::read(&ours_too, 1).expect("opened");
     put(&product, "two");
     nix::unistd::write(&ours, b"c").expect("go on");
-    assert!(waiter.join(), "the one who waited");
+    nix::unistd::write(&ours_too, b"c").expect("go on");
+    assert!(
+        waiter.join(),
+        "the one who asked before, and a second epoll on its handle"
+    );
     assert!(late.join(), "the one who asked after the change");
 }
 
@@ -227,13 +240,33 @@ fn the_inode_stays_and_the_time_is_the_values() {
         );
     }
     nix::mount::umount(&bound).expect("unbind");
+    let version = |name: &str| {
+        let mut value = vec![0u8; 100];
+        let (file, name) = (sys::c_path(&path), std::ffi::CString::new(name).expect("a name"));
+        // SAFETY: both strings and the buffer live through the call, and the buffer has the length given.
+        let n = unsafe {
+            libc::getxattr(
+                file.as_ptr(),
+                name.as_ptr(),
+                value.as_mut_ptr().cast(),
+                value.len(),
+            )
+        };
+        assert!(n > 0, "{name:?}: {}", std::io::Error::last_os_error());
+        value.truncate(n as usize);
+        String::from_utf8(value).expect("text")
+    };
+    let before = (version("user.wardfs.version"), version("user.wardfs.created"));
+    put(&product, "a fourth one");
+    assert!(version("user.wardfs.version") != before.0 && version("user.wardfs.created") > before.1);
+    assert_eq!(version("user.wardfs.labels"), "current");
     let versions = product.path(".versions/app/value");
     let link = |label: &str| std::fs::read(versions.join(label)).expect("read by label");
     assert_eq!(
         (link("current"), link("previous")),
-        (b"a fourth one".to_vec(), b"3".to_vec())
+        (b"a fourth one".to_vec(), b"a fourth one".to_vec())
     );
-    assert_eq!(std::fs::read_dir(&versions).expect("list").count(), 4 + 2);
+    assert_eq!(std::fs::read_dir(&versions).expect("list").count(), 5 + 2);
     assert!(
         !std::fs::read_dir(product.target())
             .expect("list")

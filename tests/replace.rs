@@ -193,11 +193,12 @@ fn a_value_replaced_under_readers_of_all_kinds() {
     let strangers: Vec<_> = (0..2)
         .map(|_| {
             Run::uid(B).limit(limit).start(|| {
-                let mut shown = 0u64;
+                let (mut tried, mut shown) = (0u64, 0u64);
                 while shared.stop.load(Ordering::SeqCst) == 0 {
+                    tried += 1;
                     shown += u64::from(std::fs::metadata(&path).is_ok());
                 }
-                shown
+                (tried, shown)
             })
         })
         .collect();
@@ -219,13 +220,89 @@ fn a_value_replaced_under_readers_of_all_kinds() {
     let mut total = 0;
     for (way, child) in ways.iter().zip(readers) {
         let (read, wrong) = child.join();
-        assert!(wrong.is_empty(), "{wrong:#?}");
+        assert!(
+            wrong.is_empty(),
+            "torn, truncated, repeated or outdated: {wrong:#?}"
+        );
         assert!(read > 10, "{way:?} read {read} times only");
         total += read;
     }
     for stranger in strangers {
-        assert_eq!(stranger.join(), 0, "a stranger was shown attributes");
+        let (tried, shown) = stranger.join();
+        assert!(
+            tried > 100 && shown == 0,
+            "a stranger was shown attributes {shown} times of {tried}"
+        );
     }
     println!("{replacements} replacements in {took:?}, {total} opens and reads, 0 wrong");
     product.run(&["audit", "verify"]).ok();
+}
+
+/// Reads once by a ring, as many times at once as said: what each gave.
+fn ring_reads(file: &File, offset: u64, times: usize) -> Vec<Result<Vec<u8>, i32>> {
+    let mut ring = IoUring::new(16).expect("io_uring_setup");
+    let mut buffers = vec![vec![0u8; 4096]; times];
+    for (i, buffer) in buffers.iter_mut().enumerate() {
+        let read = opcode::Read::new(types::Fd(file.as_raw_fd()), buffer.as_mut_ptr(), 4096).offset(offset);
+        // SAFETY: the buffers live until every completion is taken, below.
+        unsafe {
+            ring.submission()
+                .push(&read.build().user_data(i as u64))
+                .expect("room in the ring")
+        };
+    }
+    ring.submit_and_wait(times).expect("io_uring_enter");
+    let mut answers = vec![Err(0); times];
+    for done in ring.completion() {
+        let (i, n) = (done.user_data() as usize, done.result());
+        answers[i] = if n < 0 {
+            Err(-n)
+        } else {
+            Ok(buffers[i][..n as usize].to_vec())
+        };
+    }
+    answers
+}
+
+#[test]
+fn io_uring_gives_a_value_once_or_an_error() {
+    use std::os::unix::fs::OpenOptionsExt;
+    let _deadline = Deadline::new(Duration::from_secs(60), "io_uring");
+    let product = Product::mounted();
+    product.put(
+        "app/value",
+        "eighteen bytes...!",
+        &["--allow", &format!("uid:{A}")],
+    );
+    let path = product.path("app/value");
+    for flags in [0, libc::O_DIRECT, libc::O_NONBLOCK] {
+        for (offset, times) in [(0, 1), (u64::MAX, 1), (0, 4)] {
+            let answers = Run::uid(A).call(|| {
+                let file = File::options()
+                    .read(true)
+                    .custom_flags(flags)
+                    .open(&path)
+                    .expect("open");
+                ring_reads(&file, offset, times)
+            });
+            let what = format!("flags {flags:#o}, offset {offset}, {times} at once: {answers:?}");
+            assert!(
+                answers.iter().any(|a| a.as_deref() == Ok(b"eighteen bytes...!")),
+                "{what}"
+            );
+            let right = |a: &Result<Vec<u8>, i32>| match a {
+                Ok(bytes) => bytes == b"eighteen bytes...!",
+                Err(errno) => *errno == libc::EINVAL,
+            };
+            assert!(answers.iter().all(right), "{what}");
+        }
+    }
+    // A thread that never used a ring reads as often as it likes.
+    let reads = Run::uid(A).call(|| {
+        let file = File::open(&path).expect("open");
+        (0..100)
+            .filter(|_| sys::pread(&file, 100, 0).is_ok_and(|b| b == b"eighteen bytes...!"))
+            .count()
+    });
+    assert_eq!(reads, 100);
 }

@@ -46,6 +46,13 @@ impl Waker for Wake {
         // A poller that has gone is no error.
         let _ = self.0.poll(fuser::PollHandle(poller));
     }
+
+    fn forget_attributes(&self, ino: u64) {
+        // A negative offset leaves pages alone (there are none) and raises the inode's attribute version alone.
+        if let Err(e) = self.0.inval_inode(INodeNo(ino), -1, 0) {
+            tracing::error!("attributes of inode {ino:#x} may be outdated: {e}");
+        }
+    }
 }
 
 impl Session {

@@ -316,6 +316,7 @@ impl Records {
                     revision: loaded.revision,
                     inline: OnceLock::new(),
                     key: OnceLock::new(),
+                    sized: Default::default(),
                     broken: None,
                     meta,
                 }));

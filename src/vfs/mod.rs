@@ -44,6 +44,8 @@ pub struct Polled {
 pub trait Waker: Send + Sync {
     /// Must not wait.
     fn wake(&self, poller: u64);
+    /// Makes the kernel drop attributes of this inode that are on their way to it. Must not wait.
+    fn forget_attributes(&self, ino: u64);
 }
 
 /// Counters of the service; names as `status` shows them.
@@ -176,6 +178,7 @@ impl Vfs {
                     .and_then(|s| s.current())
                     .is_none_or(|v| v.meta.no == no);
             if same {
+                self.size_it(node, &pin.version);
                 break (
                     OpenFile {
                         pin,
@@ -193,6 +196,20 @@ impl Vfs {
         file.pin.handle = number;
         self.handles.insert(number, Handle::File(Arc::new(file)), place);
         Ok(number)
+    }
+
+    /// The kernel believes whichever answer about an inode is applied first among those that were asked for at the
+    /// same time, and drops the others, whatever was computed last: a size from before this version could win over
+    /// the one that the new handle needs. So at a version's first open, after it is held, all answers to earlier
+    /// questions are made void; later questions see the version.
+    fn size_it(&self, node: Node, version: &Version) {
+        if version.sized() {
+            return;
+        }
+        if let Some(waker) = self.waker.get() {
+            waker.forget_attributes(node.ino());
+        }
+        version.set_sized();
     }
 
     fn open_for_notifier<C: Caller>(&self, caller: &mut C) -> Result<u64, VfsError> {
