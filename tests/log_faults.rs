@@ -152,7 +152,8 @@ fn full() {
         "each read that gave bytes, and no other"
     );
     product.run(&["audit", "verify"]).ok();
-    drop(product);
+    // Before the directory that it is mounted in can go.
+    drop(small);
 }
 
 /// Takes the attribute away however the test ends.
