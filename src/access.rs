@@ -77,17 +77,14 @@ impl Access {
         pin: &Pin,
         caller: &mut C,
     ) -> Result<Grant, AccessError> {
-        let grant = match caller.identify() {
-            Err(Reason::NoPid) if self.serve_unidentified => None,
-            Err(reason) => Some(Err(Refusal {
-                reason,
-                basis: Basis::DEFAULT,
-            })),
-            Ok(()) => None,
+        let unidentified = |reason| Refusal {
+            reason,
+            basis: Basis::DEFAULT,
         };
-        let grant = grant.unwrap_or_else(|| {
-            self.decide(secret, Action::GetSecretValue, Purpose::Read, &pin.labels, caller)
-        });
+        let grant = match caller.identify() {
+            Err(reason) if !(reason == Reason::NoPid && self.serve_unidentified) => Err(unidentified(reason)),
+            _ => self.decide(secret, Action::GetSecretValue, Purpose::Read, &pin.labels, caller),
+        };
         self.granted(secret, grant, Event::GetSecretValue, caller)
     }
 

@@ -102,22 +102,8 @@ impl Access {
 
     /// Whether root, as a caller like any other, may read the current value.
     pub fn root_may_read(&self, secret: &Secret) -> bool {
-        let labels = [Label::current()];
-        let layers = Layers {
-            administration: self.vault.administration(),
-            secret: secret.policy.as_deref(),
-        };
-        let (action, purpose) = (Action::GetSecretValue, Purpose::Read);
-        let request = policy::Request {
-            action,
-            purpose,
-            secret: secret.meta.id,
-            name: &secret.meta.name,
-            labels: &labels,
-        };
-        matches!(
-            policy::decide(&layers, &request, &mut KnownCaller::root()),
-            Decision::Allow(_)
-        )
+        let (action, purpose, labels) = (Action::GetSecretValue, Purpose::Read, [Label::current()]);
+        self.decide(secret, action, purpose, &labels, &mut KnownCaller::root())
+            .is_ok()
     }
 }

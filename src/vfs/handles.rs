@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rustc_hash::FxHashMap;
 
 use super::errno::VfsError;
+use super::lock;
 use super::poll::PollState;
 use super::retry::Retries;
 use crate::access::Pin;
@@ -47,10 +48,6 @@ pub struct Handles {
     max_per_uid: usize,
     sizes: Sizes,
     open: AtomicUsize,
-}
-
-fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
-    m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Handles {

@@ -158,7 +158,7 @@ impl Vfs {
         }
         let place = self.handles.admit(caller.uid().0)?;
         let number = self.handles.reserve();
-        let (mut file, sizes) = loop {
+        let file = loop {
             let state = self.access.vault().state();
             let (secret, choice, follows_current) = self.target(&state, node)?;
             let pin = self
@@ -179,21 +179,16 @@ impl Vfs {
                     .is_none_or(|v| v.meta.no == no);
             if same {
                 self.size_it(node, &pin.version);
-                break (
-                    OpenFile {
-                        pin,
-                        follows_current,
-                        opener: caller.uid().0,
-                        poll: Mutex::default(),
-                        retries: Mutex::default(),
-                    },
-                    (id, size),
-                );
+                break OpenFile {
+                    pin,
+                    follows_current,
+                    opener: caller.uid().0,
+                    poll: Mutex::default(),
+                    retries: Mutex::default(),
+                };
             }
             sizes.drop_held(id, size);
         };
-        let _ = sizes;
-        file.pin.handle = number;
         self.handles.insert(number, Handle::File(Arc::new(file)), place);
         Ok(number)
     }
