@@ -273,12 +273,17 @@ fn serve(root: &OwnedFd, channel: &Connection) -> io::Result<()> {
     }
 }
 
+/// Where a touch writes. Each write makes void what the kernel was answered about the file at that time, and raises
+/// the size that it keeps to the end of the write: beyond every value, as a size that runs high for a moment harms no
+/// reader, while one left low by an answer that became void would cut his value short.
+const TOUCH_AT: u64 = 1024 * 1024 - 1;
+
 fn perform(root: &OwnedFd, kind: Kind, path: &[u8]) -> io::Result<()> {
     let c_string = |bytes: &[u8]| CString::new(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL));
     match kind {
         Kind::Modified => {
             let file = File::from(open_beneath(root.as_fd(), &c_string(path)?, libc::O_WRONLY)?);
-            file.write_all_at(b"\n", 0)
+            file.write_all_at(b"\n", TOUCH_AT)
         }
         Kind::Created => {
             let (parent, name) = parent_of(root, path)?;

@@ -312,7 +312,6 @@ impl Vault {
                     revision: draft.epoch,
                     inline,
                     key: OnceLock::new(),
-                    sized: Default::default(),
                     broken: None,
                 };
                 own.insert(v.no, Arc::new(version));

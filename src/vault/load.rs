@@ -316,7 +316,6 @@ impl Records {
                     revision: loaded.revision,
                     inline: OnceLock::new(),
                     key: OnceLock::new(),
-                    sized: Default::default(),
                     broken: None,
                     meta,
                 }));

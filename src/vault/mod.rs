@@ -271,22 +271,11 @@ pub struct Version {
     pub revision: u64,
     inline: OnceLock<Sealed>,
     key: OnceLock<DataKey>,
-    sized: std::sync::atomic::AtomicBool,
     /// Why its record cannot be believed, where that is so.
     pub broken: Option<String>,
 }
 
 impl Version {
-    /// Whether whoever shows sizes has made sure that no size from before this version is believed any more.
-    pub fn sized(&self) -> bool {
-        self.sized.load(std::sync::atomic::Ordering::SeqCst)
-    }
-
-    /// Says that it has.
-    pub fn set_sized(&self) {
-        self.sized.store(true, std::sync::atomic::Ordering::SeqCst);
-    }
-
     fn context<'a>(&'a self, store: StoreId) -> Context<'a> {
         Context {
             store,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
@@ -174,50 +175,92 @@ impl Drop for Place<'_> {
 
 /// The sizes of all versions held open, by secret. The kernel keeps one size for an inode, whoever asks, so
 /// every answer gives the largest that anybody holds: a size can run high for a while, never low.
+///
+/// Holding is not enough: of answers to questions that were asked at the same time the kernel believes the one
+/// that it applies first and drops the others, whatever was computed last. An answer from before a larger version
+/// was held could win over the one that its reader needs. So the least size that was answered is remembered, and
+/// when a larger version is held all answers to earlier questions are made void, once and before its open is
+/// answered. Not at every version: what voids old answers voids good ones in flight as well. For the same reason a
+/// size that was answered is answered for [`LINGER`] more, so that values that change their size to and fro do not
+/// come near that race at all.
 #[derive(Default)]
 pub struct Sizes {
-    held: Mutex<FxHashMap<SecretId, BTreeMap<u32, usize>>>,
-    total: AtomicUsize,
+    secrets: Mutex<FxHashMap<SecretId, Size>>,
+    voiding: Mutex<()>,
+}
+
+/// How long a size is still shown after a shorter value came: longer than any answer is on its way.
+pub const LINGER: Duration = Duration::from_secs(2);
+
+#[derive(Default)]
+struct Size {
+    /// The largest size that was answered lately, and when.
+    lately: Option<(u32, Instant)>,
+    held: BTreeMap<u32, usize>,
+    /// The least answer that the kernel may still apply; none if nobody ever asked.
+    least: Option<u32>,
+}
+
+impl Size {
+    fn needs_voiding(&self, size: u32) -> bool {
+        self.least.is_some_and(|least| least < size)
+    }
 }
 
 impl Sizes {
-    /// A version of this size is held open from now on.
-    pub fn hold(&self, secret: SecretId, size: u32) {
-        *lock(&self.held)
-            .entry(secret)
-            .or_default()
-            .entry(size)
-            .or_insert(0) += 1;
-        self.total.fetch_add(1, Ordering::SeqCst);
+    /// A version of this size is held open from now on. `void` makes all answers void that the kernel has asked
+    /// for by now; it is called if one of them can be too low, and before this returns.
+    pub fn hold(&self, secret: SecretId, size: u32, void: impl FnOnce()) {
+        let low = {
+            let mut secrets = lock(&self.secrets);
+            let entry = secrets.entry(secret).or_default();
+            *entry.held.entry(size).or_insert(0) += 1;
+            entry.needs_voiding(size)
+        };
+        if low {
+            let _one = lock(&self.voiding);
+            let low = |sizes: &Self| {
+                lock(&sizes.secrets)
+                    .entry(secret)
+                    .or_default()
+                    .needs_voiding(size)
+            };
+            if low(self) {
+                void();
+                // Whatever was answered since the hold is not below it.
+                let mut secrets = lock(&self.secrets);
+                secrets.entry(secret).or_default().least = Some(size);
+            }
+        }
     }
 
     /// One less is held.
     pub fn drop_held(&self, secret: SecretId, size: u32) {
-        let mut held = lock(&self.held);
-        let Some(sizes) = held.get_mut(&secret) else {
+        let mut secrets = lock(&self.secrets);
+        let Some(entry) = secrets.get_mut(&secret) else {
             return;
         };
-        if let Some(count) = sizes.get_mut(&size) {
+        if let Some(count) = entry.held.get_mut(&size) {
             *count -= 1;
-            self.total.fetch_sub(1, Ordering::SeqCst);
             if *count == 0 {
-                sizes.remove(&size);
+                entry.held.remove(&size);
             }
-        }
-        if sizes.is_empty() {
-            held.remove(&secret);
         }
     }
 
-    /// The size to show: the current one, or a larger one that somebody holds.
+    /// The size to show: the current one, or a larger one that somebody holds or that was shown lately.
     pub fn shown(&self, secret: SecretId, current: u32) -> u64 {
-        if self.total.load(Ordering::SeqCst) == 0 {
-            return u64::from(current);
+        let now = Instant::now();
+        let mut secrets = lock(&self.secrets);
+        let entry = secrets.entry(secret).or_default();
+        let largest = entry.held.keys().next_back();
+        let mut shown = largest.map_or(current, |l| current.max(*l));
+        match entry.lately {
+            Some((size, at)) if size > shown && now.duration_since(at) < LINGER => shown = size,
+            _ => entry.lately = Some((shown, now)),
         }
-        let largest = lock(&self.held)
-            .get(&secret)
-            .and_then(|s| s.keys().next_back().copied());
-        u64::from(largest.map_or(current, |l| l.max(current)))
+        entry.least = Some(entry.least.map_or(shown, |least| least.min(shown)));
+        u64::from(shown)
     }
 }
 
@@ -230,15 +273,41 @@ mod tests {
         let sizes = Sizes::default();
         let id = SecretId(1);
         assert_eq!(sizes.shown(id, 5), 5);
-        sizes.hold(id, 9);
-        sizes.hold(id, 9);
+        sizes.hold(id, 9, || {});
+        sizes.hold(id, 9, || {});
         assert_eq!(sizes.shown(id, 5), 9);
         assert_eq!(sizes.shown(id, 12), 12);
         assert_eq!(sizes.shown(SecretId(2), 5), 5);
         sizes.drop_held(id, 9);
-        assert_eq!(sizes.shown(id, 5), 9);
         sizes.drop_held(id, 9);
+        assert_eq!(sizes.shown(id, 5), 12, "shown lately");
+        std::thread::sleep(LINGER);
         assert_eq!(sizes.shown(id, 5), 5);
+    }
+
+    #[test]
+    fn answers_are_made_void_when_one_can_be_too_low_and_only_then() {
+        let sizes = Sizes::default();
+        let id = SecretId(1);
+        let voided = |size| {
+            let mut voided = false;
+            sizes.hold(id, size, || voided = true);
+            sizes.drop_held(id, size);
+            voided
+        };
+        assert!(!voided(40), "nobody asked yet");
+        sizes.shown(id, 40);
+        assert!(voided(5000), "40 can be on its way");
+        assert!(!voided(5000), "and is void since");
+        sizes.shown(id, 5000);
+        assert!(!voided(200) && !voided(5000));
+        std::thread::sleep(LINGER);
+        sizes.shown(id, 40);
+        assert!(voided(5000), "40 can be on its way again");
+        assert!(voided(5001), "5000 may have been answered since");
+        let other = SecretId(2);
+        sizes.shown(other, 1);
+        assert!(!voided(5001), "another secret's answers do not matter");
     }
 
     #[test]

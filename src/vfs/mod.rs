@@ -167,7 +167,11 @@ impl Vfs {
                 .map_err(|e| self.refused(e))?;
             let (id, no, size) = (pin.secret, pin.version.meta.no, pin.version.meta.size);
             let sizes = self.handles.sizes();
-            sizes.hold(id, size);
+            sizes.hold(id, size, || {
+                if let Some(waker) = self.waker.get() {
+                    waker.forget_attributes(Node::Secret(id).ino());
+                }
+            });
             // A rotation between the choice and the hold could show somebody a size below what is held here:
             // then choose again.
             let now = self.access.vault().state();
@@ -178,7 +182,6 @@ impl Vfs {
                     .and_then(|s| s.current())
                     .is_none_or(|v| v.meta.no == no);
             if same {
-                self.size_it(node, &pin.version);
                 break OpenFile {
                     pin,
                     follows_current,
@@ -191,20 +194,6 @@ impl Vfs {
         };
         self.handles.insert(number, Handle::File(Arc::new(file)), place);
         Ok(number)
-    }
-
-    /// The kernel believes whichever answer about an inode is applied first among those that were asked for at the
-    /// same time, and drops the others, whatever was computed last: a size from before this version could win over
-    /// the one that the new handle needs. So at a version's first open, after it is held, all answers to earlier
-    /// questions are made void; later questions see the version.
-    fn size_it(&self, node: Node, version: &Version) {
-        if version.sized() {
-            return;
-        }
-        if let Some(waker) = self.waker.get() {
-            waker.forget_attributes(node.ino());
-        }
-        version.set_sized();
     }
 
     fn open_for_notifier<C: Caller>(&self, caller: &mut C) -> Result<u64, VfsError> {
