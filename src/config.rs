@@ -26,7 +26,7 @@ pub const VALUE_CEILING: u64 = 1024 * 1024;
 const FILE_CEILING: u64 = 1024 * 1024;
 
 /// Every setting, with its default where the file says nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Config {
     /// The longest value that `put` takes, in bytes: 1 to [`VALUE_CEILING`].
     pub max_value_bytes: usize,
@@ -51,7 +51,7 @@ pub struct Config {
 }
 
 /// `[audit]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Audit {
     /// A segment of the log is closed when it has reached this size, in bytes: 64 KiB to 1 GiB.
     pub segment_bytes: u64,
@@ -118,14 +118,21 @@ impl Config {
     /// The file belongs to somebody else, can be written by others, is no regular file ([`Exit::Usage`]), or
     /// says something that is not understood: then the cause has the line, the column and a caret.
     pub fn load(dir: &Path) -> Result<Config, Problem> {
-        let path = dir.join(FILE);
+        Config::load_file(&dir.join(FILE))
+    }
+
+    /// As [`Config::load`], from this file.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn load_file(path: &Path) -> Result<Config, Problem> {
         let shown = printable(&path.to_string_lossy());
         let what = || format!("the configuration {shown} cannot be used");
         // Without O_NONBLOCK a FIFO in its place would hang every command.
         let opened = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(&path);
+            .open(path);
         let file = match opened {
             Ok(file) => file,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Config::default()),

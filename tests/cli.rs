@@ -75,6 +75,10 @@ fn every_command_has_help_with_examples() {
         "mount",
         "unmount",
         "demo",
+        "config",
+        "config check",
+        "completions",
+        "man",
     ];
     for command in commands {
         for flag in ["-h", "--help"] {
@@ -100,7 +104,7 @@ fn every_command_has_help_with_examples() {
             assert!(!help.contains('\u{1b}'), "{command}: colour off a terminal");
         }
     }
-    for command in ["", "policy", "audit", "store"] {
+    for command in ["", "policy", "audit", "store", "config"] {
         let out = wardfs().args(command.split_whitespace()).output().unwrap();
         assert_eq!(out.status.code(), Some(2), "{command}: nothing was said");
     }

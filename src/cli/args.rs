@@ -244,6 +244,46 @@ Examples:
   wardfs demo")]
     Demo,
 
+    /// Look at the store's configuration, wardfs.toml
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "\
+Examples:
+  wardfs config check"
+    )]
+    Config(ConfigCommand),
+
+    /// Print the completion script of a shell
+    #[command(after_help = "\
+Examples:
+  wardfs completions bash > /etc/bash_completion.d/wardfs
+  wardfs completions zsh > /usr/local/share/zsh/site-functions/_wardfs
+  wardfs completions fish > ~/.config/fish/completions/wardfs.fish")]
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+
+    /// Print a manual page, or write all of them
+    ///
+    /// One page for each command, and wardfs.toml(5) for the configuration, from the same definition as --help.
+    #[command(after_help = "\
+Examples:
+  wardfs man | man -l -
+  wardfs man policy set | man -l -
+  wardfs man wardfs.toml | man -l -
+  wardfs man --output /usr/local/share/man")]
+    Man {
+        /// The command, or wardfs.toml; without it the page of wardfs itself
+        #[arg(value_name = "COMMAND", conflicts_with = "output")]
+        of: Vec<String>,
+        /// Write every page into man1 and man5 of this directory
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        output: Option<PathBuf>,
+    },
+
     /// The event writer's process; started by `mount`
     #[command(name = "__notifier", hide = true)]
     Notifier {
@@ -489,6 +529,23 @@ Examples:
   wardfs store recover
   wardfs store recover < recovery-key.txt")]
     Recover,
+}
+
+/// `wardfs config …`.
+#[derive(Subcommand, Debug)]
+pub enum ConfigCommand {
+    /// Say whether a configuration is valid, and what is in force
+    ///
+    /// Warns of what is valid and cannot work: an unknown group, a missing key file, principals that nobody is.
+    #[command(after_help = "\
+Examples:
+  wardfs config check
+  wardfs config check ./wardfs.toml --json")]
+    Check {
+        /// The file (default: wardfs.toml of the store)
+        #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+        file: Option<PathBuf>,
+    },
 }
 
 #[cfg(test)]

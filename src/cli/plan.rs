@@ -1,7 +1,7 @@
 //! What was typed → a plan in which everything is checked that can be checked without the store.
 
 use super::args::{self, Command};
-use super::why;
+use super::{manual, why};
 use crate::control::protocol::{self, Request, Rule, WhyAbout};
 use crate::id::{Label, NameError, SecretName, VersionId, printable};
 use crate::policy::Local;
@@ -63,6 +63,14 @@ pub enum Plan {
     },
     /// Make a new key file with the recovery key.
     Recover,
+    /// Check a configuration; the store's own if none is named.
+    ConfigCheck(Option<PathBuf>),
+    /// Print the completion script of a shell.
+    Completions(clap_complete::Shell),
+    /// Print one manual page.
+    Man(manual::Page),
+    /// Write every manual page below this directory.
+    ManAll(PathBuf),
     /// Show it all.
     Demo,
     /// The event writer.
@@ -132,6 +140,12 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
         Command::Unmount { target } => Plan::Unmount {
             target: absolute(&target)?,
         },
+        Command::Config(args::ConfigCommand::Check { file }) => Plan::ConfigCheck(file),
+        Command::Completions { shell } => Plan::Completions(shell),
+        Command::Man {
+            output: Some(dir), ..
+        } => Plan::ManAll(dir),
+        Command::Man { of, output: None } => Plan::Man(manual::Page::parse(&of)?),
         Command::Demo => Plan::Demo,
         Command::Notifier { args } => Plan::Notifier(args),
     })

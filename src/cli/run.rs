@@ -3,7 +3,7 @@
 use super::plan::{Plan, ValueFrom, Which};
 use super::render::Output;
 use super::value::{self, Limit};
-use super::{Backend, MountPlan, World, log, view, why};
+use super::{Backend, MountPlan, World, log, manual, settings, view, why};
 use crate::config::{Config, VALUE_CEILING};
 use crate::control::protocol::{Put, Request, WhyAbout};
 use crate::id::{SecretName, printable};
@@ -62,6 +62,10 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
         }
         Plan::Unmount { target } => unmount(&target, store, world, output),
         Plan::Recover => recover(store, world, output),
+        Plan::ConfigCheck(file) => settings::check(store, file.as_deref(), output),
+        Plan::Completions(shell) => manual::completions(shell, output),
+        Plan::Man(page) => manual::print(&page, output),
+        Plan::ManAll(dir) => manual::write_all(&dir, output),
         Plan::Demo => world.demo(output),
         Plan::Notifier(args) => Ok(world.notifier(&args)?),
     }

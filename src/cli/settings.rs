@@ -1,0 +1,87 @@
+//! `config check`: what is in force, and what is valid but cannot work.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::render::Output;
+use super::run::Stop;
+use crate::config::{Config, FILE};
+use crate::id::printable;
+use crate::problem::{Exit, Problem};
+use crate::sys::nss::SystemDirectory;
+
+/// Checks `file`, or the store's own configuration.
+///
+/// # Errors
+/// [`Exit::Usage`] for what is not understood, [`Exit::NotFound`] for a named file that is not there.
+pub fn check(store: &Path, file: Option<&Path>, output: &mut Output) -> Result<(), Stop> {
+    let path = file.map_or_else(|| store.join(FILE), Path::to_path_buf);
+    let shown = printable(&path.to_string_lossy());
+    let present = path.symlink_metadata().is_ok();
+    if file.is_some() && !present {
+        return Err(Problem::new(
+            Exit::NotFound,
+            format!("the configuration {shown} was not checked"),
+            "there is no such file",
+        )
+        .next("name another file, or none for the store's own")
+        .into());
+    }
+    let config = Config::load_file(&path)?;
+    let mut warnings = warnings(&config, &SystemDirectory);
+    if file.is_none() && config.key_path(store).symlink_metadata().is_err() {
+        let key = config.key_path(store);
+        warnings.push(format!(
+            "key_file: {} is not there or not to be seen by you",
+            printable(&key.to_string_lossy())
+        ));
+    }
+    if output.json {
+        let settings = json!(config);
+        return Ok(output.json(
+            &json!({ "ok": true, "file": path.to_string_lossy(), "present": present,
+            "settings": settings, "warnings": warnings }),
+        )?);
+    }
+    match present {
+        true => output.line(&format!("{shown} is valid"))?,
+        false => output.line(&format!("{shown} is not there: the defaults are in force"))?,
+    }
+    for (key, value) in json!(config).as_object().into_iter().flatten() {
+        output.line(&format!("  {key} = {}", printable(&value.to_string())))?;
+    }
+    for warning in warnings {
+        output.line(&format!("warning: {warning}"))?;
+    }
+    Ok(())
+}
+
+/// What is valid and cannot work on this machine.
+fn warnings(config: &Config, names: &SystemDirectory) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if names.gid_of(&config.admin_group).is_none() {
+        warnings.push(format!(
+            "admin_group: there is no group {}, so nobody but the store's owner administers",
+            printable(&config.admin_group)
+        ));
+    }
+    for (arn, locals) in &config.principals {
+        for local in locals {
+            let (kind, name) = local.split_once(':').unwrap_or((local, ""));
+            let known = match kind {
+                "user" => names.uid_of(name).is_some(),
+                "group" => names.gid_of(name).is_some(),
+                _ => true,
+            };
+            if !known {
+                warnings.push(format!(
+                    "[principals] {}: there is no {kind} {}",
+                    printable(arn),
+                    printable(name)
+                ));
+            }
+        }
+    }
+    warnings
+}
