@@ -95,6 +95,7 @@ Examples:
   printf s3cret | wardfs put app/db/password --allow user:www-data --allow group:backup
   wardfs put app/tls/key --value-file key.pem --allow unit:nginx.service --description 'TLS key'
   wardfs put app/token --policy policy.json < token
+  wardfs put app/db/password --generate --length 40 --exclude-punctuation
   wardfs put app/db/password                  # asks for the new value")]
     Put(Put),
 
@@ -307,6 +308,9 @@ pub struct Put {
     /// Read the value from this file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub value_file: Option<PathBuf>,
+    /// A password instead of a value.
+    #[command(flatten)]
+    pub password: super::generate::Typed,
     /// Who may read: user:NAME, uid:N, group:NAME, gid:N or unit:NAME (repeatable)
     #[arg(long, value_name = "WHO", action = ArgAction::Append)]
     pub allow: Vec<String>,

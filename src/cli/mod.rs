@@ -3,6 +3,7 @@
 
 mod args;
 mod demo;
+mod generate;
 mod glue;
 mod log;
 mod manual;

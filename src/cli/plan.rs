@@ -1,7 +1,7 @@
 //! What was typed → a plan in which everything is checked that can be checked without the store.
 
 use super::args::{self, Command};
-use super::{manual, why};
+use super::{generate, manual, why};
 use crate::control::protocol::{self, Request, Rule, WhyAbout};
 use crate::id::{Label, NameError, SecretName, VersionId, printable};
 use crate::policy::Local;
@@ -84,6 +84,8 @@ pub enum ValueFrom {
     Stdin,
     /// A file.
     File(PathBuf),
+    /// Nowhere: a random password.
+    Generated(generate::Recipe),
 }
 
 /// Which version of a secret.
@@ -157,6 +159,7 @@ fn plan_put(put: args::Put) -> Result<Plan, Problem> {
         return Err(typed_value(&name));
     }
     let from = match put.value_file {
+        _ if put.password.generate => ValueFrom::Generated(generate::Recipe::new(&put.password, &name)?),
         Some(path) if path.as_os_str() != "-" => ValueFrom::File(path),
         _ => ValueFrom::Stdin,
     };

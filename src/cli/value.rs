@@ -70,6 +70,7 @@ pub fn read(
         )
     };
     let value = match from {
+        ValueFrom::Generated(recipe) => Some(recipe.password(world)?).filter(|p| p.len() <= limit.bytes),
         ValueFrom::Stdin if io::stdin().is_terminal() => tty::ask_twice(world, name, limit.bytes)?,
         ValueFrom::Stdin => fill(world, io::stdin(), limit.bytes, |e| failed("standard input", e))?,
         ValueFrom::File(path) => {
