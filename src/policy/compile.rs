@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::action::Action;
-use super::condition::{Comparison, Key};
+use super::condition::{Comparison, Key, Operator};
 use super::diagnostic::{PolicyError, Source, Warning};
 use super::document::{Clause, Condition, Document, Effect, Principal, Statement};
 use super::json::Text;
@@ -274,6 +274,8 @@ impl Compiler<'_> {
             Key::VersionStage => Presence::Stage,
             Key::Unit => Presence::Unit,
             Key::SecretId | Key::Uid | Key::Gid | Key::Groups => Presence::Always,
+            // Answered before it is asked; without the answer nothing may match.
+            Key::Foreign(_) => Presence::Never,
         })
     }
 
@@ -284,6 +286,9 @@ impl Compiler<'_> {
             values,
         } = condition;
         let at = values.first().map_or(0, |v| v.at);
+        if let Key::Foreign(name) = key {
+            return Ok(self.absent_key(name, *operator, values, at));
+        }
         if operator.comparison == Comparison::Null {
             let absent = |v: &Text| v.value.eq_ignore_ascii_case("true");
             let what = match (values.iter().any(absent), values.iter().all(absent)) {
@@ -345,12 +350,32 @@ impl Compiler<'_> {
             Key::Groups => What::Groups(self.numbers(condition, Some(&any))),
             Key::Unit => What::Unit(words),
             Key::VersionStage => What::Stage(words),
+            Key::Foreign(_) => What::Const(false),
         };
         Ok(Test {
             what,
             negated: operator.negated,
             unless_absent,
         })
+    }
+
+    /// A condition on a key that no request here has: a positive operator fails, a negated one or one with
+    /// IfExists holds, and Null asks just that.
+    fn absent_key(&mut self, name: &str, operator: Operator, values: &[Text], at: usize) -> Test {
+        let holds = match operator.comparison {
+            Comparison::Null => values.iter().any(|v| v.value.eq_ignore_ascii_case("true")),
+            _ => operator.negated || operator.if_exists,
+        };
+        let always = if holds { "always" } else { "never" };
+        self.warn(
+            at,
+            format!("no caller on this machine has {name}: the condition {always} holds"),
+        );
+        Test {
+            what: What::Const(holds),
+            negated: false,
+            unless_absent: None,
+        }
     }
 
     /// The ids that a condition compares with; `named` tells which names of groups it matches besides.

@@ -1,6 +1,7 @@
 //! The vocabulary of conditions: operators, keys, and which values they may have.
 
 use super::diagnostic::{PolicyError, Source, nearest};
+use super::foreign;
 use super::json::Text;
 use super::pattern::is_wild;
 use super::principal::{self, DYNAMIC_IDS, LocalError};
@@ -136,6 +137,8 @@ pub enum Key {
     Groups,
     /// `wardfs:Unit`: the caller's systemd unit. Absent outside of units.
     Unit,
+    /// A key of AWS that means nothing here: always absent.
+    Foreign(&'static str),
 }
 
 const KEYS: [(&str, Key); 8] = [
@@ -152,7 +155,10 @@ const KEYS: [(&str, Key); 8] = [
 impl Key {
     /// The key as documents spell it.
     pub fn name(self) -> &'static str {
-        KEYS.iter().find(|(_, k)| *k == self).map_or("", |(n, _)| n)
+        match self {
+            Key::Foreign(name) => name,
+            _ => KEYS.iter().find(|(_, k)| *k == self).map_or("", |(n, _)| n),
+        }
     }
 
     /// Names of keys count in any case.
@@ -161,11 +167,16 @@ impl Key {
             Some((_, key)) => Ok(*key),
             None => {
                 let text = &name.value;
+                if let Some(known) = foreign::KEYS.iter().find(|k| k.eq_ignore_ascii_case(text)) {
+                    return Ok(Key::Foreign(known));
+                }
                 let error = source.error(name.at, format!("the condition key {text:?} is not supported"));
-                Err(match nearest(text, KEYS.map(|k| k.0)) {
-                    Some(n) => error.did_you_mean(Some(n)),
-                    None => error.suggest(format!("supported are {}", KEYS.map(|k| k.0).join(", "))),
-                })
+                Err(
+                    match nearest(text, KEYS.iter().map(|k| k.0).chain(foreign::KEYS)) {
+                        Some(n) => error.did_you_mean(Some(n)),
+                        None => error.suggest(format!("supported are {}", KEYS.map(|k| k.0).join(", "))),
+                    },
+                )
             }
         }
     }
@@ -174,7 +185,8 @@ impl Key {
 /// Checks what can be checked of a condition without looking up names: a value that could never match is an
 /// error, as it would be a silent "no match".
 pub(super) fn check(op: Operator, key: Key, values: &[Text], source: Source<'_>) -> Result<(), PolicyError> {
-    if op.comparison == Comparison::Arn && !matches!(key, Key::PrincipalArn | Key::SecretId) {
+    if op.comparison == Comparison::Arn && !matches!(key, Key::PrincipalArn | Key::SecretId | Key::Foreign(_))
+    {
         return Err(source
             .error(
                 values[0].at,
@@ -215,6 +227,7 @@ fn check_value(op: Operator, key: Key, text: &Text, source: Source<'_>) -> Resul
                 false => fail(format!("{value:?} has not the six segments of an ARN")),
             }
         }
+        Key::Foreign(_) => Ok(()),
         Key::PrincipalArn if wild => Ok(()),
         Key::PrincipalArn => match principal::is_arn(value) {
             true => Ok(()),

@@ -419,6 +419,7 @@ impl<F: Facts + ?Sized> Asker<'_, F> {
     fn present(&mut self, presence: &Presence) -> Tri {
         match presence {
             Presence::Always => Tri::Yes,
+            Presence::Never => Tri::No,
             Presence::Arn(who) => self.who(who),
             Presence::Username(uids) => match uids.binary_search(&self.facts.uid().0) {
                 Ok(_) => Tri::Yes,

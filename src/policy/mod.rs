@@ -15,6 +15,7 @@ mod decide;
 mod diagnostic;
 mod document;
 mod edit;
+mod foreign;
 mod json;
 mod parse;
 mod pattern;

@@ -62,6 +62,7 @@ pub(super) struct Words {
 #[derive(Debug)]
 pub(super) enum Presence {
     Always,
+    Never,
     /// Any of the ARNs' holders has an ARN.
     Arn(Who),
     /// These uids have a name; of others it is not known, as they may have got one since.
@@ -105,7 +106,7 @@ impl Presence {
         match self {
             Presence::Arn(who) => who.cost(),
             Presence::Unit => Cost::Unit,
-            Presence::Always | Presence::Username(_) | Presence::Stage => Cost::Free,
+            Presence::Always | Presence::Never | Presence::Username(_) | Presence::Stage => Cost::Free,
         }
     }
 }

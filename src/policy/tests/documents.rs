@@ -343,9 +343,9 @@ const REFUSED_CONDITIONS: &[(&str, &str, &str)] = &[
         "leave out",
     ),
     (
-        r#"{"StringEquals":{"aws:SourceVpce":"vpce-1"}}"#,
+        r#"{"StringEquals":{"aws:SourceVpcd":"vpce-1"}}"#,
         "not supported",
-        "",
+        "aws:SourceVpc",
     ),
     (
         r#"{"StringEquals":{"aws:PrincipalArm":"x"}}"#,

@@ -3,6 +3,7 @@
 mod differential;
 mod documents;
 mod edits;
+mod foreign;
 mod rules;
 
 use super::*;
