@@ -374,13 +374,17 @@ Examples:
     #[command(after_help = "\
 Examples:
   wardfs policy set app/db/password policy.json
-  wardfs policy set app/db/password - < policy.json")]
+  wardfs policy set app/db/password - < policy.json
+  wardfs policy set app/db/password policy.json --dry-run")]
     Set {
         /// The secret
         name: String,
         /// The document; - is standard input
         #[arg(value_hint = ValueHint::FilePath)]
         file: PathBuf,
+        /// Only say who would gain and who would lose reading
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Let someone read: adds a statement
     #[command(after_help = "\

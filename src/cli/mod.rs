@@ -3,6 +3,7 @@
 
 mod args;
 mod demo;
+mod dry_run;
 mod generate;
 mod glue;
 mod log;

@@ -33,6 +33,13 @@ pub enum Plan {
     },
     /// One question or change, and its answer.
     Ask(Request),
+    /// Who would gain and who would lose reading by a policy.
+    PolicyDryRun {
+        /// Whose policy.
+        name: SecretName,
+        /// The document.
+        text: String,
+    },
     /// Why a read is refused.
     Why {
         /// Of which secret.
@@ -118,6 +125,14 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
         }),
         Command::Describe { name: n } => Plan::Ask(Request::Describe { name: name(&n)? }),
         Command::Versions { name: n } => Plan::Ask(Request::Versions { name: name(&n)? }),
+        Command::Policy(args::Policy::Set {
+            name: n,
+            file,
+            dry_run: true,
+        }) => Plan::PolicyDryRun {
+            name: name(&n)?,
+            text: document(&file)?,
+        },
         Command::Policy(policy) => Plan::Ask(plan_policy(policy)?),
         Command::Why(w) => Plan::Why {
             target: why::Target::parse(&w.secret)?,
@@ -226,7 +241,7 @@ fn plan_policy(policy: args::Policy) -> Result<Request, Problem> {
     };
     Ok(match policy {
         args::Policy::Get { name: n } => Request::PolicyGet { name: name(&n)? },
-        args::Policy::Set { name: n, file } => Request::PolicySet {
+        args::Policy::Set { name: n, file, .. } => Request::PolicySet {
             name: name(&n)?,
             text: document(&file)?,
         },

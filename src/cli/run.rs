@@ -3,7 +3,7 @@
 use super::plan::{Plan, ValueFrom, Which};
 use super::render::Output;
 use super::value::{self, Limit};
-use super::{Backend, MountPlan, World, log, manual, settings, view, why};
+use super::{Backend, MountPlan, World, dry_run, log, manual, settings, view, why};
 use crate::config::{Config, VALUE_CEILING};
 use crate::control::protocol::{Put, Request, WhyAbout};
 use crate::id::{SecretName, printable};
@@ -46,6 +46,7 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
         Plan::Put { put, from } => store_value(put, &from, store, world, output),
         Plan::Get { name, which } => get(&name, &which, store, world, output),
         Plan::Ask(request) => ask(request, &mut *world.backend(store)?, output),
+        Plan::PolicyDryRun { name, text } => dry_run::policy(name, text, &mut *world.backend(store)?, output),
         Plan::Why { target, about } => explain(&target, &about, &mut *world.backend(store)?, output),
         Plan::Tail { lines, follow } => log::tail(store, lines, follow, output),
         Plan::Query(query) => log::query(store, &query, output),
