@@ -7,21 +7,21 @@
 use std::sync::{Arc, Mutex};
 
 use crate::audit::Event;
-use crate::id::Label;
 use crate::policy::{self, Action, Basis, Decision, Grant, Layers, Purpose, Reason, Refusal};
 use crate::secret::SecretBytes;
 use crate::vault::{Secret, State, Vault, VaultError, Version};
 
+mod asked;
 mod caller;
 mod known;
 mod proof;
 mod record;
 mod standing;
 
+pub use asked::Asked;
 pub use caller::{Caller, CallerKey};
 pub use known::KnownCaller;
 pub use proof::{AccessError, Bytes, Choice, Pin, Range, Standing};
-pub use record::statement;
 
 /// The decision and reading of secrets.
 pub struct Access {
@@ -83,13 +83,15 @@ impl Access {
         };
         let grant = match caller.identify() {
             Err(reason) if !(reason == Reason::NoPid && self.serve_unidentified) => Err(unidentified(reason)),
-            _ => self.decide(secret, Action::GetSecretValue, Purpose::Read, &pin.labels, caller),
+            _ => {
+                let asked = Asked::version(&pin.version, &pin.labels);
+                self.decide(secret, Action::GetSecretValue, Purpose::Read, asked, caller)
+            }
         };
         self.granted(secret, grant, Event::GetSecretValue, caller)
     }
 
-    /// The one decision, by all layers. An administrative action on a secret that is not there yet passes the
-    /// built-in layer alone.
+    /// The one decision, by all layers.
     ///
     /// # Errors
     /// The refusal.
@@ -98,23 +100,23 @@ impl Access {
         secret: &Secret,
         action: Action,
         purpose: Purpose,
-        labels: &[Label],
+        asked: Asked<'_>,
         caller: &mut C,
     ) -> Result<Grant, Refusal> {
-        let layers = Layers {
-            administration: self.vault.administration(),
-            secret: secret.policy.as_deref(),
-        };
-        let request = policy::Request {
-            action,
-            purpose,
-            secret: secret.meta.id,
-            name: &secret.meta.name,
-            labels,
-        };
-        match policy::decide(&layers, &request, caller) {
+        let state = self.vault.peek();
+        let layers = self.layers(&state, Some(secret));
+        match policy::decide(&layers, &request(secret, action, purpose, asked), caller) {
             Decision::Allow(grant) => Ok(grant),
             Decision::Deny(refusal) => Err(refusal),
+        }
+    }
+
+    /// What a request has to pass.
+    pub(crate) fn layers<'s>(&'s self, state: &'s State, secret: Option<&'s Secret>) -> Layers<'s> {
+        Layers {
+            administration: self.vault.administration(),
+            shared: state.layers.shared(),
+            secret: secret.and_then(|s| s.policy.as_deref()),
         }
     }
 
@@ -172,7 +174,8 @@ impl Access {
             Choice::Label("current") => secret.current_labels.clone(),
             _ => secret.labels_of(version.meta.no).cloned().collect(),
         };
-        let grant = self.decide(secret, Action::GetSecretValue, Purpose::Read, &labels, caller);
+        let asked = Asked::version(version, &labels);
+        let grant = self.decide(secret, Action::GetSecretValue, Purpose::Read, asked, caller);
         let _opened = self.granted(secret, grant, Event::OpenSecret, caller)?;
         Ok(Pin {
             secret: secret.meta.id,
@@ -228,5 +231,22 @@ impl Access {
     /// The store.
     pub fn vault(&self) -> &Arc<Vault> {
         &self.vault
+    }
+}
+
+/// A request about a secret, as policies see it.
+pub(crate) fn request<'a>(
+    secret: &'a Secret,
+    action: Action,
+    purpose: Purpose,
+    asked: Asked<'a>,
+) -> policy::Request<'a> {
+    policy::Request {
+        arn: secret.meta.arn.as_deref(),
+        version: asked.version,
+        labels: asked.labels,
+        request_tags: asked.tags,
+        untag: asked.untag,
+        ..policy::Request::new(action, purpose, secret.meta.id, &secret.meta.name)
     }
 }

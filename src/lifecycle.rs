@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::access::{Access, AccessError, Caller};
+use crate::access::{Access, AccessError, Asked, Caller};
 use crate::audit::{Body, Event, Identity, Outcome, Record};
 use crate::clock::Timestamp;
 use crate::id::{Gid, Label, SecretName, Uid, VersionId, VersionNo};
@@ -58,9 +58,13 @@ pub enum Rule {
     Deny(Local),
 }
 
+mod break_glass;
+mod layers;
 mod policies;
 
-pub use policies::PolicyEdit;
+pub use break_glass::Repair;
+
+pub use policies::{Care, PolicyEdit};
 
 /// Versions without a label are kept up to this number…
 const KEPT_VERSIONS: usize = 100;
@@ -286,7 +290,7 @@ impl Lifecycle {
     ) -> Result<SecretMeta, Problem> {
         let _created = self
             .access
-            .decide_new(&put.name, Action::CreateSecret, caller)
+            .decide_new(&put.name, Action::CreateSecret, Asked::secret(), caller)
             .map_err(|_| may_not_create(what))?;
         if let Some(other) = draft.state().secrets.conflict(&put.name) {
             return Err(Problem::new(
@@ -300,6 +304,7 @@ impl Lifecycle {
             id: draft.new_secret(),
             name: put.name.clone(),
             description: None,
+            arn: None,
             created: now,
             value_changed: now,
             meta_changed: now,
@@ -321,11 +326,15 @@ impl Lifecycle {
         warnings: &mut Vec<String>,
         what: &str,
     ) -> Result<(), Problem> {
-        if let Some(text) = &put.policy {
-            meta.policy = Some(self.resolve(text, &meta.name, warnings, what)?);
-        } else if !put.rules.is_empty() {
-            meta.policy =
-                Some(self.with_rules(meta.policy.as_ref(), &put.rules, &meta.name, warnings, what)?);
+        let arn = meta.arn.as_deref();
+        let resolved = match &put.policy {
+            Some(text) => Some(self.resolve(text, &meta.name, arn, what)?),
+            None if put.rules.is_empty() => None,
+            None => Some(self.with_rules(meta.policy.as_ref(), &put.rules, &meta.name, arn, what)?),
+        };
+        if let Some((record, found)) = resolved {
+            meta.policy = Some(record);
+            warnings.extend(found.iter().map(ToString::to_string));
         }
         if let Some(description) = &put.description {
             meta.description = Some(description.clone()).filter(|d| !d.is_empty());
@@ -468,7 +477,7 @@ impl Lifecycle {
     ) -> Result<(), Problem> {
         let refusal = match self
             .access
-            .decide(secret, action, Purpose::Administer, &[], caller)
+            .decide(secret, action, Purpose::Administer, Asked::secret(), caller)
         {
             Ok(_grant) => return Ok(()),
             Err(refusal) => refusal,

@@ -52,6 +52,9 @@ impl Facts for Caller {
     fn service(&self) -> Option<&str> {
         Some("wardfs-rotator")
     }
+    fn process(&mut self) -> Option<ProcessState> {
+        self.known.then(ProcessState::default)
+    }
 }
 
 struct Nobody;
@@ -86,15 +89,17 @@ fn a_decision_allocates_nothing() {
     let map: PrincipalMap =
         serde_json::from_str(r#"{"arn:aws:iam::1:role/app":["user:bob","group:ops","unit:a.service"]}"#)
             .unwrap();
-    let (record, _) = PolicyRecord::resolve(POLICY, &map, &Nobody, &name).unwrap();
-    let policy = record.compile(&name).unwrap();
+    let (record, _) = PolicyRecord::resolve(POLICY, &map, &Nobody, &name, None).unwrap();
+    let policy = record.compile(&name, None).unwrap();
     let administration = Administration {
         owner: wardfs::id::ROOT,
         group: Some(Gid(900)),
         root_describes: true,
     };
+    let shared = Shared::default();
     let layers = Layers {
         administration: &administration,
+        shared: &shared,
         secret: Some(&policy),
     };
     let labels = [Label::current()];
@@ -109,11 +114,8 @@ fn a_decision_allocates_nothing() {
                         Purpose::Administer
                     };
                     let request = Request {
-                        action,
-                        purpose,
-                        secret: SecretId(1),
-                        name: &name,
                         labels: &labels,
+                        ..Request::new(action, purpose, SecretId(1), &name)
                     };
                     let mut caller = Caller {
                         uid,

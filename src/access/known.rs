@@ -4,7 +4,8 @@
 use super::{Caller, CallerKey};
 use crate::audit::{Identity, Who};
 use crate::id::{Gid, Pid, ROOT, Tid, Uid};
-use crate::policy::{Facts, Reason};
+use crate::policy::{Facts, ProcessState, Reason};
+use crate::sys::caller::Hardening;
 
 /// Plain facts of a caller.
 #[derive(Debug, Clone)]
@@ -25,14 +26,16 @@ pub struct KnownCaller {
     pub start_time: Option<u64>,
     /// Command name, as the kernel keeps it.
     pub command: Option<Vec<u8>>,
-    /// Login uid.
+    /// Login uid, for the record.
     pub login_uid: Option<u32>,
+    /// The state of the process; `None`: not to be had.
+    pub process: Option<ProcessState>,
     /// By which door he comes.
     pub door: &'static str,
 }
 
 impl KnownCaller {
-    /// Somebody of whom only ids are known; he is in no unit.
+    /// Somebody of whom only ids are known; he is in no unit, did not log in, and his process is an ordinary one.
     pub fn supposed(uid: Uid, gid: Gid, groups: Vec<Gid>) -> Self {
         KnownCaller {
             uid,
@@ -44,8 +47,19 @@ impl KnownCaller {
             start_time: None,
             command: None,
             login_uid: None,
+            process: Some(ProcessState::default()),
             door: "command",
         }
+    }
+
+    /// The same, with what was seen of his process.
+    pub fn seen(mut self, process: Option<Hardening>) -> Self {
+        self.process = process.map(|p| ProcessState {
+            no_new_privs: p.no_new_privs,
+            traced: p.traced,
+            login_uid: p.login_uid,
+        });
+        self
     }
 
     /// Root without anything else.
@@ -69,6 +83,9 @@ impl Facts for KnownCaller {
     }
     fn service(&self) -> Option<&str> {
         None
+    }
+    fn process(&mut self) -> Option<ProcessState> {
+        self.process
     }
 }
 

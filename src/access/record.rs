@@ -14,7 +14,8 @@ impl Access {
         event: Event,
         caller: &mut C,
     ) -> AccessError {
-        let statement = statement(secret, refusal.basis);
+        let state = self.vault.peek();
+        let statement = self.layers(&state, Some(secret)).statement_id(refusal.basis);
         let record = Record {
             event,
             outcome: Outcome::Denied {
@@ -42,7 +43,8 @@ impl Access {
         range: &std::ops::Range<usize>,
         caller: &mut C,
     ) -> Result<Receipt, AccessError> {
-        let statement = statement(secret, grant.basis());
+        let state = self.vault.peek();
+        let statement = self.layers(&state, Some(secret)).statement_id(grant.basis());
         let detail = pin.detail(caller.key());
         let record = Record {
             event: Event::GetSecretValue,
@@ -108,9 +110,4 @@ impl Access {
         self.tell(&record);
         AccessError::Integrity(why)
     }
-}
-
-/// The name of the statement that decided, for records and words.
-pub fn statement(secret: &Secret, basis: Basis) -> Option<&str> {
-    Some(secret.policy.as_deref()?.statement_id(basis.statement?))
 }

@@ -1,9 +1,9 @@
 //! Looks at a secret that give no value: for stat, listings and administration.
 
-use super::{Access, AccessError, Caller, KnownCaller, Standing};
+use super::{Access, AccessError, Asked, Caller, KnownCaller, Standing};
 use crate::audit::{Event, Identity, Outcome, Record};
 use crate::id::{Label, SecretId, SecretName};
-use crate::policy::{self, Action, Decision, Grant, Layers, Purpose, Refusal};
+use crate::policy::{self, Action, Decision, Grant, Purpose, Refusal};
 use crate::vault::{Secret, Version};
 
 impl Access {
@@ -38,11 +38,22 @@ impl Access {
 
     fn standing_now<C: Caller>(&self, secret: &Secret, caller: &mut C) -> Result<Standing, Refusal> {
         let (action, purpose) = (Action::GetSecretValue, Purpose::Read);
-        let refusal = match self.decide(secret, action, purpose, &secret.current_labels, caller) {
+        let asked = Asked {
+            version: secret.current().map(|v| &v.meta.id),
+            labels: &secret.current_labels,
+            ..Asked::secret()
+        };
+        let refusal = match self.decide(secret, action, purpose, asked, caller) {
             Ok(_) => return Ok(Standing::Reader),
             Err(refusal) => refusal,
         };
-        match self.decide(secret, Action::DescribeSecret, Purpose::Describe, &[], caller) {
+        match self.decide(
+            secret,
+            Action::DescribeSecret,
+            Purpose::Describe,
+            Asked::secret(),
+            caller,
+        ) {
             Ok(_) => Ok(Standing::Describer),
             Err(_) => Err(refusal),
         }
@@ -56,11 +67,12 @@ impl Access {
         caller: &mut C,
     ) -> Result<(), Refusal> {
         let labels: Vec<Label> = secret.labels_of(version.meta.no).cloned().collect();
-        self.decide(secret, Action::GetSecretValue, Purpose::Read, &labels, caller)
+        let asked = Asked::version(version, &labels);
+        self.decide(secret, Action::GetSecretValue, Purpose::Read, asked, caller)
             .map(drop)
     }
 
-    /// As [`Access::decide`], for a name that is not there: the built-in layer alone. A refusal is recorded.
+    /// As [`Access::decide`], for a secret that is not there yet: it has no policy of its own. A refusal is recorded.
     ///
     /// # Errors
     /// The refusal.
@@ -68,30 +80,51 @@ impl Access {
         &self,
         name: &SecretName,
         action: Action,
+        asked: Asked<'_>,
         caller: &mut C,
     ) -> Result<Grant, Refusal> {
-        let layers = Layers {
-            administration: self.vault.administration(),
-            secret: None,
-        };
         let request = policy::Request {
-            action,
-            purpose: Purpose::Administer,
-            secret: SecretId(0),
-            name,
-            labels: &[],
+            request_tags: asked.tags,
+            ..policy::Request::new(action, Purpose::Administer, SecretId(0), name)
         };
-        let refusal = match policy::decide(&layers, &request, caller) {
+        self.decide_shared(&request, Event::CreateSecret, Some(name), caller)
+    }
+
+    /// The decision about a change of guardrails or identity policies. A refusal is recorded as `event`.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn decide_layers<C: Caller>(
+        &self,
+        action: Action,
+        event: Event,
+        caller: &mut C,
+    ) -> Result<Grant, Refusal> {
+        let request = policy::Request::of_layers(action, Purpose::Administer);
+        self.decide_shared(&request, event, None, caller)
+    }
+
+    fn decide_shared<C: Caller>(
+        &self,
+        request: &policy::Request<'_>,
+        event: Event,
+        name: Option<&SecretName>,
+        caller: &mut C,
+    ) -> Result<Grant, Refusal> {
+        let state = self.vault().peek();
+        let layers = self.layers(&state, None);
+        let refusal = match policy::decide(&layers, request, caller) {
             Decision::Allow(grant) => return Ok(grant),
             Decision::Deny(refusal) => refusal,
         };
         let record = Record {
-            event: Event::CreateSecret,
+            event,
             outcome: Outcome::Denied {
                 reason: refusal.reason.code(),
             },
-            secret: Some(name.as_str()),
+            secret: name.map(|n| n.as_str()),
             layer: Some(refusal.basis.layer.code()),
+            statement: layers.statement_id(refusal.basis),
             via: caller.door(),
             who: caller.who(Identity::Full),
             ..Record::default()
@@ -102,8 +135,18 @@ impl Access {
 
     /// Whether root, as a caller like any other, may read the current value.
     pub fn root_may_read(&self, secret: &Secret) -> bool {
-        let (action, purpose, labels) = (Action::GetSecretValue, Purpose::Read, [Label::current()]);
-        self.decide(secret, action, purpose, &labels, &mut KnownCaller::root())
-            .is_ok()
+        let asked = Asked {
+            version: secret.current().map(|v| &v.meta.id),
+            labels: &secret.current_labels,
+            ..Asked::secret()
+        };
+        self.decide(
+            secret,
+            Action::GetSecretValue,
+            Purpose::Read,
+            asked,
+            &mut KnownCaller::root(),
+        )
+        .is_ok()
     }
 }

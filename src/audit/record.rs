@@ -70,6 +70,20 @@ events! {
     UpdateSecretVersionStage reserve,
     /// A policy was set.
     PutResourcePolicy reserve,
+    /// The guardrails were looked at.
+    GetGuardrail ordinary,
+    /// The identity policies were looked at.
+    GetIdentityPolicy ordinary,
+    /// A guardrail was set.
+    PutGuardrail reserve,
+    /// A guardrail was removed.
+    DeleteGuardrail reserve,
+    /// An identity's policy was set.
+    PutIdentityPolicy reserve,
+    /// An identity's policy was removed.
+    DeleteIdentityPolicy reserve,
+    /// A policy or guardrail was replaced past every policy, by root without a daemon.
+    BreakGlass reserve,
     /// A policy was removed.
     DeleteResourcePolicy reserve,
     /// A secret was deleted.

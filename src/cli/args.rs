@@ -1,6 +1,8 @@
 //! The command line's definition: every command, flag and help text. What was typed is checked in
 //! [`super::plan`], so that every complaint about it has the same form.
 
+pub mod policies;
+
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
 use std::ffi::OsString;
@@ -156,6 +158,30 @@ Examples:
   wardfs policy set app/db/password policy.json"
     )]
     Policy(Policy),
+
+    /// See and change guardrails, which bind every caller on every secret
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "\
+Examples:
+  wardfs guardrail set no-deletion deny-delete.json
+  wardfs guardrail list
+  wardfs guardrail remove no-deletion"
+    )]
+    Guardrail(policies::Guardrail),
+
+    /// See and change identity policies: what somebody may do with any secret
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "\
+Examples:
+  wardfs identity set user:deploy deploy.json --tag team=web
+  wardfs identity list
+  wardfs identity remove user:deploy"
+    )]
+    Identity(policies::Identity),
 
     /// Say why a read was refused, and what would allow it
     ///
@@ -375,7 +401,8 @@ Examples:
 Examples:
   wardfs policy set app/db/password policy.json
   wardfs policy set app/db/password - < policy.json
-  wardfs policy set app/db/password policy.json --dry-run")]
+  wardfs policy set app/db/password policy.json --dry-run
+  wardfs policy set app/db/password policy.json --strict")]
     Set {
         /// The secret
         name: String,
@@ -385,6 +412,9 @@ Examples:
         /// Only say who would gain and who would lose reading
         #[arg(long)]
         dry_run: bool,
+        /// Refuse what would only be warned of: a value for everybody, or nobody left who could read
+        #[arg(long)]
+        strict: bool,
     },
     /// Let someone read: adds a statement
     #[command(after_help = "\
@@ -421,7 +451,22 @@ Examples:
         /// The secret, by this flag
         #[arg(long)]
         name: Option<String>,
+        /// Refuse what would only be warned of: a value for everybody, or nobody left who could read
+        #[arg(long)]
+        strict: bool,
     },
+    /// Say what a policy allows somebody, by which statement, and what would change it
+    ///
+    /// Exit 0 if it is allowed, 3 if it is denied. With --policy, --identity-policy or --guardrail no store is needed:
+    /// the documents alone decide, as AWS's simulate-custom-policy does.
+    #[command(after_help = "\
+Examples:
+  wardfs policy explain app/db/password --as user:www-data
+  wardfs policy explain app/db/password --as user:www-data --groups backup --unit app.service --json
+  wardfs policy explain app/db/password --as uid:0 --action DeleteSecret
+  wardfs policy explain --policy policy.json --principal arn:aws:iam::111122223333:role/app --resource app/db/password
+  wardfs policy explain --policy p.json --guardrail g.json --principal user:app --resource app/db --context aws:SourceIp=192.0.2.7")]
+    Explain(Box<policies::Explain>),
 }
 
 /// See [`Command::Why`].
@@ -528,6 +573,16 @@ Examples:
   wardfs store check
   wardfs store check --json")]
     Check,
+    /// Replace a policy, or remove a guardrail, that nobody may change any more
+    ///
+    /// Works without a daemon, for the owner of the store alone, past every policy, and is recorded with the reason.
+    /// The secret has no policy then: nobody reads it until root sets one.
+    #[command(after_help = "\
+Examples:
+  wardfs store break-glass app/db/password --reason INC-4711 --dry-run
+  wardfs store break-glass app/db/password --policy policy.json --reason INC-4711
+  wardfs store break-glass --guardrail deny-all --reason INC-4711")]
+    BreakGlass(policies::BreakGlass),
     /// Make a new root.key with the recovery key that `init` printed
     ///
     /// For a store whose key file is lost. The recovery key is read from standard input, and asked for at a

@@ -18,12 +18,20 @@ const EXCEPT: &str = "but not ";
 pub fn policy(
     name: SecretName,
     text: String,
+    strict: bool,
     backend: &mut dyn Backend,
     output: &mut Output,
 ) -> Result<(), Stop> {
     let before = backend.call(&Request::Describe { name: name.clone() }, None)?;
     let named = Some(name.clone());
-    let after = backend.call(&Request::PolicyCheck { name: named, text }, None)?;
+    let after = backend.call(
+        &Request::PolicyCheck {
+            name: named,
+            text,
+            strict,
+        },
+        None,
+    )?;
     let (gain, lose) = compare(&readers(&before), &readers(&after));
     if output.json {
         return Ok(output.json(

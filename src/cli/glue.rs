@@ -1,6 +1,7 @@
 //! The command line's world: the other rooms of this machine.
 
 use super::plan::Which;
+use super::plan::policies::{Broken, Target};
 use super::render::Output;
 use super::run::Stop;
 use super::value;
@@ -12,6 +13,7 @@ use crate::control::client::Client;
 use crate::control::protocol::Request;
 use crate::daemon;
 use crate::id::{SecretName, printable};
+use crate::lifecycle::Repair;
 use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
 use std::ffi::OsString;
@@ -60,6 +62,28 @@ impl World for Machine {
 
     fn recover(&self, store: &Path, recovery_key: &SecretBytes) -> Result<PathBuf, Problem> {
         daemon::recover(store, recovery_key)
+    }
+
+    fn break_glass(&self, store: &Path, broken: &Broken) -> Result<serde_json::Value, Problem> {
+        if Client::connect(&daemon::socket_path(store))?.is_some() {
+            return Err(Problem::new(
+                Exit::Unavailable,
+                "the glass was not broken",
+                "a daemon serves this store, and this works only without one",
+            )
+            .next("stop it first: wardfs unmount DIR"));
+        }
+        let (desk, _access) = daemon::desk(store, &Config::load(store)?)?;
+        let repair = match &broken.what {
+            Target::Policy(name, policy) => Repair::Policy(name.clone(), policy.clone()),
+            Target::Guardrail(name) => Repair::Guardrail(name.clone()),
+        };
+        desk.lifecycle
+            .break_glass(&repair, &broken.reason, broken.dry_run, &mut myself())
+    }
+
+    fn directory(&self) -> &dyn crate::policy::Directory {
+        &daemon::Names
     }
 
     fn mount(&self, plan: &MountPlan) -> Result<(), Problem> {

@@ -4,6 +4,7 @@
 mod args;
 mod demo;
 mod dry_run;
+mod explain;
 mod generate;
 mod glue;
 mod log;
@@ -96,6 +97,20 @@ pub trait World {
     /// [`Exit::Integrity`] if it is another store's.
     fn recover(&self, store: &Path, recovery_key: &SecretBytes) -> Result<PathBuf, Problem>;
 
+    /// Repairs past every policy.
+    ///
+    /// # Errors
+    /// [`Exit::Unavailable`] while a daemon has the store, [`Exit::Denied`] for anybody but its owner,
+    /// [`Exit::NotFound`], [`Exit::Usage`].
+    fn break_glass(
+        &self,
+        store: &Path,
+        broken: &plan::policies::Broken,
+    ) -> Result<serde_json::Value, Problem>;
+
+    /// The users and groups of this machine.
+    fn directory(&self) -> &dyn crate::policy::Directory;
+
     /// Serves until it is told to end.
     ///
     /// # Errors
@@ -139,6 +154,7 @@ pub fn main() -> ExitCode {
         .and_then(|(store, plan)| run::run(plan, &store, &glue::Machine, &mut output));
     match done {
         Ok(()) | Err(Stop::Closed) => ExitCode::SUCCESS,
+        Err(Stop::Answered(exit)) => ExitCode::from(exit as u8),
         Err(Stop::Problem(problem)) => {
             output.problem(&problem);
             ExitCode::from(problem.exit as u8)

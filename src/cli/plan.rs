@@ -1,5 +1,7 @@
 //! What was typed → a plan in which everything is checked that can be checked without the store.
 
+pub mod policies;
+
 use super::args::{self, Command};
 use super::{generate, manual, why};
 use crate::control::protocol::{self, Request, Rule, WhyAbout};
@@ -33,12 +35,18 @@ pub enum Plan {
     },
     /// One question or change, and its answer.
     Ask(Request),
+    /// What policies in documents say.
+    Simulate(Box<crate::policy::Scenario>),
+    /// Repair past every policy.
+    BreakGlass(policies::Broken),
     /// Who would gain and who would lose reading by a policy.
     PolicyDryRun {
         /// Whose policy.
         name: SecretName,
         /// The document.
         text: String,
+        /// Whether what warns is refused.
+        strict: bool,
     },
     /// Why a read is refused.
     Why {
@@ -129,10 +137,15 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
             name: n,
             file,
             dry_run: true,
+            strict,
         }) => Plan::PolicyDryRun {
             name: name(&n)?,
             text: document(&file)?,
+            strict,
         },
+        Command::Policy(args::Policy::Explain(typed)) => policies::explain(*typed)?,
+        Command::Guardrail(command) => Plan::Ask(policies::guardrail(command)?),
+        Command::Identity(command) => Plan::Ask(policies::identity(command)?),
         Command::Policy(policy) => Plan::Ask(plan_policy(policy)?),
         Command::Why(w) => Plan::Why {
             target: why::Target::parse(&w.secret)?,
@@ -149,6 +162,7 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
         Command::Audit(args::Audit::Verify) => Plan::Ask(Request::AuditVerify),
         Command::Store(args::Store::Check) => Plan::Ask(Request::StoreCheck),
         Command::Store(args::Store::Recover) => Plan::Recover,
+        Command::Store(args::Store::BreakGlass(typed)) => policies::break_glass(typed)?,
         Command::Status => Plan::Ask(Request::Status),
         Command::Mount { target, threads } => Plan::Mount {
             target: absolute(&target)?,
@@ -241,9 +255,15 @@ fn plan_policy(policy: args::Policy) -> Result<Request, Problem> {
     };
     Ok(match policy {
         args::Policy::Get { name: n } => Request::PolicyGet { name: name(&n)? },
-        args::Policy::Set { name: n, file, .. } => Request::PolicySet {
+        args::Policy::Set {
+            name: n,
+            file,
+            strict,
+            dry_run: _,
+        } => Request::PolicySet {
             name: name(&n)?,
             text: document(&file)?,
+            strict,
         },
         args::Policy::Allow { name: n, who } => Request::PolicyAdd {
             name: name(&n)?,
@@ -253,7 +273,11 @@ fn plan_policy(policy: args::Policy) -> Result<Request, Problem> {
             name: name(&n)?,
             rules: rules(&who, Rule::Deny)?,
         },
-        args::Policy::Check { of, name: flag } => {
+        args::Policy::Check {
+            of,
+            name: flag,
+            strict,
+        } => {
             let (named, file) = match of.as_slice() {
                 [named, file] => (Some(named.to_string_lossy().into_owned()), file),
                 [file] => (None, file),
@@ -274,7 +298,16 @@ fn plan_policy(policy: args::Policy) -> Result<Request, Problem> {
             Request::PolicyCheck {
                 name: named.or(flag).map(|n| name(&n)).transpose()?,
                 text: document(file)?,
+                strict,
             }
+        }
+        // Planned before: it need not be a question to the store.
+        args::Policy::Explain(_) => {
+            return Err(Problem::new(
+                Exit::Usage,
+                "nothing was explained",
+                "nothing was asked",
+            ));
         }
     })
 }

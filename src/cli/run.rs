@@ -1,9 +1,10 @@
 //! A plan → done, with the answer printed.
 
+use super::plan::policies::Target;
 use super::plan::{Plan, ValueFrom, Which};
 use super::render::Output;
 use super::value::{self, Limit};
-use super::{Backend, MountPlan, World, dry_run, log, manual, settings, view, why};
+use super::{Backend, MountPlan, World, dry_run, explain, log, manual, settings, view, why};
 use crate::config::{Config, VALUE_CEILING};
 use crate::control::protocol::{Put, Request, WhyAbout};
 use crate::id::{SecretName, printable};
@@ -19,6 +20,8 @@ pub enum Stop {
     Problem(Problem),
     /// Nobody reads the output any more (`wardfs list | head`): nothing to be told.
     Closed,
+    /// The answer was printed, and is no.
+    Answered(Exit),
 }
 
 impl From<Problem> for Stop {
@@ -46,8 +49,12 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
         Plan::Put { put, from } => store_value(put, &from, store, world, output),
         Plan::Get { name, which } => get(&name, &which, store, world, output),
         Plan::Ask(request) => ask(request, &mut *world.backend(store)?, output),
-        Plan::PolicyDryRun { name, text } => dry_run::policy(name, text, &mut *world.backend(store)?, output),
-        Plan::Why { target, about } => explain(&target, &about, &mut *world.backend(store)?, output),
+        Plan::Simulate(scenario) => explain::scenario(&scenario, world.directory(), output),
+        Plan::BreakGlass(broken) => break_glass(&broken, store, world, output),
+        Plan::PolicyDryRun { name, text, strict } => {
+            dry_run::policy(name, text, strict, &mut *world.backend(store)?, output)
+        }
+        Plan::Why { target, about } => refusal(&target, &about, &mut *world.backend(store)?, output),
         Plan::Tail { lines, follow } => log::tail(store, lines, follow, output),
         Plan::Query(query) => log::query(store, &query, output),
         Plan::Mount { target, threads } => {
@@ -110,6 +117,32 @@ fn recover(store: &Path, world: &dyn World, output: &mut Output) -> Result<(), S
     Ok(())
 }
 
+fn break_glass(
+    broken: &super::plan::policies::Broken,
+    store: &Path,
+    world: &dyn World,
+    output: &mut Output,
+) -> Result<(), Stop> {
+    let reply = world.break_glass(store, broken)?;
+    if output.json {
+        return Ok(output.json(&reply)?);
+    }
+    let done = match (&broken.what, broken.dry_run) {
+        (Target::Policy(name, _), false) => format!("Replaced the policy of {name}, and recorded it"),
+        (Target::Policy(name, _), true) => format!("Would replace the policy of {name}"),
+        (Target::Guardrail(name), false) => format!("Removed guardrail {}, and recorded it", printable(name)),
+        (Target::Guardrail(name), true) => format!("Would remove guardrail {}", printable(name)),
+    };
+    output.line(&done)?;
+    for warning in reply["warnings"].as_array().into_iter().flatten() {
+        output.note(&format!(
+            "warning: {}",
+            printable(warning.as_str().unwrap_or_default())
+        ));
+    }
+    Ok(())
+}
+
 fn store_value(
     put: Put,
     from: &ValueFrom,
@@ -151,6 +184,9 @@ fn get(
 
 fn ask(request: Request, backend: &mut dyn Backend, output: &mut Output) -> Result<(), Stop> {
     let reply = backend.call(&request, None)?;
+    if matches!(request, Request::PolicyExplain { .. }) {
+        return explain::answer(&reply, output);
+    }
     show(&request, &reply, output)?;
     if matches!(request, Request::StoreCheck) && reply["ok"] != true {
         let damaged = reply["problems"].as_array().map_or(0, Vec::len);
@@ -179,7 +215,7 @@ fn show(request: &Request, reply: &Value, output: &mut Output) -> Result<(), Sto
     Ok(())
 }
 
-fn explain(
+fn refusal(
     target: &why::Target,
     about: &WhyAbout,
     backend: &mut dyn Backend,

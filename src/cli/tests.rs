@@ -87,6 +87,15 @@ impl World for Fake {
     fn recover(&self, store: &Path, _: &SecretBytes) -> Result<PathBuf, Problem> {
         Ok(store.join("root.key"))
     }
+    fn break_glass(&self, _: &Path, broken: &plan::policies::Broken) -> Result<Value, Problem> {
+        self.calls
+            .borrow_mut()
+            .push(json!({"command": "break_glass", "reason": broken.reason}));
+        Ok(json!({ "warnings": [] }))
+    }
+    fn directory(&self) -> &dyn crate::policy::Directory {
+        &crate::daemon::Names
+    }
     fn mount(&self, plan: &MountPlan) -> Result<(), Problem> {
         self.calls
             .borrow_mut()

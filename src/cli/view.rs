@@ -1,5 +1,7 @@
 //! Replies as people read them. With `--json` a reply is printed as it is.
 
+mod layers;
+
 use super::log::one_line;
 use super::render::{cell, count, facts, list, table, time};
 use crate::control::protocol::Request;
@@ -41,6 +43,13 @@ pub fn view(request: &Request, reply: &Value) -> View {
             asked: true,
             ..told(format!("The policy is valid\n{}", readers(reply)))
         },
+        // Printed by its own, with an exit code.
+        Request::PolicyExplain { .. } => asked(String::new()),
+        Request::Layers { kind } => layers::list(*kind, reply),
+        Request::LayerGet { .. } => policy("it", reply),
+        Request::LayerSet(change) => told(format!("Set {}\n", change.key.words())),
+        Request::LayerRemove { key, dry_run: false } => told(format!("Removed {}\n", key.words())),
+        Request::LayerRemove { key, dry_run: true } => asked(format!("Would remove {}\n", key.words())),
         Request::Why { .. } => asked(why(reply)),
         Request::Delete { name, .. } => told(delete(name.as_str(), reply)),
         Request::StoreCheck => asked(check(reply)),

@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 use crate::access::Caller;
 use crate::audit::VerifyError;
 use crate::id::ROOT;
-use crate::lifecycle::{Lifecycle, PolicyEdit};
+use crate::lifecycle::{Care, Lifecycle, PolicyEdit};
 use crate::problem::{Exit, Problem};
 use crate::report::Report;
 use crate::secret::SecretBytes;
 use crate::vault::Vault;
 
-use super::protocol::Request;
+use super::protocol::{LayerChange, Request};
 
 /// What only a serving process can tell or do.
 pub trait Service: Send + Sync {
@@ -78,13 +78,31 @@ impl Desk {
             Request::Describe { name } => self.report.describe(name, caller),
             Request::Versions { name } => self.report.versions(name, caller),
             Request::PolicyGet { name } => self.report.policy(name, caller),
-            Request::PolicySet { name, text } => {
-                self.lifecycle.set_policy(name, PolicyEdit::Replace(text), caller)
+            Request::PolicySet { name, text, strict } => {
+                let care = Care::strict(*strict);
+                self.lifecycle
+                    .set_policy(name, PolicyEdit::Replace(text), care, caller)
             }
             Request::PolicyAdd { name, rules } => {
-                self.lifecycle.set_policy(name, PolicyEdit::Add(rules), caller)
+                self.lifecycle
+                    .set_policy(name, PolicyEdit::Add(rules), Care::Warn, caller)
             }
-            Request::PolicyCheck { name, text } => self.lifecycle.check_policy(name.as_ref(), text),
+            Request::PolicyCheck { name, text, strict } => {
+                self.lifecycle
+                    .check_policy(name.as_ref(), text, Care::strict(*strict))
+            }
+            Request::PolicyExplain { name, question } => self.report.explain(name, question, caller),
+            Request::Layers { kind } => self.report.layers(*kind, caller),
+            Request::LayerGet { key } => self.report.layer(key, caller),
+            Request::LayerSet(LayerChange {
+                key,
+                text,
+                tags,
+                strict,
+            }) => self
+                .lifecycle
+                .set_layer(key, text, tags, Care::strict(*strict), caller),
+            Request::LayerRemove { key, dry_run } => self.lifecycle.remove_layer(key, *dry_run, caller),
             Request::Why { name, about } => self.report.why(name, about, caller),
             Request::Delete { name, purge, dry_run } => self.lifecycle.delete(name, *purge, *dry_run, caller),
             Request::StoreCheck => self.store_check(caller),

@@ -1,14 +1,17 @@
 //! The messages of the control socket. A request is one packet of JSON (a value rides beside it in a sealed
 //! memfd, never inside); a reply is JSON, cut into as many packets as it needs.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::SecretName;
 use crate::problem::Problem;
 
 pub use crate::lifecycle::{Put, Rule};
-pub use crate::report::WhyAbout;
-pub use crate::vault::Visibility;
+pub use crate::policy::Attached;
+pub use crate::report::{LayerKind, Question, Subject, WhyAbout};
+pub use crate::vault::{LayerKey, Visibility};
 
 /// The protocol's version, and the oldest reader that understands it.
 pub const FORMAT: u32 = 1;
@@ -59,6 +62,9 @@ pub enum Request {
         name: SecretName,
         /// The document.
         text: String,
+        /// Whether what warns is refused.
+        #[serde(default)]
+        strict: bool,
     },
     /// Add statements to the policy.
     PolicyAdd {
@@ -73,6 +79,35 @@ pub enum Request {
         name: Option<SecretName>,
         /// The document.
         text: String,
+        /// Whether what warns is refused.
+        #[serde(default)]
+        strict: bool,
+    },
+    /// What the policy says to somebody, and what would change it.
+    PolicyExplain {
+        /// Of which secret.
+        name: SecretName,
+        /// Who, and what he does.
+        question: Question,
+    },
+    /// The guardrails, or the identity policies.
+    Layers {
+        /// Which layer.
+        kind: LayerKind,
+    },
+    /// One of them.
+    LayerGet {
+        /// Which.
+        key: LayerKey,
+    },
+    /// Set one of them.
+    LayerSet(LayerChange),
+    /// Remove one of them.
+    LayerRemove {
+        /// Which.
+        key: LayerKey,
+        /// Only say whether it could be removed.
+        dry_run: bool,
     },
     /// Why a read was refused, or would be.
     Why {
@@ -98,6 +133,22 @@ pub enum Request {
     AuditVerify,
     /// End the service and unmount.
     Unmount,
+}
+
+/// A guardrail or an identity's policy to set.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerChange {
+    /// Which.
+    pub key: LayerKey,
+    /// The document.
+    pub text: String,
+    /// Tags of the identity.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// Whether what warns is refused.
+    #[serde(default)]
+    pub strict: bool,
 }
 
 /// What comes back.

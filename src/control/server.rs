@@ -132,7 +132,7 @@ impl Server {
     fn caller(&self, message: &Message, peer: &Peer) -> Result<KnownCaller, Problem> {
         let mut caller = KnownCaller::supposed(peer.uid, peer.gid, peer.groups.clone());
         caller.door = "control";
-        caller.unit = None;
+        (caller.unit, caller.process) = (None, None);
         let agree = message
             .creds
             .is_some_and(|(_, uid, gid)| uid == peer.uid && gid == peer.gid);
@@ -152,7 +152,7 @@ impl Server {
             caller.pid = Some(pid);
             caller.tid = Some(Tid(pid.0));
             // Best effort: the sender is not blocked, so this names him in the record, and decides nothing
-            // but his unit, which is believed only if his ids are still those of the message.
+            // but his unit and the state of his process, which are believed only if his ids are still those of the message.
             let mut observer = Observer::new();
             let header = Header {
                 uid,
@@ -161,6 +161,7 @@ impl Server {
             };
             if let Ok(mut known) = observer.identify(&header) {
                 caller.unit = known.unit().ok().map(|u| u.map(str::to_string));
+                caller = caller.seen(known.hardening().ok());
                 let facts = known.for_record();
                 caller.start_time = facts.start_time;
                 caller.command = Some(facts.command.to_vec());

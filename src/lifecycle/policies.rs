@@ -7,7 +7,7 @@ use crate::access::Caller;
 use crate::audit::Event;
 use crate::clock::Timestamp;
 use crate::id::SecretName;
-use crate::policy::{Action, Document, Effect, PolicyError, PolicyRecord};
+use crate::policy::{Action, Concern, Document, Effect, PolicyError, PolicyRecord, Warning};
 use crate::problem::{Exit, Problem};
 use crate::vault::ChangeKind;
 
@@ -20,6 +20,37 @@ pub enum PolicyEdit<'a> {
     Add(&'a [Rule]),
 }
 
+/// What is done about a policy that gives a value to everybody, or leaves nobody who could read the secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Care {
+    /// It is accepted, with a warning.
+    Warn,
+    /// It is refused.
+    Strict,
+}
+
+impl Care {
+    /// Strict where `--strict` was given.
+    pub fn strict(given: bool) -> Care {
+        if given { Care::Strict } else { Care::Warn }
+    }
+
+    /// # Errors
+    /// The first warning that matters, where that is refused.
+    pub(super) fn judge(self, found: &[Warning], what: &str) -> Result<(), Problem> {
+        let grave = |w: &&Warning| matches!(w.concern, Concern::Public | Concern::Lockout);
+        match found.iter().find(grave) {
+            Some(warning) if self == Care::Strict => {
+                Err(
+                    Problem::new(Exit::Usage, what, format_args!("{warning} (refused by --strict)"))
+                        .next("mend the document, or leave --strict away to accept it with a warning"),
+                )
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Lifecycle {
     /// Replaces the policy of a secret, or adds rules to it.
     ///
@@ -29,6 +60,7 @@ impl Lifecycle {
         &self,
         name: &SecretName,
         edit: PolicyEdit<'_>,
+        care: Care,
         caller: &mut C,
     ) -> Result<Value, Problem> {
         let what = format!("cannot set the policy of {name}");
@@ -43,12 +75,14 @@ impl Lifecycle {
                 &what,
             )?;
             let mut meta = secret.meta.clone();
-            meta.policy = Some(match edit {
-                PolicyEdit::Replace(text) => self.resolve(text, name, &mut warnings, &what)?,
-                PolicyEdit::Add(rules) => {
-                    self.with_rules(meta.policy.as_ref(), rules, name, &mut warnings, &what)?
-                }
-            });
+            let arn = meta.arn.as_deref();
+            let (record, found) = match edit {
+                PolicyEdit::Replace(text) => self.resolve(text, name, arn, &what)?,
+                PolicyEdit::Add(rules) => self.with_rules(meta.policy.as_ref(), rules, name, arn, &what)?,
+            };
+            care.judge(&found, &what)?;
+            warnings.extend(found.iter().map(ToString::to_string));
+            meta.policy = Some(record);
             meta.meta_changed = Timestamp::now();
             let body = self.body(Event::PutResourcePolicy, name, None, caller);
             draft.put_secret(meta, ChangeKind::Settings);
@@ -62,17 +96,19 @@ impl Lifecycle {
     ///
     /// # Errors
     /// Bad input, with its position.
-    pub fn check_policy(&self, name: Option<&SecretName>, text: &str) -> Result<Value, Problem> {
+    pub fn check_policy(&self, name: Option<&SecretName>, text: &str, care: Care) -> Result<Value, Problem> {
         let what = "the policy is not valid";
         let any: SecretName = "any-name"
             .parse()
             .map_err(|e| Problem::new(Exit::Failed, what, e))?;
         let name = name.unwrap_or(&any);
-        let mut warnings = Vec::new();
-        let compiled = self
-            .resolve(text, name, &mut warnings, what)?
-            .compile(name)
-            .map_err(|e| bad_policy(what, &e))?;
+        let state = self.access.vault().state();
+        let secret = state.secrets.by_name(name.as_str());
+        let arn = secret.and_then(|s| s.meta.arn.as_deref());
+        let (record, found) = self.resolve(text, name, arn, what)?;
+        care.judge(&found, what)?;
+        let compiled = record.compile(name, arn).map_err(|e| bad_policy(what, &e))?;
+        let warnings: Vec<String> = found.iter().map(ToString::to_string).collect();
         Ok(json!({ "valid": true, "readers": crate::policy::readers(&compiled), "warnings": warnings }))
     }
 
@@ -80,14 +116,11 @@ impl Lifecycle {
         &self,
         text: &str,
         name: &SecretName,
-        warnings: &mut Vec<String>,
+        arn: Option<&str>,
         what: &str,
-    ) -> Result<PolicyRecord, Problem> {
+    ) -> Result<(PolicyRecord, Vec<Warning>), Problem> {
         let map = (self.principals)()?;
-        let (record, found) =
-            PolicyRecord::resolve(text, &map, &*self.directory, name).map_err(|e| bad_policy(what, &e))?;
-        warnings.extend(found.iter().map(ToString::to_string));
-        Ok(record)
+        PolicyRecord::resolve(text, &map, &*self.directory, name, arn).map_err(|e| bad_policy(what, &e))
     }
 
     /// Adds rules to a policy. Principals that the policy names already are resolved again, as everything is
@@ -97,9 +130,9 @@ impl Lifecycle {
         old: Option<&PolicyRecord>,
         rules: &[Rule],
         name: &SecretName,
-        warnings: &mut Vec<String>,
+        arn: Option<&str>,
         what: &str,
-    ) -> Result<PolicyRecord, Problem> {
+    ) -> Result<(PolicyRecord, Vec<Warning>), Problem> {
         let mut document = match old {
             Some(record) => record.document().map_err(|e| bad_policy(what, &e))?,
             None => Document::empty(),
@@ -110,10 +143,10 @@ impl Lifecycle {
                 Rule::Deny(who) => document.add(Effect::Deny, who, &[Action::GetSecretValue]),
             };
         }
-        self.resolve(&document.to_json_pretty(), name, warnings, what)
+        self.resolve(&document.to_json_pretty(), name, arn, what)
     }
 }
 
-fn bad_policy(what: &str, e: &PolicyError) -> Problem {
+pub(super) fn bad_policy(what: &str, e: &PolicyError) -> Problem {
     Problem::new(Exit::Usage, what, e)
 }

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The prefix of every action in a document.
+/// The prefix of AWS's actions in a document.
 pub(super) const PREFIX: &str = "secretsmanager:";
+/// The prefix of the actions that AWS has not.
+pub(super) const OWN_PREFIX: &str = "wardfs:";
 
 macro_rules! actions {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
-        /// An action on a secret, under the names of AWS Secrets Manager.
+        /// An action: on a secret, under the names of AWS Secrets Manager, or on the layers of policy.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
         pub enum Action { $($(#[$doc])* $name),+ }
@@ -72,9 +74,40 @@ actions! {
     RemoveRegionsFromReplication,
     /// Make a replica a secret of its own.
     StopReplicationToReplica,
+    /// See the guardrails.
+    GetGuardrail,
+    /// Set a guardrail.
+    PutGuardrail,
+    /// Remove a guardrail.
+    DeleteGuardrail,
+    /// See the identity policies.
+    GetIdentityPolicy,
+    /// Set the policy of an identity.
+    PutIdentityPolicy,
+    /// Remove the policy of an identity.
+    DeleteIdentityPolicy,
 }
 
 impl Action {
+    /// Whether it is about the layers of policy, and so about no secret.
+    pub fn is_of_layers(self) -> bool {
+        use Action::*;
+        matches!(
+            self,
+            GetGuardrail
+                | PutGuardrail
+                | DeleteGuardrail
+                | GetIdentityPolicy
+                | PutIdentityPolicy
+                | DeleteIdentityPolicy
+        )
+    }
+
+    /// `secretsmanager:` or `wardfs:`.
+    pub(super) fn prefix(self) -> &'static str {
+        if self.is_of_layers() { OWN_PREFIX } else { PREFIX }
+    }
+
     /// Whether the action hands out a value.
     pub fn reads_value(self) -> bool {
         matches!(self, Action::GetSecretValue | Action::BatchGetSecretValue)
@@ -84,7 +117,7 @@ impl Action {
 /// As in a document: `secretsmanager:GetSecretValue`.
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PREFIX}{}", self.name())
+        write!(f, "{}{}", self.prefix(), self.name())
     }
 }
 
@@ -93,23 +126,28 @@ impl fmt::Display for Action {
 #[error("{name:?} is no action of a secret{}", hint(.nearest))]
 pub struct UnknownAction {
     name: String,
-    nearest: Option<&'static str>,
+    nearest: Option<String>,
 }
 
-fn hint(nearest: &Option<&'static str>) -> String {
-    nearest.map_or_else(String::new, |n| format!("; did you mean {n:?}?"))
+fn hint(nearest: &Option<String>) -> String {
+    nearest
+        .as_ref()
+        .map_or_else(String::new, |n| format!("; did you mean {n:?}?"))
 }
 
 impl FromStr for Action {
     type Err = UnknownAction;
 
-    /// Any case, with or without `secretsmanager:`.
+    /// Any case, with or without its prefix.
     fn from_str(s: &str) -> Result<Self, UnknownAction> {
-        let bare = strip_prefix(s).unwrap_or(s);
+        let (prefix, bare) = match split_prefix(s) {
+            Some((prefix, bare)) => (Some(prefix), bare),
+            None => (None, s),
+        };
         Action::ALL
             .iter()
             .copied()
-            .find(|a| a.name().eq_ignore_ascii_case(bare))
+            .find(|a| a.name().eq_ignore_ascii_case(bare) && prefix.is_none_or(|p| a.prefix() == p))
             .ok_or_else(|| UnknownAction {
                 name: s.into(),
                 nearest: nearest(bare),
@@ -117,15 +155,19 @@ impl FromStr for Action {
     }
 }
 
-/// `s` without `secretsmanager:` in any case; `None` without that prefix.
-pub(super) fn strip_prefix(s: &str) -> Option<&str> {
-    let (head, rest) = s.split_at_checked(PREFIX.len())?;
-    head.eq_ignore_ascii_case(PREFIX).then_some(rest)
+/// The prefix of `s`, in any case, and what follows; `None` without one of the two.
+pub(super) fn split_prefix(s: &str) -> Option<(&'static str, &str)> {
+    [PREFIX, OWN_PREFIX].into_iter().find_map(|prefix| {
+        let (head, rest) = s.split_at_checked(prefix.len())?;
+        head.eq_ignore_ascii_case(prefix).then_some((prefix, rest))
+    })
 }
 
-/// The action whose name is most like `bare`.
-pub(super) fn nearest(bare: &str) -> Option<&'static str> {
-    super::diagnostic::nearest(bare, Action::ALL.iter().map(|a| a.name()))
+/// The action whose name is most like `bare`, with its prefix.
+pub(super) fn nearest(bare: &str) -> Option<String> {
+    let name = super::diagnostic::nearest(bare, Action::ALL.iter().map(|a| a.name()))?;
+    let action = Action::ALL.iter().find(|a| a.name() == name)?;
+    Some(action.to_string())
 }
 
 /// A set of actions.
@@ -181,7 +223,12 @@ impl Purpose {
             Purpose::Describe => {
                 matches!(
                     action,
-                    DescribeSecret | ListSecrets | ListSecretVersionIds | GetResourcePolicy
+                    DescribeSecret
+                        | ListSecrets
+                        | ListSecretVersionIds
+                        | GetResourcePolicy
+                        | GetGuardrail
+                        | GetIdentityPolicy
                 )
             }
             Purpose::Rotate => {

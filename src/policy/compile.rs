@@ -4,22 +4,45 @@
 use std::collections::BTreeMap;
 
 use super::action::Action;
-use super::condition::{Comparison, Key, Operator};
-use super::diagnostic::{PolicyError, Source, Warning};
-use super::document::{Clause, Condition, Document, Effect, Principal, Statement};
+use super::condition::{Key, of_texts};
+use super::diagnostic::{Concern, PolicyError, Source, Warning};
+use super::document::{Condition, Document, Effect, Principal, Statement, Version};
 use super::json::Text;
-use super::pattern::{glob_suffixed, is_wild, strip_suffix};
+use super::operator::{Comparison, Operator, Quantifier};
 use super::principal::{Local, account, in_account};
-use super::rule::{Cost, Numbers, Presence, Rule, Test, What, Who, Words};
+use super::resource::{Resource, Subject, secret_id_matches};
+use super::rule::{
+    Cost, Each, Numbers, Origin, Part, Presence, Rule, Rules, SecretIdValue, Test, What, Who, Words,
+};
+use super::template::Template;
+use super::value::Matcher;
 use super::words;
 use crate::id::SecretName;
+
+/// Whose a document is.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Use<'a> {
+    /// A secret's own: whatever is about the secret itself is answered once.
+    Secret(&'a SecretName, Option<&'a str>),
+    /// A layer's that all secrets share.
+    Shared,
+}
+
+/// Where the request comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum World {
+    /// This machine.
+    Here,
+    /// Words: keys that mean nothing here may have values.
+    Simulated,
+}
 
 /// A policy that is ready to decide. It belongs to the secret that it was compiled for.
 #[derive(Debug)]
 pub struct Compiled {
-    pub(super) name: SecretName,
-    pub(super) denies: Box<[Rule]>,
-    pub(super) allows: Box<[Rule]>,
+    name: SecretName,
+    arn: Option<Box<str>>,
+    pub(super) rules: Rules,
     ids: Box<[Box<str>]>,
     readers: Box<[String]>,
 }
@@ -32,8 +55,13 @@ const _: () = {
 
 impl Compiled {
     /// A statement's Sid, or `#2` for the second if it has none.
-    pub fn statement_id(&self, index: u16) -> &str {
-        self.ids.get(usize::from(index)).map_or("?", |id| id)
+    pub fn statement_id(&self, index: u32) -> &str {
+        self.ids.get(index as usize).map_or("?", |id| id)
+    }
+
+    /// Whether it was compiled for this secret.
+    pub(super) fn is_for(&self, subject: Subject<'_>) -> bool {
+        subject.name == Some(&self.name) && subject.arn == self.arn.as_deref()
     }
 }
 
@@ -51,6 +79,8 @@ pub struct Needs {
     pub groups: bool,
     /// Its systemd unit.
     pub unit: bool,
+    /// The state of its process.
+    pub process: bool,
 }
 
 /// Which facts could matter for this action under this policy. (The built-in layer asks for groups besides,
@@ -58,15 +88,17 @@ pub struct Needs {
 pub fn needs(policy: &Compiled, action: Action) -> Needs {
     let rules = || {
         policy
+            .rules
             .denies
             .iter()
-            .chain(&policy.allows)
+            .chain(&policy.rules.allows)
             .filter(|r| r.actions.contains(action))
     };
     let asks = |cost| rules().any(|r| r.tests.iter().any(|t| t.asks(cost)));
     Needs {
         groups: asks(Cost::Groups),
         unit: asks(Cost::Unit),
+        process: asks(Cost::Process),
     }
 }
 
@@ -77,30 +109,53 @@ pub(super) struct Tables<'a> {
     pub groups: &'a BTreeMap<String, u32>,
 }
 
-/// Compiles a document for a secret.
+/// What a document compiles to.
+pub(super) struct Output {
+    pub rules: Rules,
+    /// The statements' names.
+    pub ids: Vec<Box<str>>,
+    pub readers: Vec<String>,
+    pub warnings: Vec<Warning>,
+}
+
+impl Output {
+    /// As the policy of the secret that it was compiled for.
+    pub fn of_secret(self, name: &SecretName, arn: Option<&str>) -> Compiled {
+        Compiled {
+            name: name.clone(),
+            arn: arn.map(Into::into),
+            rules: self.rules,
+            ids: self.ids.into(),
+            readers: self.readers.into(),
+        }
+    }
+}
+
+/// Compiles a document. Statements are numbered from `first`.
 pub(super) fn compile(
     document: &Document,
     source: Source<'_>,
     tables: &Tables<'_>,
-    name: &SecretName,
-) -> Result<(Compiled, Vec<Warning>), PolicyError> {
+    purpose: Use<'_>,
+    world: World,
+    first: u32,
+) -> Result<Output, PolicyError> {
     let mut compiler = Compiler {
         source,
         tables,
-        name,
+        purpose,
+        world,
+        variables: document.version == Version::V2012,
         warnings: Vec::new(),
     };
-    let (mut denies, mut allows) = (Vec::new(), Vec::new());
+    let mut rules = Rules::default();
     let mut readers = words::Readers::default();
     let mut ids: Vec<Box<str>> = Vec::with_capacity(document.statements.len());
-    for (i, statement) in document.statements.iter().enumerate() {
+    for (index, statement) in (first..).zip(&document.statements) {
         ids.push(match statement.sid.as_deref() {
             Some(sid) => sid.into(),
             None => format!("#{}", ids.len() + 1).into(),
         });
-        // 20,480 bytes hold far fewer statements than that.
-        let index =
-            u16::try_from(i).map_err(|_| source.error(statement.at, "there are too many statements"))?;
         let Some(rule) = compiler.rule(index, statement)? else {
             continue;
         };
@@ -108,32 +163,32 @@ pub(super) fn compile(
             readers.add(statement, tables);
         }
         match statement.effect {
-            Effect::Allow => allows.push(rule),
-            Effect::Deny => denies.push(rule),
+            Effect::Allow => rules.allows.push(rule),
+            Effect::Deny => rules.denies.push(rule),
         }
     }
-    denies.sort_by_key(Rule::cost);
-    allows.sort_by_key(Rule::cost);
+    rules.sort();
     let readers = readers.finish();
     let mut warnings = compiler.warnings;
-    if readers.is_empty() {
+    if readers.is_empty() && matches!(purpose, Use::Secret(..)) {
         let message = "nobody may read the secret: what no statement allows is denied";
-        warnings.push(source.warning(0, message));
+        warnings.push(source.warning(0, message).concern(Concern::Lockout));
     }
-    let compiled = Compiled {
-        name: name.clone(),
-        denies: denies.into(),
-        allows: allows.into(),
-        ids: ids.into(),
-        readers: readers.into(),
-    };
-    Ok((compiled, warnings))
+    Ok(Output {
+        rules,
+        ids,
+        readers,
+        warnings,
+    })
 }
 
 struct Compiler<'a> {
     source: Source<'a>,
     tables: &'a Tables<'a>,
-    name: &'a SecretName,
+    purpose: Use<'a>,
+    world: World,
+    /// Whether `${…}` is a variable.
+    variables: bool,
     warnings: Vec<Warning>,
 }
 
@@ -143,31 +198,35 @@ impl Compiler<'_> {
     }
 
     /// `None` if the statement can never apply.
-    fn rule(&mut self, index: u16, statement: &Statement) -> Result<Option<Rule>, PolicyError> {
-        let mut tests = vec![self.principal(statement)?];
-        for condition in &statement.conditions {
-            tests.push(self.condition(condition)?);
+    fn rule(&mut self, index: u32, statement: &Statement) -> Result<Option<Rule>, PolicyError> {
+        let mut tests = vec![self.principal(statement)?, self.resource(statement)];
+        for (i, condition) in statement.conditions.iter().enumerate() {
+            // 20,480 bytes hold far fewer conditions than 65,536.
+            let part = Part::Condition(u16::try_from(i).unwrap_or(u16::MAX));
+            tests.push(self.condition(condition, part)?);
         }
         let public = matches!(statement.principal.items.as_slice(), [Principal::Everyone])
             && statement.conditions.is_empty();
-        if public && statement.effect == Effect::Allow && statement.actions.contains(Action::GetSecretValue) {
-            self.warn(statement.at, "every process on this machine may read the secret");
-        }
-        if !resource_matches(&statement.resource, self.name) {
-            self.warn(
-                statement.at,
-                format!(
-                    "the resource is not this secret ({}): the statement has no effect",
-                    self.name
-                ),
+        let reads = statement.effect == Effect::Allow && statement.actions.contains(Action::GetSecretValue);
+        if public && reads && matches!(self.purpose, Use::Secret(..)) {
+            let message = "every process on this machine may read the secret";
+            self.warnings.push(
+                self.source
+                    .warning(statement.at, message)
+                    .concern(Concern::Public),
             );
+        }
+        let never = |t: &Test| t.constant() == Some(false);
+        if let (Use::Secret(name, _), true) = (self.purpose, tests.get(1).is_some_and(never)) {
+            let message = format!("the resource is not this secret ({name}): the statement has no effect");
+            self.warn(statement.at, message);
             return Ok(None);
         }
         if statement.actions.is_empty() {
             self.warn(statement.at, "the statement is about no action and has no effect");
             return Ok(None);
         }
-        if tests.iter().any(|t| t.constant() == Some(false)) {
+        if tests.iter().any(never) {
             self.warn(
                 statement.at,
                 "the statement can match no request and has no effect",
@@ -181,6 +240,84 @@ impl Compiler<'_> {
             actions: statement.actions,
             tests: tests.into(),
         }))
+    }
+
+    fn resource(&self, statement: &Statement) -> Test {
+        let clause = &statement.resource;
+        let patterns = Resource::of(clause, self.variables);
+        let everything = patterns.iter().any(|p| matches!(p, Resource::Everything));
+        let fixed = patterns.iter().all(|p| p.template().is_none());
+        let what = match self.purpose {
+            _ if everything => What::Const(true),
+            Use::Secret(name, arn) if fixed => {
+                let subject = Subject {
+                    name: Some(name),
+                    arn,
+                };
+                What::Const(patterns.iter().any(|p| p.matches(None, subject)))
+            }
+            _ => {
+                let origins = self.origins(patterns.iter().filter_map(Resource::template));
+                What::Resource(patterns, origins)
+            }
+        };
+        Test {
+            part: Part::Resource,
+            what,
+            negated: clause.negated,
+            unless_absent: None,
+        }
+    }
+
+    fn origins<'t>(&self, templates: impl Iterator<Item = &'t Template>) -> Box<[Origin]> {
+        templates
+            .flat_map(Template::variables)
+            .map(|v| self.origin(&v.key))
+            .collect()
+    }
+
+    /// Where the values of a key come from.
+    fn origin(&self, key: &Key) -> Origin {
+        let by_id = |table: &BTreeMap<String, u32>| {
+            let mut all: Vec<(u32, Box<str>)> =
+                table.iter().map(|(n, id)| (*id, n.as_str().into())).collect();
+            all.sort();
+            all.into_boxed_slice()
+        };
+        match key {
+            Key::PrincipalArn => {
+                let holders = |locals: &Vec<Local>| {
+                    let mut who = Who::default();
+                    // Names that the record does not have were found when it was made.
+                    locals.iter().for_each(|local| drop(self.add(&mut who, local, 0)));
+                    who.sort();
+                    who
+                };
+                let arns = self.tables.principals.iter();
+                Origin::Arns(
+                    arns.map(|(arn, locals)| (arn.as_str().into(), holders(locals)))
+                        .collect(),
+                )
+            }
+            Key::Username => Origin::Usernames(by_id(self.tables.users)),
+            Key::Groups => Origin::Groups(by_id(self.tables.groups)),
+            Key::PrincipalTag(tag) => Origin::PrincipalTag(tag.clone()),
+            Key::ResourceTag(tag) => Origin::ResourceTag(tag.clone()),
+            Key::RequestTag(tag) => Origin::RequestTag(tag.clone()),
+            Key::TagKeys => Origin::TagKeys,
+            Key::CurrentTime => Origin::CurrentTime,
+            Key::EpochTime => Origin::EpochTime,
+            Key::SecretId => Origin::SecretId,
+            Key::VersionId => Origin::VersionId,
+            Key::VersionStage => Origin::Stage,
+            Key::Uid => Origin::Uid,
+            Key::Gid => Origin::Gid,
+            Key::Unit => Origin::Unit,
+            Key::NoNewPrivs => Origin::NoNewPrivs,
+            Key::Traced => Origin::Traced,
+            Key::LoginUid => Origin::LoginUid,
+            Key::Foreign(name) => Origin::Given(name),
+        }
     }
 
     fn principal(&mut self, statement: &Statement) -> Result<Test, PolicyError> {
@@ -230,6 +367,7 @@ impl Compiler<'_> {
             What::Who(who)
         };
         Ok(Test {
+            part: Part::Principal,
             what,
             negated,
             unless_absent: None,
@@ -267,45 +405,45 @@ impl Compiler<'_> {
         Ok(who)
     }
 
-    fn presence(&self, key: Key, at: usize) -> Result<Presence, PolicyError> {
-        Ok(match key {
-            Key::PrincipalArn => Presence::Arn(self.holders(at, |_| true)?),
-            Key::Username => Presence::Username(sorted(self.tables.users.values().copied())),
-            Key::VersionStage => Presence::Stage,
-            Key::Unit => Presence::Unit,
-            Key::SecretId | Key::Uid | Key::Gid | Key::Groups => Presence::Always,
-            // Answered before it is asked; without the answer nothing may match.
-            Key::Foreign(_) => Presence::Never,
-        })
+    fn presence(&self, key: &Key) -> Presence {
+        match key {
+            Key::SecretId if matches!(self.purpose, Use::Secret(..)) => Presence::Always,
+            Key::Uid | Key::Gid | Key::Groups | Key::CurrentTime | Key::EpochTime => Presence::Always,
+            _ => Presence::Has(self.origin(key)),
+        }
     }
 
-    fn condition(&mut self, condition: &Condition) -> Result<Test, PolicyError> {
+    fn condition(&mut self, condition: &Condition, part: Part) -> Result<Test, PolicyError> {
         let Condition {
             operator,
             key,
             values,
         } = condition;
         let at = values.first().map_or(0, |v| v.at);
-        if let Key::Foreign(name) = key {
-            return Ok(self.absent_key(name, *operator, values, at));
+        if let (Key::Foreign(name), World::Here) = (key, self.world) {
+            let mut test = self.absent_key(name, *operator, values, at);
+            test.part = part;
+            return Ok(test);
         }
         if operator.comparison == Comparison::Null {
             let absent = |v: &Text| v.value.eq_ignore_ascii_case("true");
             let what = match (values.iter().any(absent), values.iter().all(absent)) {
                 (true, false) => What::Const(true),
-                _ => match self.presence(*key, at)? {
+                _ => match self.presence(key) {
                     Presence::Always => What::Const(false),
                     presence => What::Absent(presence),
                 },
             };
             let negated = !values.iter().any(absent);
             return Ok(Test {
+                part,
                 what,
                 negated,
                 unless_absent: None,
             });
         }
-        if operator.comparison == Comparison::Bool {
+        let flag = matches!(key, Key::NoNewPrivs | Key::Traced | Key::Foreign(_)) || self.is_tag(key);
+        if operator.comparison == Comparison::Bool && !flag {
             self.warn(
                 at,
                 format!(
@@ -314,21 +452,96 @@ impl Compiler<'_> {
                 ),
             );
         }
-        let unless_absent = match operator.if_exists {
-            true => Some(self.presence(*key, at)?).filter(|p| !matches!(p, Presence::Always)),
-            false => None,
+        let on = self.variables;
+        let variable = |v: &Text| on && of_texts(operator.comparison) && v.value.contains("${");
+        let variables = values.iter().any(variable);
+        let unless_absent = match (operator.if_exists, operator.quantifier) {
+            (true, None) => Some(self.presence(key)).filter(|p| !matches!(p, Presence::Always)),
+            _ => None,
         };
+        if let Some(what) = self.plain(condition, variables, at)? {
+            return Ok(Test {
+                part,
+                what,
+                negated: operator.negated,
+                unless_absent,
+            });
+        }
+        if *key == Key::SecretId {
+            let template = |v: &Text| Template::parse(&v.value, true, true).ok().filter(|_| variable(v));
+            let values: Box<[SecretIdValue]> = values
+                .iter()
+                .map(|v| SecretIdValue {
+                    text: v.value.as_str().into(),
+                    template: template(v),
+                })
+                .collect();
+            let origins = self.origins(values.iter().filter_map(|v| v.template.as_ref()));
+            return Ok(Test {
+                part,
+                what: What::SecretId(operator.comparison, values, origins),
+                negated: operator.negated,
+                unless_absent,
+            });
+        }
+        let matcher = Matcher::new(operator.comparison, values, self.variables);
+        let each = Each {
+            origin: self.origin(key),
+            // A negated operator is true if none of the values matches.
+            all: match operator.quantifier {
+                Some(quantifier) => quantifier == Quantifier::All,
+                None => operator.negated,
+            },
+            negated: operator.negated,
+            variables: self.origins(matcher.templates()),
+            matcher,
+        };
+        Ok(Test {
+            part,
+            what: What::Each(Box::new(each)),
+            negated: false,
+            unless_absent,
+        })
+    }
+
+    fn is_tag(&self, key: &Key) -> bool {
+        matches!(
+            key,
+            Key::PrincipalTag(_) | Key::ResourceTag(_) | Key::RequestTag(_)
+        )
+    }
+
+    /// The quicker questions for comparisons of texts without quantifier and variables.
+    fn plain(
+        &mut self,
+        condition: &Condition,
+        variables: bool,
+        at: usize,
+    ) -> Result<Option<What>, PolicyError> {
+        let Condition {
+            operator,
+            key,
+            values,
+        } = condition;
+        let text = of_texts(operator.comparison) || operator.comparison == Comparison::Bool;
+        if let (Use::Secret(name, arn), Key::SecretId, false) = (self.purpose, key, variables) {
+            let subject = Subject {
+                name: Some(name),
+                arn,
+            };
+            let mut values = values.iter();
+            let any = values.any(|v| secret_id_matches(operator.comparison, &v.value, subject));
+            return Ok(Some(What::Const(any)));
+        }
+        if operator.quantifier.is_some() || variables || !text {
+            return Ok(None);
+        }
         let words: Box<[Words]> = values
             .iter()
             .map(|v| Words::new(operator.comparison, &v.value))
             .collect();
         let any = |text: &str| words.iter().any(|w| w.matches(text));
-        let what = match key {
-            Key::SecretId => What::Const(
-                values
-                    .iter()
-                    .any(|v| secret_id_matches(operator.comparison, &v.value, self.name)),
-            ),
+        Ok(Some(match key {
             Key::PrincipalArn => {
                 for (value, word) in values.iter().zip(&words) {
                     let mapped = self.tables.principals.keys().any(|arn| word.matches(arn));
@@ -338,7 +551,7 @@ impl Compiler<'_> {
                 }
                 What::Who(self.holders(at, any)?)
             }
-            Key::Username => {
+            Key::Username if self.world == World::Here => {
                 let named = self.tables.users.iter().filter(|(n, _)| any(n));
                 What::Who(Who {
                     uids: sorted(named.map(|(_, uid)| *uid)),
@@ -350,13 +563,8 @@ impl Compiler<'_> {
             Key::Groups => What::Groups(self.numbers(condition, Some(&any))),
             Key::Unit => What::Unit(words),
             Key::VersionStage => What::Stage(words),
-            Key::Foreign(_) => What::Const(false),
-        };
-        Ok(Test {
-            what,
-            negated: operator.negated,
-            unless_absent,
-        })
+            _ => return Ok(None),
+        }))
     }
 
     /// A condition on a key that no request here has: a positive operator fails, a negated one or one with
@@ -364,7 +572,11 @@ impl Compiler<'_> {
     fn absent_key(&mut self, name: &str, operator: Operator, values: &[Text], at: usize) -> Test {
         let holds = match operator.comparison {
             Comparison::Null => values.iter().any(|v| v.value.eq_ignore_ascii_case("true")),
-            _ => operator.negated || operator.if_exists,
+            // Of no values every one satisfies, and none does.
+            _ => match operator.quantifier {
+                Some(quantifier) => quantifier == Quantifier::All,
+                None => operator.negated || operator.if_exists,
+            },
         };
         let always = if holds { "always" } else { "never" };
         self.warn(
@@ -372,6 +584,7 @@ impl Compiler<'_> {
             format!("no caller on this machine has {name}: the condition {always} holds"),
         );
         Test {
+            part: Part::Principal,
             what: What::Const(holds),
             negated: false,
             unless_absent: None,
@@ -418,36 +631,5 @@ pub(super) fn names(principal: &Text, arn: &str, whole_account: bool) -> bool {
             arn == principal.value || account(arn) == Some(number) || whole_account && in_account(arn, number)
         }
         None => arn == principal.value,
-    }
-}
-
-/// Whether the clause's ARNs (but not their region and account) are of the secret.
-fn resource_matches(clause: &Clause<Text>, name: &SecretName) -> bool {
-    let subject = format!("secret:{name}");
-    let listed = clause.items.iter().any(|t| {
-        t.value == "*"
-            || t.value
-                .splitn(6, ':')
-                .nth(5)
-                .is_some_and(|rest| glob_suffixed(rest, &subject))
-    });
-    listed != clause.negated
-}
-
-fn secret_id_matches(comparison: Comparison, value: &str, name: &SecretName) -> bool {
-    let wild = matches!(comparison, Comparison::Like | Comparison::Arn);
-    let literal = |value: &str, text: &str| Words::new(comparison, value).matches(text);
-    let subject = format!("secret:{name}");
-    match value.splitn(6, ':').nth(5) {
-        Some(rest) if wild => glob_suffixed(rest, &subject),
-        Some(rest) => {
-            literal(rest, &subject) || strip_suffix(rest).is_some_and(|rest| literal(rest, &subject))
-        }
-        // To AWS the key is the whole ARN, which a pattern without colons may mean too.
-        None if wild && is_wild(value) => {
-            glob_suffixed(value, name.as_str())
-                || glob_suffixed(value, &format!("arn:aws:secretsmanager:::{subject}"))
-        }
-        None => literal(value, name.as_str()),
     }
 }

@@ -1,134 +1,45 @@
-//! The vocabulary of conditions: operators, keys, and which values they may have.
+//! The vocabulary of conditions: keys, and which values they may have.
+
+use std::borrow::Cow;
 
 use super::diagnostic::{PolicyError, Source, nearest};
 use super::foreign;
 use super::json::Text;
+use super::operator::{Comparison, Operator};
 use super::pattern::is_wild;
 use super::principal::{self, DYNAMIC_IDS, LocalError};
+use super::template::Template;
+use super::value::{Decimal, Net, parse_binary, parse_instant};
 use crate::id::{Label, SecretName};
 
 /// Longest value in bytes: ARNs have at most 2,048.
 const MAX_VALUE: usize = 2048;
 
-/// How an operator compares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Comparison {
-    /// Letter by letter; `*` and `?` are themselves.
-    Equals,
-    /// As `Equals`, in any case.
-    EqualsIgnoreCase,
-    /// With `*` and `?`.
-    Like,
-    /// With `*` and `?`, each of an ARN's six segments by itself. `ArnEquals` is the same as `ArnLike`.
-    Arn,
-    /// Whether the key is absent.
-    Null,
-    /// Against `true` and `false`.
-    Bool,
-}
-
-/// A condition operator. Only parsing a document makes one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Operator {
-    base: &'static str,
-    /// How it compares.
-    pub comparison: Comparison,
-    /// True if no value matches.
-    pub negated: bool,
-    /// True also if the key is absent.
-    pub if_exists: bool,
-}
-
-const OPERATORS: [(&str, Comparison, bool); 12] = [
-    ("StringEquals", Comparison::Equals, false),
-    ("StringNotEquals", Comparison::Equals, true),
-    ("StringEqualsIgnoreCase", Comparison::EqualsIgnoreCase, false),
-    ("StringNotEqualsIgnoreCase", Comparison::EqualsIgnoreCase, true),
-    ("StringLike", Comparison::Like, false),
-    ("StringNotLike", Comparison::Like, true),
-    ("ArnEquals", Comparison::Arn, false),
-    ("ArnLike", Comparison::Arn, false),
-    ("ArnNotEquals", Comparison::Arn, true),
-    ("ArnNotLike", Comparison::Arn, true),
-    ("Null", Comparison::Null, false),
-    ("Bool", Comparison::Bool, false),
-];
-
-/// Operators of AWS that are not there yet.
-const LATER: [&str; 7] = [
-    "Numeric",
-    "Date",
-    "Binary",
-    "IpAddress",
-    "NotIpAddress",
-    "ForAllValues:",
-    "ForAnyValue:",
-];
-
-const IF_EXISTS: &str = "IfExists";
-
-impl Operator {
-    /// The operator's name, as in `StringLikeIfExists`.
-    pub fn name(self) -> String {
-        format!("{}{}", self.base, if self.if_exists { IF_EXISTS } else { "" })
-    }
-
-    pub(super) fn parse(name: &Text, source: Source<'_>) -> Result<Operator, PolicyError> {
-        let text = name.value.as_str();
-        let (base, if_exists) = match text.strip_suffix(IF_EXISTS) {
-            Some(base) => (base, true),
-            None => (text, false),
-        };
-        match OPERATORS.iter().find(|(n, ..)| *n == base) {
-            Some((_, Comparison::Null, _)) if if_exists => Err(source
-                .error(
-                    name.at,
-                    "Null has no IfExists form: it asks itself whether the key is there",
-                )
-                .suggest("write \"Null\"")),
-            Some(&(base, comparison, negated)) => Ok(Operator {
-                base,
-                comparison,
-                negated,
-                if_exists,
-            }),
-            None if LATER.iter().any(|l| text.starts_with(l)) => {
-                let error = source.error(name.at, format!("the operator {text:?} is not supported yet"));
-                Err(match text {
-                    _ if text.starts_with("ForAnyValue:") => error.suggest(
-                        "leave out \"ForAnyValue:\": a key with several values matches if any of them does",
-                    ),
-                    _ if text.starts_with("Numeric") => {
-                        error.suggest("compare ids with \"StringEquals\" or \"StringNotEquals\"")
-                    }
-                    _ => error.suggest(format!(
-                        "supported are {}, with IfExists where AWS has it",
-                        OPERATORS.map(|o| o.0).join(", ")
-                    )),
-                })
-            }
-            None => {
-                let near = nearest(base, OPERATORS.map(|o| o.0))
-                    .map(|n| format!("{n}{}", if if_exists { IF_EXISTS } else { "" }));
-                Err(source
-                    .error(name.at, format!("there is no operator {text:?}"))
-                    .did_you_mean(near))
-            }
-        }
-    }
-}
-
 /// A condition key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
     /// `aws:PrincipalArn`: the ARNs that are mapped to the caller. Absent if there is none.
     PrincipalArn,
     /// `aws:username`: the names of the caller's uid, as they were when the policy was set.
     Username,
+    /// `aws:PrincipalTag/KEY`: a tag of the identities that the caller has. Absent without one.
+    PrincipalTag(Box<str>),
+    /// `aws:CurrentTime`: the wall clock, in whole seconds.
+    CurrentTime,
+    /// `aws:EpochTime`: the same, as seconds since 1970.
+    EpochTime,
+    /// `aws:RequestTag/KEY`: a tag that the request sets. Absent otherwise.
+    RequestTag(Box<str>),
+    /// `aws:TagKeys`: the keys of the tags that the request sets or removes.
+    TagKeys,
     /// `secretsmanager:SecretId`: the secret's name, or its ARN without comparing region and account.
     SecretId,
+    /// `secretsmanager:VersionId`: the id of the version that is asked for. Absent where none is meant.
+    VersionId,
     /// `secretsmanager:VersionStage`: the labels of the version that is asked for. Absent without any.
     VersionStage,
+    /// `secretsmanager:ResourceTag/KEY` (and `aws:ResourceTag/KEY`): a tag of the secret. Absent without one.
+    ResourceTag(Box<str>),
     /// `wardfs:Uid`: the caller's uid in decimal.
     Uid,
     /// `wardfs:Gid`: the caller's gid in decimal.
@@ -137,87 +48,251 @@ pub enum Key {
     Groups,
     /// `wardfs:Unit`: the caller's systemd unit. Absent outside of units.
     Unit,
-    /// A key of AWS that means nothing here: always absent.
+    /// `wardfs:NoNewPrivs`: whether the caller can gain privileges by running programs no more (`no_new_privs` of
+    /// prctl(2)). Hardening, and no boundary: any process can set it for itself.
+    NoNewPrivs,
+    /// `wardfs:Traced`: whether another process traces the caller. Hardening, and no boundary: it is so or not in
+    /// the moment of the question.
+    Traced,
+    /// `wardfs:LoginUid`: the uid that logged in (pam_loginuid(8)). Absent where nobody did. Hardening, and no
+    /// boundary: root can set it.
+    LoginUid,
+    /// A key of AWS that means nothing here: always absent, but in a simulation that gives it.
     Foreign(&'static str),
 }
 
-const KEYS: [(&str, Key); 8] = [
+const KEYS: [(&str, Key); 15] = [
     ("aws:PrincipalArn", Key::PrincipalArn),
     ("aws:username", Key::Username),
+    ("aws:CurrentTime", Key::CurrentTime),
+    ("aws:EpochTime", Key::EpochTime),
+    ("aws:TagKeys", Key::TagKeys),
     ("secretsmanager:SecretId", Key::SecretId),
+    ("secretsmanager:VersionId", Key::VersionId),
     ("secretsmanager:VersionStage", Key::VersionStage),
     ("wardfs:Uid", Key::Uid),
     ("wardfs:Gid", Key::Gid),
     ("wardfs:Groups", Key::Groups),
     ("wardfs:Unit", Key::Unit),
+    ("wardfs:NoNewPrivs", Key::NoNewPrivs),
+    ("wardfs:Traced", Key::Traced),
+    ("wardfs:LoginUid", Key::LoginUid),
 ];
+
+/// Makes a key out of a tag's.
+type OfTag = fn(Box<str>) -> Key;
+
+/// Keys that go on with the key of a tag.
+const TAGS: [(&str, OfTag); 4] = [
+    ("aws:PrincipalTag/", Key::PrincipalTag),
+    ("aws:RequestTag/", Key::RequestTag),
+    ("secretsmanager:ResourceTag/", Key::ResourceTag),
+    ("aws:ResourceTag/", Key::ResourceTag),
+];
+
+/// Longest key of a tag, in characters.
+const MAX_TAG_KEY: usize = 128;
 
 impl Key {
     /// The key as documents spell it.
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> Cow<'_, str> {
+        let tagged = |prefix: &str, tag: &str| Cow::Owned(format!("{prefix}{tag}"));
         match self {
-            Key::Foreign(name) => name,
-            _ => KEYS.iter().find(|(_, k)| *k == self).map_or("", |(n, _)| n),
+            Key::Foreign(name) => Cow::Borrowed(name),
+            Key::PrincipalTag(tag) => tagged("aws:PrincipalTag/", tag),
+            Key::RequestTag(tag) => tagged("aws:RequestTag/", tag),
+            Key::ResourceTag(tag) => tagged("secretsmanager:ResourceTag/", tag),
+            _ => Cow::Borrowed(KEYS.iter().find(|(_, k)| k == self).map_or("", |(n, _)| n)),
         }
     }
 
-    /// Names of keys count in any case.
-    pub(super) fn parse(name: &Text, source: Source<'_>) -> Result<Key, PolicyError> {
-        match KEYS.iter().find(|(n, _)| n.eq_ignore_ascii_case(&name.value)) {
-            Some((_, key)) => Ok(*key),
-            None => {
-                let text = &name.value;
-                if let Some(known) = foreign::KEYS.iter().find(|k| k.eq_ignore_ascii_case(text)) {
-                    return Ok(Key::Foreign(known));
+    /// The key of that name, which counts in any case; else the nearest name, if one is near.
+    pub(super) fn named(name: &str) -> Result<Key, Option<String>> {
+        if let Some((_, key)) = KEYS.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)) {
+            return Ok(key.clone());
+        }
+        if let Some((prefix, tag)) = name.split_once('/') {
+            let found = TAGS
+                .iter()
+                .find(|(p, _)| p.trim_end_matches('/').eq_ignore_ascii_case(prefix));
+            return match found {
+                Some((_, of_tag)) if (1..=MAX_TAG_KEY).contains(&tag.chars().count()) => {
+                    Ok(of_tag(tag.into()))
                 }
-                let error = source.error(name.at, format!("the condition key {text:?} is not supported"));
-                Err(
-                    match nearest(text, KEYS.iter().map(|k| k.0).chain(foreign::KEYS)) {
-                        Some(n) => error.did_you_mean(Some(n)),
-                        None => error.suggest(format!("supported are {}", KEYS.map(|k| k.0).join(", "))),
-                    },
-                )
+                Some(_) => Err(None),
+                None => {
+                    Err(nearest(prefix, TAGS.map(|(p, _)| p.trim_end_matches('/')))
+                        .map(|n| format!("{n}/{tag}")))
+                }
+            };
+        }
+        if let Some(known) = foreign::KEYS.iter().find(|k| k.eq_ignore_ascii_case(name)) {
+            return Ok(Key::Foreign(known));
+        }
+        if let Some((prefix, _)) = TAGS
+            .iter()
+            .find(|(p, _)| p.trim_end_matches('/').eq_ignore_ascii_case(name))
+        {
+            return Err(Some(format!("{prefix}KEY")));
+        }
+        Err(nearest(name, KEYS.iter().map(|k| k.0).chain(foreign::KEYS)).map(str::to_string))
+    }
+
+    pub(super) fn parse(name: &Text, source: Source<'_>) -> Result<Key, PolicyError> {
+        Key::named(&name.value).map_err(|near| {
+            let error = source.error(
+                name.at,
+                format!("the condition key {:?} is not supported", name.value),
+            );
+            match near {
+                Some(near) => error.did_you_mean(Some(near)),
+                None => {
+                    let tags = TAGS.iter().map(|(p, _)| format!("{p}KEY"));
+                    let all: Vec<String> = KEYS.iter().map(|k| k.0.to_string()).chain(tags).collect();
+                    error.suggest(format!("supported are {}", all.join(", ")))
+                }
             }
+        })
+    }
+
+    /// Whether a request has at most one value of it, so that it can stand in a text as a variable.
+    pub(super) fn has_one_value(&self) -> bool {
+        !matches!(
+            self,
+            Key::PrincipalArn | Key::Groups | Key::VersionStage | Key::TagKeys | Key::SecretId
+        )
+    }
+
+    /// Tags and AWS's own keys may have empty values; what this machine gives has none.
+    fn may_be_empty(&self) -> bool {
+        matches!(
+            self,
+            Key::PrincipalTag(_) | Key::RequestTag(_) | Key::ResourceTag(_) | Key::Foreign(_)
+        )
+    }
+
+    fn fits(&self, comparison: Comparison) -> bool {
+        use Key::*;
+        let tag = matches!(self, PrincipalTag(_) | RequestTag(_) | ResourceTag(_));
+        match comparison {
+            _ if matches!(self, Foreign(_)) => true,
+            Comparison::Arn => matches!(self, PrincipalArn | SecretId),
+            Comparison::Number(_) => tag || matches!(self, Uid | Gid | Groups | LoginUid | EpochTime),
+            Comparison::Date(_) => tag || matches!(self, CurrentTime | EpochTime),
+            Comparison::Binary | Comparison::Ip => false,
+            Comparison::Equals
+            | Comparison::EqualsIgnoreCase
+            | Comparison::Like
+            | Comparison::Null
+            | Comparison::Bool => true,
         }
     }
 }
 
 /// Checks what can be checked of a condition without looking up names: a value that could never match is an
-/// error, as it would be a silent "no match".
-pub(super) fn check(op: Operator, key: Key, values: &[Text], source: Source<'_>) -> Result<(), PolicyError> {
-    if op.comparison == Comparison::Arn && !matches!(key, Key::PrincipalArn | Key::SecretId | Key::Foreign(_))
-    {
-        return Err(source
-            .error(
-                values[0].at,
-                format!("{} compares ARNs, and {} is none", op.name(), key.name()),
-            )
-            .suggest(if op.negated {
-                "use \"StringNotLike\""
-            } else {
-                "use \"StringLike\""
-            }));
+/// error, as it would be a silent "no match". `variables`: whether `${…}` is one.
+pub(super) fn check(
+    op: Operator,
+    key: &Key,
+    values: &[Text],
+    variables: bool,
+    source: Source<'_>,
+) -> Result<(), PolicyError> {
+    let at = values.first().map_or(0, |v| v.at);
+    if !key.fits(op.comparison) {
+        let what = match op.comparison {
+            Comparison::Arn => "ARNs",
+            Comparison::Number(_) => "numbers",
+            Comparison::Date(_) => "times",
+            Comparison::Binary => "bytes",
+            _ => "addresses",
+        };
+        let error = source.error(
+            at,
+            format!("{} compares {what}, and {} is none", op.name(), key.name()),
+        );
+        return Err(match (key, op.negated) {
+            (Key::CurrentTime, _) => error.suggest("use \"DateGreaterThan\" or its like"),
+            (_, true) => error.suggest("use \"StringNotLike\""),
+            (_, false) => error.suggest("use \"StringLike\""),
+        });
     }
     for value in values {
-        check_value(op, key, value, source)?;
+        match variables && value.value.contains("${") {
+            true => check_template(op, value, source)?,
+            false => check_value(op, key, value, source)?,
+        }
     }
     Ok(())
 }
 
-fn check_value(op: Operator, key: Key, text: &Text, source: Source<'_>) -> Result<(), PolicyError> {
+/// Whether the comparison is of texts, so that variables have a place in its values.
+pub(super) fn of_texts(comparison: Comparison) -> bool {
+    use Comparison::*;
+    matches!(comparison, Equals | EqualsIgnoreCase | Like | Arn)
+}
+
+fn check_template(op: Operator, text: &Text, source: Source<'_>) -> Result<(), PolicyError> {
+    let value = text.value.as_str();
+    if !of_texts(op.comparison) {
+        let message = format!("{} takes no variables: {value:?}", op.name());
+        return Err(source.error(text.at, message).suggest("write the value itself"));
+    }
+    let template = parse_template(text, source)?;
+    let early = op.comparison == Comparison::Arn && !variables_in_resource(value);
+    if early && template.has_variables() {
+        return Err(source.error(
+            text.at,
+            "a variable in an ARN stands after its fifth colon, nowhere before",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether every variable stands after the fifth colon, so that no value of one can move the segments.
+pub(super) fn variables_in_resource(arn: &str) -> bool {
+    let mut segments = arn.splitn(6, ':');
+    let five = (0..5).all(|_| segments.next().is_some_and(|s| !s.contains("${")));
+    five && segments.next().is_some()
+}
+
+pub(super) fn parse_template(text: &Text, source: Source<'_>) -> Result<Template, PolicyError> {
+    Template::parse(&text.value, true, true).map_err(|e| {
+        // Beyond the quote; where the text has escapes the place is about right.
+        let error = source.error(text.at + 1 + e.at, format!("{}: {:?}", e.message, text.value));
+        match e.suggestion {
+            Some(s) => error.suggest(s),
+            None => error,
+        }
+    })
+}
+
+fn check_value(op: Operator, key: &Key, text: &Text, source: Source<'_>) -> Result<(), PolicyError> {
     let value = text.value.as_str();
     let fail = |message: String| Err(source.error(text.at, message));
-    if value.is_empty() || value.len() > MAX_VALUE {
+    if value.len() > MAX_VALUE || value.is_empty() && !key.may_be_empty() {
         return fail(format!("a value has 1 to {MAX_VALUE} bytes"));
     }
-    if matches!(op.comparison, Comparison::Null | Comparison::Bool) {
-        return match value.eq_ignore_ascii_case("true") || value.eq_ignore_ascii_case("false") {
-            true => Ok(()),
-            false => fail(format!(
-                "{} takes \"true\" or \"false\", not {value:?}",
-                op.name()
-            )),
-        };
+    let takes = |what: &str| fail(format!("{} takes {what}, not {value:?}", op.name()));
+    match op.comparison {
+        Comparison::Null | Comparison::Bool => {
+            return match value.eq_ignore_ascii_case("true") || value.eq_ignore_ascii_case("false") {
+                true => Ok(()),
+                false => takes("\"true\" or \"false\""),
+            };
+        }
+        Comparison::Number(_) if Decimal::parse(value).is_none() => {
+            return takes("a decimal number of at most 18 digits, and 9 after the point");
+        }
+        Comparison::Date(_) if parse_instant(value).is_none() => {
+            return takes("a time as 2026-11-25T08:00:00Z, a date as 2026-11-25, or seconds since 1970");
+        }
+        Comparison::Binary if parse_binary(value).is_none() => return takes("base64"),
+        Comparison::Ip if Net::parse(value).is_none() => {
+            return takes("an address or a range, as 192.0.2.0/24 or 2001:db8::/32");
+        }
+        Comparison::Number(_) | Comparison::Date(_) | Comparison::Binary | Comparison::Ip => return Ok(()),
+        _ => {}
     }
     let wild = op.comparison == Comparison::Like && is_wild(value);
     match key {
@@ -227,7 +302,19 @@ fn check_value(op: Operator, key: Key, text: &Text, source: Source<'_>) -> Resul
                 false => fail(format!("{value:?} has not the six segments of an ARN")),
             }
         }
-        Key::Foreign(_) => Ok(()),
+        Key::Foreign(_)
+        | Key::PrincipalTag(_)
+        | Key::RequestTag(_)
+        | Key::ResourceTag(_)
+        | Key::TagKeys
+        | Key::CurrentTime
+        | Key::EpochTime
+        | Key::VersionId => Ok(()),
+        Key::NoNewPrivs | Key::Traced if wild || op.comparison == Comparison::EqualsIgnoreCase => Ok(()),
+        Key::NoNewPrivs | Key::Traced => match value == "true" || value == "false" {
+            true => Ok(()),
+            false => fail(format!("{} is \"true\" or \"false\", not {value:?}", key.name())),
+        },
         Key::PrincipalArn if wild => Ok(()),
         Key::PrincipalArn => match principal::is_arn(value) {
             true => Ok(()),
@@ -237,7 +324,7 @@ fn check_value(op: Operator, key: Key, text: &Text, source: Source<'_>) -> Resul
         Key::Username | Key::Groups if wild => Ok(()),
         Key::Username => Ok(()),
         Key::Groups if !value.bytes().all(|b| b.is_ascii_digit()) => Ok(()),
-        Key::Uid | Key::Gid | Key::Groups => {
+        Key::Uid | Key::Gid | Key::Groups | Key::LoginUid => {
             if wild {
                 return match value
                     .bytes()

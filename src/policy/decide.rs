@@ -1,40 +1,13 @@
-//! The decision. No allocation, no I/O, no clock.
+//! The decision. No I/O; no clock where no rule asks for the time; no allocation where none has a variable.
 
 use super::action::{Action, Purpose};
+use super::ask::{Asker, Tri};
 use super::compile::Compiled;
-use super::pattern::glob;
-use super::rule::{Cost, Numbers, Presence, Rule, Test, What, Who};
-use crate::id::{Gid, Label, SecretId, SecretName, Uid};
-
-/// What is known of the caller. The costly facts are asked for only if the outcome depends on them; one may be
-/// asked for more than once in a decision, so an implementation keeps its first answer.
-pub trait Facts {
-    /// The kernel's word.
-    fn uid(&self) -> Uid;
-    /// The kernel's word.
-    fn gid(&self) -> Gid;
-    /// The supplementary groups; `None` if they cannot be had.
-    fn groups(&mut self) -> Option<&[Gid]>;
-    /// The systemd unit: `None` if it cannot be had, `Some(None)` outside of any.
-    fn unit(&mut self) -> Option<Option<&str>>;
-    /// The part of wardfs that asks, such as `wardfs-rotator`.
-    fn service(&self) -> Option<&str>;
-}
-
-/// What is asked.
-#[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
-    /// The action.
-    pub action: Action,
-    /// What the grant is for; it has to fit the action ([`Purpose::covers`]).
-    pub purpose: Purpose,
-    /// The secret.
-    pub secret: SecretId,
-    /// Its name, which has to be the one that its policy was compiled for.
-    pub name: &'a SecretName,
-    /// The labels of the version that is asked for; empty if no version is meant or it has none.
-    pub labels: &'a [Label],
-}
+use super::document::Effect;
+use super::facts::{Facts, Request};
+use super::layers::Shared;
+use super::rule::{Cost, Part, Rule};
+use crate::id::{Gid, SecretId, Uid};
 
 /// The built-in layer: the store's owner and the members of a group administer, and nobody reads by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +25,8 @@ pub struct Administration {
 pub struct Layers<'a> {
     /// The built-in layer.
     pub administration: &'a Administration,
+    /// Guardrails and identity policies.
+    pub shared: &'a Shared,
     /// The secret's own policy.
     pub secret: Option<&'a Compiled>,
 }
@@ -115,8 +90,8 @@ pub struct Refusal {
 pub struct Basis {
     /// The layer.
     pub layer: Layer,
-    /// The statement's index in that layer's document, for [`Compiled::statement_id`].
-    pub statement: Option<u16>,
+    /// The statement, counted within the layer, for [`Layers::statement_id`].
+    pub statement: Option<u32>,
 }
 
 impl Basis {
@@ -130,9 +105,15 @@ impl Basis {
         statement: None,
     };
 
-    fn secret(rule: &Rule) -> Basis {
+    /// A guardrail with Allow statements, none of which allows it.
+    const CEILING: Basis = Basis {
+        layer: Layer::Guardrail,
+        statement: None,
+    };
+
+    fn of((layer, rule): (Layer, &Rule)) -> Basis {
         Basis {
-            layer: Layer::Secret,
+            layer,
             statement: Some(rule.index),
         }
     }
@@ -141,8 +122,12 @@ impl Basis {
 /// A layer of policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Layer {
+    /// Guardrails: what nobody may, root included.
+    Guardrail,
     /// The built-in one.
     Administration,
+    /// Identity policies: what a principal may, on any secret.
+    Identity,
     /// The secret's own policy.
     Secret,
     /// None: what nothing allows is denied.
@@ -150,9 +135,11 @@ pub enum Layer {
 }
 
 impl Layer {
-    /// As in records: `administration`, `secret`, `default`.
+    /// As in records: `guardrail`, `administration`, `identity`, `secret`, `default`.
     pub fn code(self) -> &'static str {
         match self {
+            Layer::Guardrail => "guardrail",
+            Layer::Identity => "identity",
             Layer::Administration => "administration",
             Layer::Secret => "secret",
             Layer::Default => "default",
@@ -203,7 +190,52 @@ impl Reason {
     }
 }
 
-/// Decides: an explicit Deny, else the built-in layer, else an Allow of the secret's policy, else no.
+impl<'a> Layers<'a> {
+    /// The name of the statement that decided: its Sid, or `#2` for the second if it has none; before it, for the
+    /// layers that have many policies, the policy's and a slash.
+    pub fn statement_id(&self, basis: Basis) -> Option<&'a str> {
+        let index = basis.statement?;
+        match basis.layer {
+            Layer::Secret => Some(self.secret?.statement_id(index)),
+            layer => self.shared.statement_id(layer, index),
+        }
+    }
+
+    /// Every rule of an effect that binds this caller, in the order in which layers are asked.
+    fn denies(&self, uid: Uid, own: bool) -> impl Iterator<Item = (Layer, &Rule)> {
+        let own = self.secret.filter(|_| own).map_or(&[][..], |p| &p.rules.denies);
+        let guardrails = self.shared.guardrails.iter().flat_map(|g| &g.denies);
+        let identities = self.shared.identities(uid).flat_map(|rules| &rules.denies);
+        guardrails
+            .map(|r| (Layer::Guardrail, r))
+            .chain(identities.map(|r| (Layer::Identity, r)))
+            .chain(own.iter().map(|r| (Layer::Secret, r)))
+    }
+
+    fn allows(&self, uid: Uid, free: bool) -> impl Iterator<Item = (Layer, &Rule)> {
+        let part = move |rules: &'_ [Rule]| rules.partition_point(|r| r.cost() == Cost::Free);
+        let cut = move |rules: &'_ [Rule]| {
+            if free {
+                0..part(rules)
+            } else {
+                part(rules)..rules.len()
+            }
+        };
+        let own = self.secret.map_or(&[][..], |p| &p.rules.allows);
+        let identities = self
+            .shared
+            .identities(uid)
+            .flat_map(move |rules| &rules.allows[cut(&rules.allows)]);
+        own[cut(own)]
+            .iter()
+            .map(|r| (Layer::Secret, r))
+            .chain(identities.map(|r| (Layer::Identity, r)))
+    }
+}
+
+/// Decides, as AWS does within an account: an explicit Deny of any layer; else what a guardrail with Allow statements
+/// does not allow is denied; else the built-in layer or an Allow of an identity policy or of the secret's own policy
+/// is enough; else no.
 ///
 /// A fact that cannot be had makes an Allow that needs it not match and a Deny that needs it match; if that
 /// turned the scale, the reason is [`Reason::NoPid`].
@@ -226,31 +258,47 @@ pub fn decide<F: Facts + ?Sized>(layers: &Layers<'_>, request: &Request<'_>, fac
     if !request.purpose.covers(request.action) {
         return deny(Reason::PurposeMismatch, Basis::DEFAULT);
     }
-    if layers.secret.is_some_and(|policy| policy.name != *request.name) {
+    if layers
+        .secret
+        .is_some_and(|policy| !policy.is_for(request.subject()))
+    {
         return deny(Reason::OtherSecret, Basis::DEFAULT);
     }
-    let (denies, allows) = layers
-        .secret
-        .map_or((&[][..], &[][..]), |p| (&*p.denies, &*p.allows));
-    let about = |rule: &&Rule| rule.actions.contains(request.action);
-    let owner = facts.uid() == layers.administration.owner;
-    let mut asker = Asker {
-        request,
-        facts,
-        lacking: false,
-    };
+    let about = |(_, rule): &(Layer, &Rule)| rule.actions.contains(request.action);
+    let uid = facts.uid();
+    let owner = uid == layers.administration.owner;
+    let mut asker = Asker::new(request, layers.shared, facts);
 
-    if !(owner && is_policy_setting(request.action)) {
-        let mut unknown = None;
-        for rule in denies.iter().filter(about) {
-            match asker.rule(rule) {
-                Tri::Yes => return deny(Reason::ExplicitDeny, Basis::secret(rule)),
-                Tri::Unknown if unknown.is_none() => unknown = Some(Basis::secret(rule)),
-                Tri::Unknown | Tri::No => {}
-            }
+    let mut unknown = None;
+    for rule in layers
+        .denies(uid, !(owner && is_policy_setting(request.action)))
+        .filter(about)
+    {
+        match asker.rule(rule.1) {
+            Tri::Yes => return deny(Reason::ExplicitDeny, Basis::of(rule)),
+            Tri::Unknown if unknown.is_none() => unknown = Some(Basis::of(rule)),
+            Tri::Unknown | Tri::No => {}
         }
-        if let Some(basis) = unknown {
-            return deny(asker.reason(Reason::ExplicitDeny), basis);
+    }
+    if let Some(basis) = unknown {
+        return deny(asker.reason(Reason::ExplicitDeny), basis);
+    }
+
+    for ceiling in layers
+        .shared
+        .guardrails
+        .iter()
+        .filter_map(|g| g.ceiling.as_deref())
+    {
+        let rules = ceiling.iter().map(|r| (Layer::Guardrail, r)).filter(about);
+        let mut found = Tri::No;
+        for rule in rules {
+            found = found.or(|| asker.rule(rule.1));
+        }
+        match found {
+            Tri::Yes => {}
+            Tri::Unknown => return deny(asker.reason(Reason::ImplicitDeny), Basis::CEILING),
+            Tri::No => return deny(Reason::ImplicitDeny, Basis::CEILING),
         }
     }
 
@@ -258,11 +306,10 @@ pub fn decide<F: Facts + ?Sized>(layers: &Layers<'_>, request: &Request<'_>, fac
         return allow(Basis::ADMINISTRATION);
     }
     let mut unknown = None;
-    let free = allows.partition_point(|r| r.cost() == Cost::Free);
-    for rule in allows[..free].iter().filter(about) {
-        match asker.rule(rule) {
-            Tri::Yes => return allow(Basis::secret(rule)),
-            Tri::Unknown => unknown = Some(Basis::secret(rule)),
+    for rule in layers.allows(uid, true).filter(about) {
+        match asker.rule(rule.1) {
+            Tri::Yes => return allow(Basis::of(rule)),
+            Tri::Unknown => unknown = Some(Basis::of(rule)),
             Tri::No => {}
         }
     }
@@ -276,17 +323,70 @@ pub fn decide<F: Facts + ?Sized>(layers: &Layers<'_>, request: &Request<'_>, fac
             Tri::No => {}
         }
     }
-    for rule in allows[free..].iter().filter(about) {
-        match asker.rule(rule) {
-            Tri::Yes => return allow(Basis::secret(rule)),
-            Tri::Unknown => unknown = unknown.or(Some(Basis::secret(rule))),
+    for rule in layers.allows(uid, false).filter(about) {
+        match asker.rule(rule.1) {
+            Tri::Yes => return allow(Basis::of(rule)),
+            Tri::Unknown => unknown = unknown.or(Some(Basis::of(rule))),
             Tri::No => {}
         }
     }
     match unknown {
-        Some(basis) => deny(asker.reason(Reason::ImplicitDeny), basis),
-        None => deny(Reason::ImplicitDeny, Basis::DEFAULT),
+        Some(basis) if asker.lacking => deny(Reason::NoPid, basis),
+        // An Allow with a variable that has no value is none.
+        _ => deny(Reason::ImplicitDeny, Basis::DEFAULT),
     }
+}
+
+impl<F: Facts + ?Sized> Asker<'_, F> {
+    /// The reason of a refusal that an unknown brought about.
+    fn reason(&self, otherwise: Reason) -> Reason {
+        if self.lacking { Reason::NoPid } else { otherwise }
+    }
+}
+
+/// A statement that is about a request, and what keeps it from applying.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traced {
+    /// Where it stands, for [`Layers::statement_id`].
+    pub basis: Basis,
+    /// What it does when it applies.
+    pub effect: Effect,
+    /// Its parts that do not hold, or cannot be known; empty if it applies.
+    pub failing: Vec<Part>,
+}
+
+/// Every statement that is about a request, as [`decide`] asks it: what would have to change for another answer.
+pub fn trace<F: Facts + ?Sized>(layers: &Layers<'_>, request: &Request<'_>, facts: &mut F) -> Vec<Traced> {
+    let uid = facts.uid();
+    let own_denies = !(uid == layers.administration.owner && is_policy_setting(request.action));
+    let mut asker = Asker::new(request, layers.shared, facts);
+    let ceilings = layers
+        .shared
+        .guardrails
+        .iter()
+        .filter_map(|g| g.ceiling.as_deref())
+        .flatten();
+    let denies = layers.denies(uid, own_denies).map(|r| (r, Effect::Deny));
+    let allows = layers.allows(uid, true).chain(layers.allows(uid, false));
+    denies
+        .chain(ceilings.map(|r| ((Layer::Guardrail, r), Effect::Allow)))
+        .chain(allows.map(|r| (r, Effect::Allow)))
+        .filter(|((_, rule), _)| rule.actions.contains(request.action))
+        .map(|(rule, effect)| {
+            let holds = |answer: Tri| answer == Tri::Yes || effect == Effect::Deny && answer == Tri::Unknown;
+            let failing = rule
+                .1
+                .tests
+                .iter()
+                .filter(|t| !holds(asker.test(t)))
+                .map(|t| t.part);
+            Traced {
+                basis: Basis::of(rule),
+                effect,
+                failing: failing.collect(),
+            }
+        })
+        .collect()
 }
 
 /// What a secret's own policy cannot take from the store's owner.
@@ -312,211 +412,12 @@ fn administers(action: Action, owner: bool, layer: &Administration) -> bool {
         | ValidateResourcePolicy => true,
         // Whatever decides who reads.
         GetResourcePolicy | PutResourcePolicy | DeleteResourcePolicy | UpdateSecret | TagResource
-        | UntagResource => owner,
+        | UntagResource | GetGuardrail | PutGuardrail | DeleteGuardrail | GetIdentityPolicy
+        | PutIdentityPolicy | DeleteIdentityPolicy => owner,
         GetSecretValue
         | BatchGetSecretValue
         | ReplicateSecretToRegions
         | RemoveRegionsFromReplication
         | StopReplicationToReplica => false,
-    }
-}
-
-/// Kleene's three values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tri {
-    No,
-    Unknown,
-    Yes,
-}
-
-impl Tri {
-    fn or(self, other: impl FnOnce() -> Tri) -> Tri {
-        match self {
-            Tri::Yes => Tri::Yes,
-            Tri::No => other(),
-            Tri::Unknown => match other() {
-                Tri::Yes => Tri::Yes,
-                Tri::No | Tri::Unknown => Tri::Unknown,
-            },
-        }
-    }
-}
-
-impl std::ops::Not for Tri {
-    type Output = Tri;
-    fn not(self) -> Tri {
-        match self {
-            Tri::No => Tri::Yes,
-            Tri::Unknown => Tri::Unknown,
-            Tri::Yes => Tri::No,
-        }
-    }
-}
-
-impl From<bool> for Tri {
-    fn from(b: bool) -> Tri {
-        if b { Tri::Yes } else { Tri::No }
-    }
-}
-
-struct Asker<'a, F: ?Sized> {
-    request: &'a Request<'a>,
-    facts: &'a mut F,
-    /// Whether a fact could not be had.
-    lacking: bool,
-}
-
-impl<F: Facts + ?Sized> Asker<'_, F> {
-    /// The reason of a refusal that an unknown brought about.
-    fn reason(&self, otherwise: Reason) -> Reason {
-        if self.lacking { Reason::NoPid } else { otherwise }
-    }
-
-    fn rule(&mut self, rule: &Rule) -> Tri {
-        let mut all = Tri::Yes;
-        for test in &rule.tests {
-            match self.test(test) {
-                Tri::No => return Tri::No,
-                Tri::Unknown => all = Tri::Unknown,
-                Tri::Yes => {}
-            }
-        }
-        all
-    }
-
-    fn test(&mut self, test: &Test) -> Tri {
-        let found = self.what(&test.what);
-        let holds = if test.negated { !found } else { found };
-        match &test.unless_absent {
-            None => holds,
-            Some(presence) => holds.or(|| !self.present(presence)),
-        }
-    }
-
-    fn what(&mut self, what: &What) -> Tri {
-        match what {
-            What::Const(answer) => (*answer).into(),
-            What::Who(who) => self.who(who),
-            What::Uid(numbers) => numbers.contains(self.facts.uid().0).into(),
-            What::Gid(numbers) => numbers.contains(self.facts.gid().0).into(),
-            What::Groups(numbers) => self.groups(|g| numbers.contains(g.0)),
-            What::Unit(words) => self.unit(|unit| unit.is_some_and(|u| words.iter().any(|w| w.matches(u)))),
-            What::Stage(words) => {
-                let mut labels = self.request.labels.iter();
-                // A label counts under AWS's name for it too.
-                labels
-                    .any(|l| {
-                        words
-                            .iter()
-                            .any(|w| w.matches(l.as_str()) || alias(l.as_str()).is_some_and(|a| w.matches(a)))
-                    })
-                    .into()
-            }
-            What::Absent(presence) => !self.present(presence),
-        }
-    }
-
-    fn present(&mut self, presence: &Presence) -> Tri {
-        match presence {
-            Presence::Always => Tri::Yes,
-            Presence::Never => Tri::No,
-            Presence::Arn(who) => self.who(who),
-            Presence::Username(uids) => match uids.binary_search(&self.facts.uid().0) {
-                Ok(_) => Tri::Yes,
-                Err(_) => Tri::Unknown,
-            },
-            Presence::Unit => self.unit(|unit| unit.is_some()),
-            Presence::Stage => (!self.request.labels.is_empty()).into(),
-        }
-    }
-
-    fn who(&mut self, who: &Who) -> Tri {
-        let Who {
-            everyone,
-            uids,
-            gids,
-            units,
-            services,
-        } = who;
-        if *everyone
-            || uids.binary_search(&self.facts.uid().0).is_ok()
-            || self
-                .facts
-                .service()
-                .is_some_and(|s| services.iter().any(|x| x == s))
-        {
-            return Tri::Yes;
-        }
-        let by_group = match gids.is_empty() {
-            true => Tri::No,
-            false => self.groups(|g| gids.binary_search(&g.0).is_ok()),
-        };
-        by_group.or(|| match units.is_empty() {
-            true => Tri::No,
-            false => self.unit(|unit| unit.is_some_and(|u| units.iter().any(|x| x == u))),
-        })
-    }
-
-    /// Whether the gid or a supplementary group is one of those.
-    fn groups(&mut self, is: impl Fn(Gid) -> bool) -> Tri {
-        if is(self.facts.gid()) {
-            return Tri::Yes;
-        }
-        match self.facts.groups() {
-            Some(groups) => groups.iter().any(|g| is(*g)).into(),
-            None => {
-                self.lacking = true;
-                Tri::Unknown
-            }
-        }
-    }
-
-    fn unit(&mut self, is: impl Fn(Option<&str>) -> bool) -> Tri {
-        match self.facts.unit() {
-            Some(unit) => is(unit).into(),
-            None => {
-                self.lacking = true;
-                Tri::Unknown
-            }
-        }
-    }
-}
-
-impl Numbers {
-    fn contains(&self, id: u32) -> bool {
-        if self.exact.binary_search(&id).is_ok() {
-            return true;
-        }
-        if self.patterns.is_empty() {
-            return false;
-        }
-        let mut digits = [0; 10];
-        let text = decimal(id, &mut digits);
-        self.patterns.iter().any(|p| glob(p, text))
-    }
-}
-
-/// The number in decimal, in a buffer of the caller.
-fn decimal(mut n: u32, digits: &mut [u8; 10]) -> &str {
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (n % 10) as u8;
-        n /= 10;
-        if n == 0 {
-            break;
-        }
-    }
-    // Digits are ASCII; the empty text would match nothing but `*`.
-    std::str::from_utf8(&digits[at..]).unwrap_or_default()
-}
-
-/// AWS's name for a label.
-fn alias(label: &str) -> Option<&'static str> {
-    match label {
-        "current" => Some("AWSCURRENT"),
-        "pending" => Some("AWSPENDING"),
-        "previous" => Some("AWSPREVIOUS"),
-        _ => None,
     }
 }

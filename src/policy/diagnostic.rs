@@ -65,6 +65,37 @@ pub struct Warning {
     pub column: usize,
     /// What is odd, and what it means.
     pub message: String,
+    /// How much it matters.
+    pub concern: Concern,
+}
+
+/// How much a warning matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Concern {
+    /// Probably not what was meant.
+    Odd,
+    /// It gives a value to everybody: refused by `--strict`.
+    Public,
+    /// It leaves nobody who could read, or mend it: refused by `--strict`.
+    Lockout,
+}
+
+impl Warning {
+    /// That the document as a whole leaves nobody who could mend something.
+    pub fn lockout(message: impl Into<String>) -> Self {
+        Warning {
+            line: 1,
+            column: 1,
+            message: message.into(),
+            concern: Concern::Lockout,
+        }
+    }
+
+    pub(super) fn concern(mut self, concern: Concern) -> Self {
+        self.concern = concern;
+        self
+    }
 }
 
 impl fmt::Display for Warning {
@@ -125,6 +156,7 @@ impl<'a> Source<'a> {
             line,
             column,
             message: message.into(),
+            concern: Concern::Odd,
         }
     }
 }

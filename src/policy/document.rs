@@ -3,8 +3,9 @@
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::action::ActionSet;
-use super::condition::{Key, Operator};
+use super::condition::Key;
 use super::json::Text;
+use super::operator::Operator;
 use super::principal::Local;
 
 /// The document's language version.
@@ -13,7 +14,7 @@ pub enum Version {
     /// `2008-10-17`, what a document without `Version` has: `${…}` is literal.
     #[default]
     V2008,
-    /// `2012-10-17`: `${…}` is a variable (not supported yet, and refused).
+    /// `2012-10-17`: `${…}` is a variable.
     V2012,
 }
 
@@ -117,6 +118,11 @@ impl Document {
             id: None,
             statements: Vec::new(),
         }
+    }
+
+    /// Whether it has an Allow statement.
+    pub(super) fn allows(&self) -> bool {
+        self.statements.iter().any(|s| s.effect == Effect::Allow)
     }
 
     /// As indented JSON, fields in AWS's order, lists of one item as the item.

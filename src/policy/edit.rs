@@ -50,7 +50,7 @@ impl Document {
         }
         let listed = Action::ALL.iter().filter(|a| wanted.contains(**a));
         let items = match wanted == ActionSet::ALL {
-            true => vec![Text::from("secretsmanager:*")],
+            true => vec![Text::from("*")],
             false => listed.map(|a| Text::from(a.to_string().as_str())).collect(),
         };
         let action = Clause {

@@ -9,34 +9,49 @@
 //! the caller through [`Facts`].
 
 mod action;
+mod ask;
 mod compile;
 mod condition;
 mod decide;
 mod diagnostic;
 mod document;
 mod edit;
+mod explain;
+mod facts;
 mod foreign;
 mod json;
+mod layers;
+mod operator;
 mod parse;
 mod pattern;
 mod principal;
 mod record;
+mod resource;
 mod rule;
+mod simulate;
+mod template;
+mod value;
 mod words;
 
 pub use action::{Action, Purpose, UnknownAction};
 pub use compile::{Compiled, Needs, needs, readers};
-pub use condition::{Comparison, Key, Operator};
+pub use condition::Key;
 pub use decide::{
-    Administration, Basis, Decision, Facts, Grant, Layer, Layers, Reason, Refusal, Request, decide,
+    Administration, Basis, Decision, Grant, Layer, Layers, Reason, Refusal, Traced, decide, trace,
 };
-pub use diagnostic::{PolicyError, Warning};
+pub use diagnostic::{Concern, PolicyError, Warning};
 pub use document::{Clause, Condition, Document, Effect, Place, Principal, Statement, Version};
 pub use edit::Change;
+pub use explain::{Answer, Documents, Explanation, explain};
+pub use facts::{Facts, Given, NO_TAGS, ProcessState, Request};
 pub use json::Text;
+pub use layers::{Attached, GuardrailRecord, IdentityRecord, MAX_GUARDRAILS, MAX_IDENTITIES, Shared};
+pub use operator::{Comparison, Operator, Order, Quantifier};
 pub use parse::MAX_BYTES;
 pub use principal::{DYNAMIC_IDS, Directory, Local, LocalError, MapError, PrincipalMap};
-pub use record::PolicyRecord;
+pub use record::{Grammar, PolicyRecord};
+pub use rule::Part;
+pub use simulate::{Scenario, ScenarioError, simulate};
 
 #[cfg(test)]
 mod tests;

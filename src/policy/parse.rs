@@ -2,12 +2,14 @@
 //! be enforced by halves.
 
 use super::action::{self, Action, ActionSet};
-use super::condition::{self, Key, Operator, check_secret_arn};
+use super::condition::{self, Key, check_secret_arn};
 use super::diagnostic::{PolicyError, Source, nearest};
 use super::document::{Clause, Condition, Document, Effect, Place, Principal, Statement, Version};
 use super::json::{Kind, Node, Scalars, Text};
+use super::operator::Operator;
 use super::pattern::{glob, is_wild};
 use super::principal::{Local, LocalError, account, is_arn};
+use super::record::Grammar;
 
 /// Largest document in bytes, as AWS has it.
 pub const MAX_BYTES: usize = 20_480;
@@ -27,9 +29,14 @@ const STATEMENT_FIELDS: [&str; 9] = [
 const PRINCIPAL_KINDS: [&str; 7] = ["AWS", "User", "Uid", "Group", "Gid", "Unit", "Service"];
 
 impl Document {
-    /// Parses a document of at most 20,480 bytes. Everything is checked that can be without looking up names;
-    /// [`PolicyRecord::resolve`](super::PolicyRecord::resolve) does the rest.
+    /// Parses a secret's own policy of at most 20,480 bytes. Everything is checked that can be without looking up
+    /// names; [`PolicyRecord::resolve`](super::PolicyRecord::resolve) does the rest.
     pub fn parse(text: &str) -> Result<Document, PolicyError> {
+        Self::parse_as(Grammar::Secret, text)
+    }
+
+    /// As [`Document::parse`], for a document of any layer.
+    pub fn parse_as(grammar: Grammar, text: &str) -> Result<Document, PolicyError> {
         let source = Source(text);
         if text.len() > MAX_BYTES {
             let message = format!("the policy has {} bytes; the limit is {MAX_BYTES}", text.len());
@@ -51,7 +58,11 @@ impl Document {
         let Some(nodes) = nodes else {
             return Err(root.error("the policy has no \"Statement\""));
         };
-        let parser = Parser { source, version };
+        let parser = Parser {
+            source,
+            version,
+            grammar,
+        };
         let mut statements: Vec<Statement> = Vec::with_capacity(nodes.len());
         let mut sids = std::collections::HashSet::new();
         for node in nodes {
@@ -90,6 +101,7 @@ fn unknown_field(key: &Text, known: &[&'static str], of: &str, source: Source<'_
 struct Parser<'a> {
     source: Source<'a>,
     version: Version,
+    grammar: Grammar,
 }
 
 impl Parser<'_> {
@@ -116,16 +128,29 @@ impl Parser<'_> {
                 .suggest(write)
         };
         let effect = effect.ok_or_else(|| missing("Effect", "write \"Effect\": \"Allow\" or \"Deny\""))?;
-        let (principal, _) = principal.ok_or_else(|| {
-            missing(
-                "Principal",
-                "name who it is for, as in \"Principal\": {\"User\": \"www-data\"}",
-            )
-        })?;
+        let principal = match (principal, self.grammar) {
+            (Some((_, at)), Grammar::Identity) => {
+                return Err(self
+                    .source
+                    .error(
+                        at,
+                        "an identity policy names no principal: it is whose it is set for",
+                    )
+                    .suggest("leave \"Principal\" away"));
+            }
+            (Some((principal, _)), _) => principal,
+            (None, Grammar::Secret) => {
+                let write = "name who it is for, as in \"Principal\": {\"User\": \"www-data\"}";
+                return Err(missing("Principal", write));
+            }
+            (None, Grammar::Guardrail | Grammar::Identity) => Clause {
+                negated: false,
+                items: vec![Principal::Everyone],
+            },
+        };
         let (action, _) =
             action.ok_or_else(|| missing("Action", "write \"Action\": \"secretsmanager:GetSecretValue\""))?;
-        let (resource, _) = resource
-            .ok_or_else(|| missing("Resource", "write \"Resource\": \"*\", which means this secret"))?;
+        let (resource, _) = resource.ok_or_else(|| missing("Resource", self.everything()))?;
         if principal.negated && effect == Effect::Allow {
             return Err(node
                 .error("\"NotPrincipal\" with \"Allow\" would allow everybody else, and is refused")
@@ -276,11 +301,11 @@ impl Parser<'_> {
                 continue;
             }
             let value = &text.value;
-            return Err(match action::strip_prefix(value) {
-                Some(bare) => self
+            return Err(match action::split_prefix(value) {
+                Some((_, bare)) => self
                     .source
                     .error(text.at, format!("{value:?} matches no action"))
-                    .did_you_mean(action::nearest(bare).map(|n| format!("{}{n}", action::PREFIX))),
+                    .did_you_mean(action::nearest(bare)),
                 None => {
                     let error = self
                         .source
@@ -290,7 +315,7 @@ impl Parser<'_> {
                     } else {
                         action::nearest(value)
                     };
-                    error.did_you_mean(near.map(|n| format!("{}{n}", action::PREFIX)))
+                    error.did_you_mean(near)
                 }
             });
         }
@@ -300,20 +325,27 @@ impl Parser<'_> {
     fn resources(&self, node: Node<'_>) -> Result<Vec<Text>, PolicyError> {
         let texts = node.texts(Scalars::Strings)?;
         for text in &texts {
-            self.no_variable(text)?;
             match text.value.as_str() {
                 "*" => {}
                 arn if arn.starts_with("arn:") => {
-                    check_secret_arn(arn, true).map_err(|m| self.source.error(text.at, m))?
+                    if self.has_variables(text) {
+                        condition::parse_template(text, self.source)?;
+                        if !condition::variables_in_resource(arn) {
+                            let message = "a variable in an ARN stands after its fifth colon, nowhere before";
+                            return Err(self.source.error(text.at, message));
+                        }
+                    }
+                    check_secret_arn(arn, true).map_err(|m| self.source.error(text.at, m))?;
                 }
                 other => {
                     let error = self
                         .source
                         .error(text.at, format!("the resource {other:?} is no ARN"));
                     return Err(match other.contains(':') {
-                        true => error.suggest("write \"*\", which means this secret"),
+                        true => error.suggest(self.everything()),
                         false => error.suggest(format!(
-                            "write \"*\", which means this secret, or \"arn:aws:secretsmanager:*:*:secret:{other}\""
+                            "{}, or \"arn:aws:secretsmanager:*:*:secret:{other}\"",
+                            self.everything()
                         )),
                     });
                 }
@@ -339,10 +371,8 @@ impl Parser<'_> {
                     return Err(self.source.error(key_name.at, message));
                 }
                 let values = value.texts(Scalars::Any)?;
-                for value in &values {
-                    self.no_variable(value)?;
-                }
-                condition::check(operator, key, &values, self.source)?;
+                let variables = self.version == Version::V2012;
+                condition::check(operator, &key, &values, variables, self.source)?;
                 all.push(Condition {
                     operator,
                     key,
@@ -353,31 +383,29 @@ impl Parser<'_> {
         Ok(all)
     }
 
-    fn no_variable(&self, text: &Text) -> Result<(), PolicyError> {
-        match (self.version, text.value.find("${")) {
-            (Version::V2012, Some(_)) => Err(self
-                .source
-                .error(
-                    text.at,
-                    format!("policy variables are not supported yet: {:?}", text.value),
-                )
-                .suggest("write the value itself")),
-            _ => Ok(()),
+    fn has_variables(&self, text: &Text) -> bool {
+        self.version == Version::V2012 && text.value.contains("${")
+    }
+
+    fn everything(&self) -> &'static str {
+        match self.grammar {
+            Grammar::Secret => "write \"Resource\": \"*\", which means this secret",
+            Grammar::Guardrail | Grammar::Identity => "write \"Resource\": \"*\", which means every secret",
         }
     }
 }
 
 /// The actions that a pattern of a document matches.
 fn matching(pattern: &str) -> impl Iterator<Item = Action> {
-    let bare = if pattern == "*" {
-        Some("*")
-    } else {
-        action::strip_prefix(pattern)
+    let of = |prefix, bare: &str| (prefix, bare.to_ascii_lowercase());
+    let wanted = match pattern {
+        "*" => Some((None, "*".to_string())),
+        _ => action::split_prefix(pattern).map(|(prefix, bare)| of(Some(prefix), bare)),
     };
-    let bare = bare.map(str::to_ascii_lowercase);
     Action::ALL.iter().copied().filter(move |a| {
-        bare.as_ref()
-            .is_some_and(|p| glob(p, &a.name().to_ascii_lowercase()))
+        wanted.as_ref().is_some_and(|(prefix, bare)| {
+            prefix.is_none_or(|p| a.prefix() == p) && glob(bare, &a.name().to_ascii_lowercase())
+        })
     })
 }
 

@@ -1,10 +1,11 @@
 //! `*` and `?`.
 
-/// Stands in a subject for one character of the random suffix that AWS appends to a secret's ARN.
-const RANDOM: u8 = 0;
+/// `*` and `?` in an encoded pattern: bytes that UTF-8 never has.
+pub(super) const ANY: u8 = 0xff;
+pub(super) const ONE: u8 = 0xfe;
 
-/// Characters of that suffix, after its hyphen.
-const SUFFIX: usize = 6;
+/// What policies write for the random suffix that AWS appends to a secret's ARN.
+const SUFFIX: &str = "-??????";
 
 /// Whether `pattern` has a wildcard at all.
 pub(super) fn is_wild(pattern: &str) -> bool {
@@ -14,7 +15,7 @@ pub(super) fn is_wild(pattern: &str) -> bool {
 /// Whether `text` as a whole matches `pattern`: `*` is any run of characters, `?` any one character, everything
 /// else itself. No allocation; at most pattern × text steps.
 pub(super) fn glob(pattern: &str, text: &str) -> bool {
-    run(pattern.as_bytes(), text.as_bytes(), |p, t| p == t)
+    run(pattern.as_bytes(), text.as_bytes(), (b'*', b'?'))
 }
 
 /// Whether two ARN patterns' segments (split at the first five colons) match one by one.
@@ -29,22 +30,32 @@ pub(super) fn glob_arn(pattern: &str, arn: &str) -> bool {
     }
 }
 
-/// Whether `pattern` matches `text`, or `text` with some suffix that AWS could have appended to it.
-pub(super) fn glob_suffixed(pattern: &str, text: &str) -> bool {
-    let mut subject = text.as_bytes().to_vec();
-    subject.push(b'-');
-    subject.extend([RANDOM; SUFFIX]);
-    glob(pattern, text)
-        || run(pattern.as_bytes(), &subject, |p, t| {
-            p == t && t != RANDOM || t == RANDOM && p.is_ascii_alphanumeric()
-        })
+/// As [`glob`], for a pattern whose wildcards are [`ANY`] and [`ONE`], and whose `*` and `?` are themselves.
+pub(super) fn glob_encoded(pattern: &[u8], text: &str) -> bool {
+    run(pattern, text.as_bytes(), (ANY, ONE))
 }
 
-/// `text` without a suffix that AWS could have appended; `None` if there is none.
+/// As [`glob_arn`], for an encoded pattern.
+pub(super) fn glob_arn_encoded(pattern: &[u8], arn: &str) -> bool {
+    let mut p = pattern.splitn(6, |b| *b == b':');
+    let mut a = arn.splitn(6, ':');
+    loop {
+        match (p.next(), a.next()) {
+            (None, None) => return true,
+            (Some(p), Some(a)) if glob_encoded(p, a) => {}
+            _ => return false,
+        }
+    }
+}
+
+/// `text` without a literal `-??????` at its end, with which policies allow for AWS's random suffix.
 pub(super) fn strip_suffix(text: &str) -> Option<&str> {
-    let (head, tail) = text.split_at_checked(text.len().checked_sub(SUFFIX + 1)?)?;
-    let random = tail.strip_prefix('-')?;
-    random.bytes().all(|b| b.is_ascii_alphanumeric()).then_some(head)
+    text.strip_suffix(SUFFIX)
+}
+
+/// As [`strip_suffix`], of an encoded pattern.
+pub(super) fn strip_suffix_encoded(pattern: &[u8]) -> Option<&[u8]> {
+    pattern.strip_suffix(&[b'-', ONE, ONE, ONE, ONE, ONE, ONE])
 }
 
 /// Whether two texts are equal but for case.
@@ -55,22 +66,22 @@ pub(super) fn eq_ignore_case(a: &str, b: &str) -> bool {
 }
 
 /// The classic two-pointer match that returns to the last `*` on a mismatch.
-fn run(pattern: &[u8], text: &[u8], same: impl Fn(u8, u8) -> bool) -> bool {
+fn run(pattern: &[u8], text: &[u8], (any, one): (u8, u8)) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut back: Option<(usize, usize)> = None;
     loop {
         match pattern.get(p) {
-            Some(b'*') => {
+            Some(&c) if c == any => {
                 p += 1;
                 back = Some((p, t));
                 continue;
             }
-            Some(b'?') if t < text.len() => {
+            Some(&c) if c == one && t < text.len() => {
                 p += 1;
                 t = next_char(text, t);
                 continue;
             }
-            Some(&c) if t < text.len() && c != b'?' && same(c, text[t]) => {
+            Some(&c) if t < text.len() && c == text[t] => {
                 p += 1;
                 t += 1;
                 continue;

@@ -3,14 +3,58 @@
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
-use super::compile::{self, Compiled, Tables, names as names_arn};
-use super::condition::{Comparison, Key, dynamic};
+use super::compile::{self, Compiled, Output, Tables, Use, World, names as names_arn};
+use super::condition::{Key, dynamic, of_texts};
 use super::diagnostic::{PolicyError, Source, Warning, nearest};
-use super::document::{Condition, Document, Effect, Principal};
+use super::document::{Condition, Document, Effect, Principal, Statement, Version};
 use super::json::Text;
+use super::layers::Attached;
+use super::operator::Comparison;
 use super::pattern::{eq_ignore_case, glob, glob_arn, is_wild};
 use super::principal::{DYNAMIC_IDS, Directory, Local, PrincipalMap};
+use super::template::Template;
 use crate::id::SecretName;
+
+/// Whose document it is, which decides about its grammar.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind<'a> {
+    /// A secret's own, for the secret of this name and ARN.
+    Secret(&'a SecretName, Option<&'a str>),
+    /// A guardrail's.
+    Guardrail,
+    /// A principal's.
+    Identity(&'a Attached),
+}
+
+impl<'a> Kind<'a> {
+    fn purpose(self) -> Use<'a> {
+        match self {
+            Kind::Secret(name, arn) => Use::Secret(name, arn),
+            Kind::Guardrail | Kind::Identity(_) => Use::Shared,
+        }
+    }
+
+    fn grammar(self) -> Grammar {
+        match self {
+            Kind::Secret(..) => Grammar::Secret,
+            Kind::Guardrail => Grammar::Guardrail,
+            Kind::Identity(_) => Grammar::Identity,
+        }
+    }
+}
+
+/// What of a statement may be left out, or may not be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grammar {
+    /// `Principal` or `NotPrincipal` is there.
+    #[default]
+    Secret,
+    /// They may be left out.
+    Guardrail,
+    /// They may not be there.
+    Identity,
+}
 
 /// Most names that patterns of one policy may stand for.
 const MAX_NAMES: usize = 4096;
@@ -22,6 +66,9 @@ const MAX_NAMES: usize = 4096;
 pub struct PolicyRecord {
     /// The document as it was given.
     pub text: String,
+    /// Whose document it is.
+    #[serde(default, skip_serializing_if = "Grammar::is_secret")]
+    pub grammar: Grammar,
     /// The ARNs that the document can mean, and who counted as them.
     pub principals: BTreeMap<String, Vec<Local>>,
     /// The users that the document can mean, and their uids.
@@ -31,17 +78,29 @@ pub struct PolicyRecord {
 }
 
 impl PolicyRecord {
-    /// Parses, looks up every name, and checks that the result compiles for the secret.
+    /// Parses, looks up every name, and checks that the result compiles for the secret of this name and, where it has
+    /// one elsewhere, ARN.
     pub fn resolve(
         text: &str,
         map: &PrincipalMap,
         directory: &dyn Directory,
         name: &SecretName,
+        arn: Option<&str>,
     ) -> Result<(PolicyRecord, Vec<Warning>), PolicyError> {
-        let document = Document::parse(text)?;
+        Self::resolve_as(Kind::Secret(name, arn), text, map, directory)
+    }
+
+    pub(super) fn resolve_as(
+        kind: Kind<'_>,
+        text: &str,
+        map: &PrincipalMap,
+        directory: &dyn Directory,
+    ) -> Result<(PolicyRecord, Vec<Warning>), PolicyError> {
+        let document = Document::parse_as(kind.grammar(), text)?;
         let source = Source(text);
         let record = PolicyRecord {
             text: text.into(),
+            grammar: kind.grammar(),
             principals: BTreeMap::new(),
             users: BTreeMap::new(),
             groups: BTreeMap::new(),
@@ -52,41 +111,65 @@ impl PolicyRecord {
             map,
             names: &names,
             record,
+            variables: document.version == Version::V2012,
             warnings: Vec::new(),
         };
-        for statement in &document.statements {
-            let whole_account = statement.effect == Effect::Deny && !statement.principal.negated;
-            for principal in &statement.principal.items {
-                match principal {
-                    Principal::Everyone => {}
-                    Principal::Local(local) => resolver.local(&local.value, local.at, None)?,
-                    Principal::Aws(text) => {
-                        resolver.arns(text.at, |arn| names_arn(text, arn, whole_account))?
-                    }
+        match kind {
+            Kind::Identity(Attached::Local(local)) => resolver.local(local, 0, None)?,
+            Kind::Identity(Attached::Arn(own)) => {
+                resolver.arns(0, |arn| arn == own)?;
+                if !resolver.record.principals.contains_key(own) {
+                    let message = format!("[principals] maps nobody to {own:?}: the policy is nobody's");
+                    resolver.warnings.push(source.warning(0, message));
                 }
             }
-            for condition in &statement.conditions {
-                resolver.condition(condition)?;
-            }
+            Kind::Secret(..) | Kind::Guardrail => {}
+        }
+        for statement in &document.statements {
+            resolver.statement(statement)?;
         }
         let Resolver {
             record, mut warnings, ..
         } = resolver;
-        let (_, more) = compile::compile(&document, source, &record.tables(), name)?;
-        warnings.extend(more);
+        let output = compile::compile(
+            &document,
+            source,
+            &record.tables(),
+            kind.purpose(),
+            World::Here,
+            0,
+        )?;
+        warnings.extend(output.warnings);
         warnings.sort_by_key(|w| (w.line, w.column));
         Ok((record, warnings))
     }
 
     /// Compiles the policy for its secret.
-    pub fn compile(&self, name: &SecretName) -> Result<Compiled, PolicyError> {
+    pub fn compile(&self, name: &SecretName, arn: Option<&str>) -> Result<Compiled, PolicyError> {
+        let output = self.compile_as(Use::Secret(name, arn), World::Here, 0)?;
+        Ok(output.of_secret(name, arn))
+    }
+
+    pub(super) fn compile_as(
+        &self,
+        purpose: Use<'_>,
+        world: World,
+        first: u32,
+    ) -> Result<Output, PolicyError> {
         let document = self.document()?;
-        Ok(compile::compile(&document, Source(&self.text), &self.tables(), name)?.0)
+        compile::compile(
+            &document,
+            Source(&self.text),
+            &self.tables(),
+            purpose,
+            world,
+            first,
+        )
     }
 
     /// The typed document.
     pub fn document(&self) -> Result<Document, PolicyError> {
-        Document::parse(&self.text)
+        Document::parse_as(self.grammar, &self.text)
     }
 
     fn tables(&self) -> Tables<'_> {
@@ -95,6 +178,12 @@ impl PolicyRecord {
             users: &self.users,
             groups: &self.groups,
         }
+    }
+}
+
+impl Grammar {
+    fn is_secret(&self) -> bool {
+        *self == Grammar::Secret
     }
 }
 
@@ -162,10 +251,48 @@ struct Resolver<'a> {
     map: &'a PrincipalMap,
     names: &'a Names<'a>,
     record: PolicyRecord,
+    /// Whether `${…}` is a variable.
+    variables: bool,
     warnings: Vec<Warning>,
 }
 
 impl Resolver<'_> {
+    fn statement(&mut self, statement: &Statement) -> Result<(), PolicyError> {
+        let whole_account = statement.effect == Effect::Deny && !statement.principal.negated;
+        for principal in &statement.principal.items {
+            match principal {
+                Principal::Everyone => {}
+                Principal::Local(local) => self.local(&local.value, local.at, None)?,
+                Principal::Aws(text) => self.arns(text.at, |arn| names_arn(text, arn, whole_account))?,
+            }
+        }
+        for pattern in &statement.resource.items {
+            self.variables(pattern)?;
+        }
+        statement.conditions.iter().try_for_each(|c| self.condition(c))
+    }
+
+    /// A variable can stand for anybody's name.
+    fn variables(&mut self, text: &Text) -> Result<(), PolicyError> {
+        let template = Template::parse(&text.value, self.variables, true);
+        let named = template.is_ok_and(|t| t.variables().any(|v| v.key == Key::Username));
+        if named {
+            self.everybody(Account::User, text.at)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// All names there are. Those of the dynamic range stay unknown, which is the safe side.
+    fn everybody(&mut self, account: Account, at: usize) -> Result<(), PolicyError> {
+        for (name, id) in self.names.all(account) {
+            if !DYNAMIC_IDS.contains(id) {
+                self.insert(account, name, *id, at)?;
+            }
+        }
+        Ok(())
+    }
+
     fn table(&mut self, account: Account) -> &mut BTreeMap<String, u32> {
         match account {
             Account::User => &mut self.record.users,
@@ -250,29 +377,31 @@ impl Resolver<'_> {
             values,
         } = condition;
         let at = values.first().map_or(0, |v| v.at);
-        let asks_presence = operator.if_exists || operator.comparison == Comparison::Null;
+        let on = self.variables;
+        let variable = |v: &Text| on && of_texts(operator.comparison) && v.value.contains("${");
+        let asks_all = operator.asks_presence() || values.iter().any(variable);
         let matches = |v: &Text, text: &str| match operator.comparison {
             Comparison::Equals => v.value == text,
             Comparison::EqualsIgnoreCase => eq_ignore_case(&v.value, text),
             Comparison::Like => glob(&v.value, text),
             Comparison::Arn => glob_arn(&v.value, text),
-            Comparison::Null | Comparison::Bool => false,
+            _ => false,
         };
+        let literal: Vec<&Text> = values.iter().filter(|v| !variable(v)).collect();
+        for value in values.iter().filter(|v| variable(v)) {
+            self.variables(value)?;
+        }
         match key {
-            Key::PrincipalArn => self.arns(at, |arn| asks_presence || values.iter().any(|v| matches(v, arn))),
+            Key::PrincipalArn => self.arns(at, |arn| asks_all || values.iter().any(|v| matches(v, arn))),
             Key::Username => {
-                if asks_presence {
-                    // A user of the dynamic range stays unknown, which is the safe side.
-                    for (name, id) in self.names.all(Account::User) {
-                        if !DYNAMIC_IDS.contains(id) {
-                            self.insert(Account::User, name, *id, at)?;
-                        }
-                    }
+                if asks_all {
+                    self.everybody(Account::User, at)?;
                 }
-                values
-                    .iter()
+                literal
+                    .into_iter()
                     .try_for_each(|v| self.names(Account::User, condition, v, &matches))
             }
+            Key::Groups if values.iter().any(variable) => self.everybody(Account::Group, at),
             Key::Groups => values
                 .iter()
                 .filter(|v| !v.value.bytes().all(|b| b.is_ascii_digit()))
@@ -290,7 +419,7 @@ impl Resolver<'_> {
         matches: &dyn Fn(&Text, &str) -> bool,
     ) -> Result<(), PolicyError> {
         match condition.operator.comparison {
-            Comparison::Null | Comparison::Bool => Ok(()),
+            Comparison::Null | Comparison::Bool | Comparison::Number(_) => Ok(()),
             Comparison::Equals => self.name(account, &value.value, value.at, None),
             _ => {
                 let mut found = self

@@ -1,21 +1,52 @@
 //! What a decision runs over: rules, their questions, and what each costs to ask.
 
 use super::action::ActionSet;
-use super::condition::Comparison;
+use super::operator::Comparison;
 use super::pattern::{eq_ignore_case, glob, glob_arn};
+use super::resource::Resource;
+use super::template::Template;
+use super::value::Matcher;
 
-/// A statement that applies to the secret.
+/// The rules of one document.
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    pub denies: Vec<Rule>,
+    pub allows: Vec<Rule>,
+}
+
+impl Rules {
+    /// Cheap ones first.
+    pub fn sort(&mut self) {
+        self.denies.sort_by_key(Rule::cost);
+        self.allows.sort_by_key(Rule::cost);
+    }
+}
+
+/// A statement that may apply.
 #[derive(Debug)]
 pub(super) struct Rule {
-    pub index: u16,
+    /// The statement, counted within its layer.
+    pub index: u32,
     pub actions: ActionSet,
     /// All have to hold; cheap ones first.
     pub tests: Box<[Test]>,
 }
 
+/// Which part of a statement asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// `Principal` or `NotPrincipal`, or whom an identity policy is attached to.
+    Principal,
+    /// `Resource` or `NotResource`.
+    Resource,
+    /// The condition of this number, counted from 0.
+    Condition(u16),
+}
+
 /// One question.
 #[derive(Debug)]
 pub(super) struct Test {
+    pub part: Part,
     pub what: What,
     pub negated: bool,
     /// For `…IfExists`: the test holds too if this is absent.
@@ -32,6 +63,58 @@ pub(super) enum What {
     Unit(Box<[Words]>),
     Stage(Box<[Words]>),
     Absent(Presence),
+    Resource(Box<[Resource]>, Origins),
+    SecretId(Comparison, Box<[SecretIdValue]>, Origins),
+    Each(Box<Each>),
+}
+
+/// A value to compare a secret's id with.
+#[derive(Debug)]
+pub(super) struct SecretIdValue {
+    pub text: Box<str>,
+    pub template: Option<Template>,
+}
+
+/// Where the variables of a question's templates come from, in their order.
+pub(super) type Origins = Box<[Origin]>;
+
+/// Any comparison of any key.
+#[derive(Debug)]
+pub(super) struct Each {
+    pub origin: Origin,
+    /// Whether all values have to satisfy the operator; else one of them.
+    pub all: bool,
+    pub negated: bool,
+    pub matcher: Matcher,
+    pub variables: Origins,
+}
+
+/// Where a key's values come from.
+#[derive(Debug)]
+pub(super) enum Origin {
+    /// ARNs, and who has them.
+    Arns(Box<[(Box<str>, Who)]>),
+    /// Names of users, in the order of their uids.
+    Usernames(Box<[(u32, Box<str>)]>),
+    /// Names of groups that count beside their numbers.
+    Groups(Box<[(u32, Box<str>)]>),
+    Uid,
+    Gid,
+    Unit,
+    Stage,
+    VersionId,
+    SecretId,
+    CurrentTime,
+    EpochTime,
+    NoNewPrivs,
+    Traced,
+    LoginUid,
+    PrincipalTag(Box<str>),
+    ResourceTag(Box<str>),
+    RequestTag(Box<str>),
+    TagKeys,
+    /// What only a simulation gives.
+    Given(&'static str),
 }
 
 /// A set of local principals.
@@ -62,13 +145,7 @@ pub(super) struct Words {
 #[derive(Debug)]
 pub(super) enum Presence {
     Always,
-    Never,
-    /// Any of the ARNs' holders has an ARN.
-    Arn(Who),
-    /// These uids have a name; of others it is not known, as they may have got one since.
-    Username(Vec<u32>),
-    Unit,
-    Stage,
+    Has(Origin),
 }
 
 /// What a question costs to ask.
@@ -76,6 +153,7 @@ pub(super) enum Presence {
 pub(super) enum Cost {
     Free,
     Groups,
+    Process,
     Unit,
 }
 
@@ -99,52 +177,73 @@ impl Who {
             names.dedup();
         }
     }
+
+    fn asks(&self, cost: Cost) -> bool {
+        !self.everyone
+            && match cost {
+                Cost::Free | Cost::Process => false,
+                Cost::Groups => !self.gids.is_empty(),
+                Cost::Unit => !self.units.is_empty(),
+            }
+    }
 }
 
-impl Presence {
+impl Origin {
     fn cost(&self) -> Cost {
         match self {
-            Presence::Arn(who) => who.cost(),
-            Presence::Unit => Cost::Unit,
-            Presence::Always | Presence::Never | Presence::Username(_) | Presence::Stage => Cost::Free,
+            Origin::Arns(arns) => arns.iter().map(|(_, who)| who.cost()).max().unwrap_or(Cost::Free),
+            Origin::Groups(_) => Cost::Groups,
+            Origin::NoNewPrivs | Origin::Traced | Origin::LoginUid => Cost::Process,
+            // Whom the tags are attached to is not known here.
+            Origin::Unit | Origin::PrincipalTag(_) => Cost::Unit,
+            _ => Cost::Free,
+        }
+    }
+
+    fn asks(&self, cost: Cost) -> bool {
+        match self {
+            Origin::Arns(arns) => arns.iter().any(|(_, who)| who.asks(cost)),
+            Origin::PrincipalTag(_) => matches!(cost, Cost::Groups | Cost::Unit),
+            other => other.cost() == cost,
         }
     }
 }
 
 impl Test {
+    /// What is asked for, and the cost of each.
+    fn origins(&self) -> impl Iterator<Item = &Origin> {
+        let (one, many): (Option<&Origin>, &[Origin]) = match &self.what {
+            What::Absent(Presence::Has(origin)) => (Some(origin), &[]),
+            What::Each(each) => (Some(&each.origin), &each.variables),
+            What::Resource(_, origins) | What::SecretId(_, _, origins) => (None, origins),
+            _ => (None, &[]),
+        };
+        let unless = match &self.unless_absent {
+            Some(Presence::Has(origin)) => Some(origin),
+            _ => None,
+        };
+        one.into_iter().chain(many).chain(unless)
+    }
+
     pub fn cost(&self) -> Cost {
         let what = match &self.what {
             What::Who(who) => who.cost(),
             What::Groups(_) => Cost::Groups,
             What::Unit(_) => Cost::Unit,
-            What::Absent(presence) => presence.cost(),
-            What::Const(_) | What::Uid(_) | What::Gid(_) | What::Stage(_) => Cost::Free,
+            _ => Cost::Free,
         };
-        what.max(self.unless_absent.as_ref().map_or(Cost::Free, Presence::cost))
+        self.origins().map(Origin::cost).fold(what, Cost::max)
     }
 
     /// Whether a fact is asked for that costs this much.
     pub fn asks(&self, cost: Cost) -> bool {
-        let who = |who: &Who| {
-            !who.everyone
-                && match cost {
-                    Cost::Free => false,
-                    Cost::Groups => !who.gids.is_empty(),
-                    Cost::Unit => !who.units.is_empty(),
-                }
-        };
-        let presence = |p: &Presence| match p {
-            Presence::Arn(w) => who(w),
-            p => p.cost() == cost,
-        };
         let what = match &self.what {
-            What::Who(w) => who(w),
-            What::Absent(p) => presence(p),
+            What::Who(who) => who.asks(cost),
             What::Groups(_) => cost == Cost::Groups,
             What::Unit(_) => cost == Cost::Unit,
-            What::Const(_) | What::Uid(_) | What::Gid(_) | What::Stage(_) => false,
+            _ => false,
         };
-        what || self.unless_absent.as_ref().is_some_and(presence)
+        what || self.origins().any(|o| o.asks(cost))
     }
 
     /// The answer, if it is the same for every request.
@@ -176,7 +275,7 @@ impl Words {
             Comparison::EqualsIgnoreCase | Comparison::Bool => eq_ignore_case(&self.value, text),
             Comparison::Like => glob(&self.value, text),
             Comparison::Arn => glob_arn(&self.value, text),
-            Comparison::Null => false,
+            _ => false,
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::compile::{Tables, names};
-use super::condition::{Comparison, Key};
+use super::condition::Key;
 use super::document::{Condition, Effect, Principal, Statement};
+use super::operator::{Comparison, Order, Quantifier};
 use super::principal::Local;
 
 /// Collects the statements about reading.
@@ -110,7 +111,8 @@ fn when(conditions: &[Condition]) -> String {
     }
 }
 
-fn condition(condition: &Condition) -> String {
+/// A condition as a clause, such as `wardfs:Unit is app.service`.
+pub(super) fn condition(condition: &Condition) -> String {
     let Condition {
         operator,
         key,
@@ -121,7 +123,18 @@ fn condition(condition: &Condition) -> String {
     let values = values.join(" or ");
     let not = if operator.negated { "not " } else { "" };
     let text = match operator.comparison {
-        Comparison::Equals | Comparison::Bool => format!("{key} is {not}{values}"),
+        Comparison::Equals | Comparison::Bool | Comparison::Binary => format!("{key} is {not}{values}"),
+        Comparison::Number(order) | Comparison::Date(order) => {
+            let than = match order {
+                Order::Equal => "",
+                Order::Less => "less than ",
+                Order::LessOrEqual => "at most ",
+                Order::Greater => "more than ",
+                Order::GreaterOrEqual => "at least ",
+            };
+            format!("{key} is {not}{than}{values}")
+        }
+        Comparison::Ip => format!("{key} is {not}in {values}"),
         Comparison::EqualsIgnoreCase => format!("{key} is {not}{values} (in any case)"),
         Comparison::Like | Comparison::Arn => format!("{key} is {not}like {values}"),
         Comparison::Null => match values.to_ascii_lowercase().as_str() {
@@ -130,9 +143,13 @@ fn condition(condition: &Condition) -> String {
             _ => format!("{key} is present or absent"),
         },
     };
-    if operator.if_exists {
-        format!("{text} (or absent)")
-    } else {
-        text
+    let text = match operator.quantifier {
+        Some(Quantifier::All) => format!("every {text}"),
+        Some(Quantifier::Any) => format!("any {text}"),
+        None => text,
+    };
+    match operator.if_exists && operator.quantifier != Some(Quantifier::Any) {
+        true => format!("{text} (or absent)"),
+        false => text,
     }
 }

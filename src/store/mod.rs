@@ -65,11 +65,13 @@ pub enum Table {
     Epoch = 7,
     /// Audit records of committed changes that are not in the log yet.
     Outbox = 8,
+    /// Guardrails and identity policies: sealed metadata.
+    Layer = 9,
 }
 
 impl Table {
     /// Every table, in the order of the numbers.
-    pub const ALL: [Table; 9] = [
+    pub const ALL: [Table; 10] = [
         Table::Header,
         Table::Slot,
         Table::Key,
@@ -79,6 +81,7 @@ impl Table {
         Table::Term,
         Table::Epoch,
         Table::Outbox,
+        Table::Layer,
     ];
 
     /// The number on disk.

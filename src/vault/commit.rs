@@ -13,6 +13,7 @@ pub struct Draft<'v> {
     epoch: u64,
     next_secret: u64,
     next_version: u64,
+    pub(super) layers: Vec<(u64, Option<LayerMeta>)>,
     secrets: Vec<(SecretMeta, ChangeKind)>,
     forgotten: Vec<SecretId>,
     versions: Vec<(VersionMeta, Sealed)>,
@@ -111,6 +112,7 @@ impl Vault {
             epoch: writer.epoch + 1,
             next_secret: writer.next_secret,
             next_version: writer.next_version,
+            layers: Vec::new(),
             secrets: Vec::new(),
             forgotten: Vec::new(),
             versions: Vec::new(),
@@ -163,6 +165,10 @@ impl Vault {
                 batch.put(Table::Term, key.as_slice(), term.0.to_vec());
                 Ok(())
             };
+        for (id, meta) in &draft.layers {
+            let json = meta.as_ref().map(serde_json::to_vec).transpose()?;
+            put(Table::Layer, LAYER, *id, json)?;
+        }
         for (meta, _) in &draft.secrets {
             put(Table::Secret, SECRET, meta.id.0, Some(serde_json::to_vec(meta)?))?;
         }
@@ -323,13 +329,15 @@ impl Vault {
             let policy = match (&meta.policy, old) {
                 (None, _) => None,
                 (Some(record), Some(old))
-                    if old.meta.policy.as_ref() == Some(record) && old.policy.is_some() =>
+                    if old.meta.policy.as_ref() == Some(record)
+                        && old.meta.arn == meta.arn
+                        && old.policy.is_some() =>
                 {
                     old.policy.clone()
                 }
                 (Some(record), _) => Some(Arc::new(
                     record
-                        .compile(&meta.name)
+                        .compile(&meta.name, meta.arn.as_deref())
                         .map_err(|e| VaultError::Policy(meta.name.clone(), e))?,
                 )),
             };
@@ -358,6 +366,10 @@ impl Vault {
             State {
                 secrets,
                 versions,
+                layers: match &*draft.layers {
+                    [] => before.layers.clone(),
+                    changes => Arc::new(before.layers.with(changes)?),
+                },
                 lost: before.lost.clone(),
                 epoch: Epoch(draft.epoch),
             },

@@ -86,10 +86,12 @@ pub(super) fn believed(store: &dyn Store, keyring: &Keyring) -> Result<(EpochRec
     let epoch: EpochRecord = serde_json::from_slice(&keyring.open_record(EPOCH, 0, &sealed)?)?;
     let records = Records::read(store, keyring)?;
     records.check_sum(&epoch)?;
+    let layers = Arc::new(LayerSet::new(records.layers()?)?);
     let (secrets, versions, lost) = records.assemble();
     let state = State {
         secrets,
         versions,
+        layers,
         lost: Arc::new(lost),
         epoch: Epoch(epoch.epoch),
     };
@@ -153,6 +155,7 @@ struct Loaded<T> {
 struct Records {
     secrets: HashMap<u64, Loaded<SecretMeta>>,
     versions: HashMap<u64, Loaded<VersionMeta>>,
+    layers: HashMap<u64, Loaded<LayerMeta>>,
     /// The sum of the terms.
     sum: TermSum,
 }
@@ -179,6 +182,7 @@ impl Records {
         let mut records = Records {
             secrets: HashMap::new(),
             versions: HashMap::new(),
+            layers: HashMap::new(),
             sum: stored,
         };
         // Without its named keys nothing can be served: one that is not the one that was written last, or that
@@ -211,7 +215,11 @@ impl Records {
                 "the record of a named key is missing".into(),
             ));
         }
-        for (table, kind) in [(Table::Secret, SECRET), (Table::Version, VERSION)] {
+        for (table, kind) in [
+            (Table::Secret, SECRET),
+            (Table::Version, VERSION),
+            (Table::Layer, LAYER),
+        ] {
             store.list(table, &mut |key, record| {
                 if let Ok(id) = <[u8; 8]>::try_from(key).map(u64::from_be_bytes) {
                     records.take(kind, id, record, terms.remove(&(kind.0, id)), keyring);
@@ -221,24 +229,7 @@ impl Records {
         }
         // A term whose record is gone: the record is broken, and stays named.
         for ((kind, id), _) in terms {
-            let gone = || "its record is missing".to_string();
-            if kind == SECRET.0 {
-                records.secrets.insert(
-                    id,
-                    Loaded {
-                        revision: 0,
-                        content: Err(gone()),
-                    },
-                );
-            } else if kind == VERSION.0 {
-                records.versions.insert(
-                    id,
-                    Loaded {
-                        revision: 0,
-                        content: Err(gone()),
-                    },
-                );
-            }
+            records.insert(RecordKind(kind), id, 0, Err("its record is missing".to_string()));
         }
         Ok(records)
     }
@@ -260,26 +251,40 @@ impl Records {
                 Err("its record is not the one that was written last".to_string()),
             ),
         };
-        fn parse<T: serde::de::DeserializeOwned>(opened: Result<Vec<u8>, String>) -> Result<T, String> {
-            serde_json::from_slice(&opened?).map_err(|e| format!("its record is not readable: {e}"))
+        self.insert(kind, id, revision, opened);
+    }
+
+    fn insert(&mut self, kind: RecordKind, id: u64, revision: u64, opened: Result<Vec<u8>, String>) {
+        fn loaded<T: serde::de::DeserializeOwned>(
+            revision: u64,
+            opened: Result<Vec<u8>, String>,
+        ) -> Loaded<T> {
+            let parse = |bytes: Vec<u8>| serde_json::from_slice(&bytes);
+            let content =
+                opened.and_then(|b| parse(b).map_err(|e| format!("its record is not readable: {e}")));
+            Loaded { revision, content }
         }
-        if kind == SECRET {
-            self.secrets.insert(
-                id,
-                Loaded {
-                    revision,
-                    content: parse(opened),
-                },
-            );
-        } else {
-            self.versions.insert(
-                id,
-                Loaded {
-                    revision,
-                    content: parse(opened),
-                },
-            );
+        match kind {
+            SECRET => drop(self.secrets.insert(id, loaded(revision, opened))),
+            VERSION => drop(self.versions.insert(id, loaded(revision, opened))),
+            LAYER => drop(self.layers.insert(id, loaded(revision, opened))),
+            RecordKind(other) => tracing::warn!(kind = other, id, "a term of an unknown kind was ignored"),
         }
+    }
+
+    /// Guardrails and identity policies. One that cannot be believed refuses the store: it could be the one that
+    /// denies.
+    fn layers(&self) -> Result<std::collections::BTreeMap<u64, Arc<LayerMeta>>, VaultError> {
+        let mut all = std::collections::BTreeMap::new();
+        for (id, loaded) in &self.layers {
+            let meta = loaded.content.clone().map_err(|why| {
+                VaultError::Integrity(format!(
+                    "guardrail or identity policy number {id} cannot be believed: {why}"
+                ))
+            })?;
+            all.insert(*id, Arc::new(meta));
+        }
+        Ok(all)
     }
 
     /// One old record put back with its old term changes the sum; a record put back without it does not match
@@ -340,7 +345,7 @@ impl Records {
                 },
             };
             let (policy, broken) = match (&meta.policy, broken) {
-                (Some(record), None) => match record.compile(&meta.name) {
+                (Some(record), None) => match record.compile(&meta.name, meta.arn.as_deref()) {
                     Ok(compiled) => (Some(Arc::new(compiled)), None),
                     Err(e) => (None, Some(format!("its policy does not compile: {e}"))),
                 },
@@ -366,6 +371,7 @@ fn nameless(id: SecretId, name: SecretName) -> SecretMeta {
         id,
         name,
         description: None,
+        arn: None,
         created: Timestamp(0),
         value_changed: Timestamp(0),
         meta_changed: Timestamp(0),

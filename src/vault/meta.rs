@@ -54,6 +54,9 @@ pub struct SecretMeta {
     /// Human words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// The ARN that it has in AWS, if one is on record: policies may mean it by that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arn: Option<String>,
     /// When the name was first made.
     pub created: Timestamp,
     /// When the current value became current: the files' mtime.

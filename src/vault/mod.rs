@@ -23,6 +23,7 @@ use crate::sys::files::FileError;
 mod check;
 mod commit;
 mod create;
+mod layers;
 mod load;
 mod meta;
 #[cfg(test)]
@@ -31,6 +32,7 @@ mod tests;
 pub use check::{Finding, Findings};
 pub use commit::Draft;
 pub use create::{Created, create, recover};
+pub use layers::{LayerKey, LayerMeta, LayerRecord, LayerSet};
 use meta::Pending;
 pub use meta::{Appearance, EpochRecord, Life, SecretMeta, VersionMeta, Visibility};
 
@@ -38,6 +40,7 @@ pub(crate) const SECRET: RecordKind = RecordKind(1);
 pub(crate) const VERSION: RecordKind = RecordKind(2);
 pub(crate) const EPOCH: RecordKind = RecordKind(3);
 pub(crate) const KEY: RecordKind = RecordKind(5);
+pub(crate) const LAYER: RecordKind = RecordKind(6);
 
 /// Sealed values up to this many bytes are kept in memory with their version once they were read; longer ones
 /// are fetched from the store each time a handle needs them.
@@ -295,6 +298,8 @@ pub struct State {
     pub secrets: Snapshot<Secret>,
     /// Whose a version is.
     pub versions: imbl::HashMap<VersionNo, SecretId>,
+    /// Guardrails and identity policies.
+    pub layers: Arc<LayerSet>,
     /// What was found broken when the store was opened, without a name to answer under.
     pub lost: Arc<Lost>,
     /// The commit that made it.

@@ -139,6 +139,7 @@ fn make(vault: &Vault, name: &str, meanwhile: impl FnOnce()) -> Result<(), Vault
                 id,
                 name: name.clone(),
                 description: None,
+                arn: None,
                 created: now,
                 value_changed: now,
                 meta_changed: now,

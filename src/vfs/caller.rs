@@ -3,8 +3,8 @@
 use crate::access::{Caller, CallerKey};
 use crate::audit::{Identity, Who};
 use crate::id::{Gid, Uid};
-use crate::policy::{Facts, Reason};
-use crate::sys::caller::{Header, Identified, Observer, Unidentified};
+use crate::policy::{Facts, ProcessState, Reason};
+use crate::sys::caller::{Hardening, Header, Identified, Observer, Unidentified};
 
 /// The caller of one request: the kernel's uid and gid at once, the rest when it is asked for. The thread is
 /// blocked in this very request, so what is read now is his.
@@ -74,6 +74,19 @@ impl Facts for RequestCaller<'_> {
 
     fn service(&self) -> Option<&str> {
         None
+    }
+
+    fn process(&mut self) -> Option<ProcessState> {
+        let Hardening {
+            no_new_privs,
+            traced,
+            login_uid,
+        } = self.look().ok()?.hardening().ok()?;
+        Some(ProcessState {
+            no_new_privs,
+            traced,
+            login_uid,
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use wardfs::access::{Access, Caller, Choice, KnownCaller, Range};
+use wardfs::access::{Access, Asked, Caller, Choice, KnownCaller, Range};
 use wardfs::config::Config;
 use wardfs::id::{Gid, Tid, Uid};
 use wardfs::policy::{Action, Facts, Purpose};
@@ -76,7 +76,13 @@ fn decide(access: &Access) {
             let state = access.vault().peek();
             let secret = state.secrets.by_id(secret.meta.id).unwrap();
             let _grant = access
-                .decide(secret, Action::GetSecretValue, Purpose::Read, &[], &mut caller)
+                .decide(
+                    secret,
+                    Action::GetSecretValue,
+                    Purpose::Read,
+                    Asked::secret(),
+                    &mut caller,
+                )
                 .unwrap();
         }),
     );

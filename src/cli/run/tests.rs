@@ -17,6 +17,7 @@ fn typed_at(world: &Fake, store: &Path, line: &[&str]) -> (String, String, u8) {
         .and_then(|p| run(p, store, world, &mut output));
     let code = match done {
         Ok(()) | Err(Stop::Closed) => 0,
+        Err(Stop::Answered(exit)) => exit as u8,
         Err(Stop::Problem(problem)) => {
             output.problem(&problem);
             problem.exit as u8

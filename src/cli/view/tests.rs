@@ -166,6 +166,7 @@ fn a_reply_with_nothing_in_it_is_no_panic() {
         Request::PolicySet {
             name: n.clone(),
             text: String::new(),
+            strict: false,
         },
         Request::Delete {
             name: n,

@@ -6,7 +6,7 @@ use crate::policy::foreign;
 /// Whether an Allow under this condition lets somebody read, and the warnings.
 fn allows(condition: &str) -> (bool, Vec<Warning>) {
     let (record, warnings) = resolve(&when("Allow", condition)).expect("a policy");
-    let policy = record.compile(&secret()).expect("compiled");
+    let policy = record.compile(&secret(), None).expect("compiled");
     let read = read(&policy, Caller::new(1000, 1000));
     (matches!(read, Verdict::Yes(..)), warnings)
 }

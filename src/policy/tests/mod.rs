@@ -4,9 +4,13 @@ mod differential;
 mod documents;
 mod edits;
 mod foreign;
+mod layers;
+mod operators;
 mod rules;
+mod simulation;
 
 use super::*;
+use crate::clock::Timestamp;
 use crate::id::{Gid, Label, SecretId, SecretName, Uid};
 
 pub(super) const ROLE: &str = "arn:aws:iam::111122223333:role/app";
@@ -49,6 +53,8 @@ pub(super) struct Caller {
     pub groups: Option<Vec<Gid>>,
     pub unit: Option<Option<String>>,
     pub service: Option<String>,
+    pub process: Option<ProcessState>,
+    pub now: i64,
     pub asked_groups: usize,
     pub asked_unit: usize,
 }
@@ -61,6 +67,7 @@ impl Caller {
             gid,
             groups: Some(Vec::new()),
             unit: Some(None),
+            process: Some(ProcessState::default()),
             ..Caller::default()
         }
     }
@@ -78,7 +85,7 @@ impl Caller {
     }
     /// Nothing is known but uid and gid.
     pub fn opaque(mut self) -> Self {
-        (self.groups, self.unit) = (None, None);
+        (self.groups, self.unit, self.process) = (None, None, None);
         self
     }
 }
@@ -101,6 +108,12 @@ impl Facts for Caller {
     fn service(&self) -> Option<&str> {
         self.service.as_deref()
     }
+    fn process(&mut self) -> Option<ProcessState> {
+        self.process
+    }
+    fn now(&self) -> Timestamp {
+        Timestamp(self.now * 1_000_000)
+    }
 }
 
 pub(super) fn secret() -> SecretName {
@@ -120,13 +133,13 @@ pub(super) fn map() -> PrincipalMap {
 }
 
 pub(super) fn resolve(text: &str) -> Result<(PolicyRecord, Vec<Warning>), PolicyError> {
-    PolicyRecord::resolve(text, &map(), &Book, &secret())
+    PolicyRecord::resolve(text, &map(), &Book, &secret(), None)
 }
 
 #[track_caller]
 pub(super) fn compiled(text: &str) -> Compiled {
     match resolve(text) {
-        Ok((record, _)) => record.compile(&secret()).unwrap(),
+        Ok((record, _)) => record.compile(&secret(), None).unwrap(),
         Err(e) => panic!("{e}\n{text}"),
     }
 }
@@ -146,8 +159,8 @@ pub(super) fn when(effect: &str, condition: &str) -> String {
 /// A verdict that can be compared.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    Yes(Layer, Option<u16>),
-    No(Reason, Layer, Option<u16>),
+    Yes(Layer, Option<u32>),
+    No(Reason, Layer, Option<u32>),
 }
 
 pub(super) const ADMINISTRATION: Administration = Administration {
@@ -170,24 +183,25 @@ pub(super) fn ask(
     };
     let name = secret();
     let request = Request {
-        action,
-        purpose,
-        secret: SecretId(7),
-        name: &name,
         labels,
+        ..Request::new(action, purpose, SecretId(7), &name)
     };
-    match decide(
-        &Layers {
-            administration,
-            secret: policy,
-        },
-        &request,
-        caller,
-    ) {
+    let shared = Shared::default();
+    let layers = Layers {
+        administration,
+        shared: &shared,
+        secret: policy,
+    };
+    verdict(&layers, &request, caller)
+}
+
+/// The decision, in a form that can be compared.
+pub(super) fn verdict(layers: &Layers<'_>, request: &Request<'_>, caller: &mut Caller) -> Verdict {
+    match decide(layers, request, caller) {
         Decision::Allow(g) => {
             assert_eq!(
                 (g.action(), g.purpose(), g.secret()),
-                (action, purpose, SecretId(7))
+                (request.action, request.purpose, request.secret)
             );
             Verdict::Yes(g.basis().layer, g.basis().statement)
         }

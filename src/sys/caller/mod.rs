@@ -153,6 +153,17 @@ impl Groups {
     }
 }
 
+/// What [`Identified::hardening`] sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hardening {
+    /// `no_new_privs` (prctl(2)).
+    pub no_new_privs: bool,
+    /// Whether another process traces it.
+    pub traced: bool,
+    /// The uid that logged in.
+    pub login_uid: Option<u32>,
+}
+
 /// What a record says of a caller beside the ids of its request. Groups and login uid may be up to 1 s old.
 pub struct ForRecord<'a> {
     /// The process.
@@ -402,6 +413,34 @@ impl Identified<'_> {
             .parse()
             .ok()?;
         (uid != u32::MAX).then_some(uid)
+    }
+
+    /// What can be seen of the process beside its ids, read anew.
+    ///
+    /// # Errors
+    /// If the thread is gone, or is not who the request names any more.
+    pub fn hardening(&mut self) -> io::Result<Hardening> {
+        self.thread.read_status(self.scratch, &self.header)?;
+        let (no_new_privs, traced) =
+            proc::parse_hardening(&self.scratch.text).ok_or_else(|| io::Error::from(Unidentified::Gone))?;
+        let login_uid = match self
+            .thread
+            .login_uid
+            .read(self.thread.tid, &mut self.scratch.text)
+        {
+            // A kernel that keeps none.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(e),
+            Ok(()) => {
+                let text = std::str::from_utf8(&self.scratch.text).map_err(io::Error::other)?;
+                Some(text.trim().parse::<u32>().map_err(io::Error::other)?).filter(|uid| *uid != u32::MAX)
+            }
+        };
+        Ok(Hardening {
+            no_new_privs,
+            traced,
+            login_uid,
+        })
     }
 
     /// All that a record says of the caller; for records only.

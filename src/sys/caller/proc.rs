@@ -131,6 +131,18 @@ pub(super) fn parse_status(text: &[u8], groups: &mut Vec<Gid>) -> Option<Status>
     None
 }
 
+/// `NoNewPrivs` and whether `TracerPid` names somebody, of `/proc/TID/status`; `None` unless each is there once.
+pub(super) fn parse_hardening(text: &[u8]) -> Option<(bool, bool)> {
+    let only = |name: &[u8]| {
+        let mut found = text
+            .split(|b| *b == b'\n')
+            .filter_map(|line| line.strip_prefix(name));
+        let value = number(found.next()?.trim_ascii())?;
+        found.next().is_none().then_some(value)
+    };
+    Some((only(b"NoNewPrivs:")? != 0, only(b"TracerPid:")? != 0))
+}
+
 fn number(word: &[u8]) -> Option<u32> {
     std::str::from_utf8(word).ok()?.parse().ok()
 }
@@ -184,6 +196,21 @@ mod tests {
             }
         );
         assert_eq!(groups, [Gid(9), Gid(10)]);
+    }
+
+    #[test]
+    fn hardening_is_there_once_or_not_believed() {
+        let text = format!("{STATUS}NoNewPrivs:\t1\nSeccomp:\t0\n");
+        assert_eq!(parse_hardening(text.as_bytes()), Some((true, false)));
+        let traced = text
+            .replace("TracerPid:\t0", "TracerPid:\t77")
+            .replace("NoNewPrivs:\t1", "NoNewPrivs:\t0");
+        assert_eq!(parse_hardening(traced.as_bytes()), Some((false, true)));
+        assert_eq!(parse_hardening(STATUS.as_bytes()), None);
+        assert_eq!(
+            parse_hardening(format!("{text}NoNewPrivs:\t0\n").as_bytes()),
+            None
+        );
     }
 
     #[test]

@@ -1,0 +1,212 @@
+//! Guardrails, identity policies, and the question what a policy says.
+
+use clap::{Args, Subcommand, ValueHint};
+use std::path::PathBuf;
+
+/// `wardfs guardrail …`.
+#[derive(Subcommand, Debug)]
+pub enum Guardrail {
+    /// Set a guardrail: a document that binds every action of every caller, root included
+    ///
+    /// A guardrail denies what its Deny statements match. If it has Allow statements, it also denies whatever none of
+    /// them allows. It gives nothing to anybody. Principal may be left out, and means everybody.
+    #[command(after_help = "\
+Examples:
+  wardfs guardrail set no-deletion deny-delete.json
+  wardfs guardrail set no-deletion - < deny-delete.json
+  wardfs guardrail set ceiling ceiling.json --strict")]
+    Set {
+        /// Its name
+        name: String,
+        /// The document; - is standard input
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Refuse what would only be warned of: that nobody could remove a guardrail any more
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Print a guardrail as it was given
+    #[command(after_help = "\
+Examples:
+  wardfs guardrail get no-deletion > deny-delete.json")]
+    Get {
+        /// Its name
+        name: String,
+    },
+    /// List the guardrails
+    #[command(
+        visible_alias = "ls",
+        after_help = "\
+Examples:
+  wardfs guardrail list
+  wardfs guardrail list --json"
+    )]
+    List,
+    /// Remove a guardrail
+    ///
+    /// That is an action of its own (wardfs:DeleteGuardrail), which a guardrail can deny. Where that leaves nobody:
+    /// wardfs store break-glass --guardrail NAME.
+    #[command(
+        visible_alias = "rm",
+        after_help = "\
+Examples:
+  wardfs guardrail remove no-deletion --dry-run
+  wardfs guardrail remove no-deletion"
+    )]
+    Remove {
+        /// Its name
+        name: String,
+        /// Only say whether it could be removed
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// `wardfs identity …`.
+#[derive(Subcommand, Debug)]
+pub enum Identity {
+    /// Set what a user, group, unit or ARN may do with any secret
+    ///
+    /// The document has no Principal: it is whose it is set for. Its Allow statements add to what the secrets' own
+    /// policies allow; its Deny statements beat every Allow.
+    #[command(after_help = "\
+Examples:
+  wardfs identity set user:deploy deploy.json
+  wardfs identity set group:dba dba.json --tag team=data --tag level=2
+  wardfs identity set unit:app.service - < app.json
+  wardfs identity set arn:aws:iam::111122223333:role/app app.json")]
+    Set {
+        /// user:NAME, uid:N, group:NAME, gid:N, unit:NAME, or an ARN that [principals] maps
+        principal: String,
+        /// The document; - is standard input
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// A tag of the principal, for aws:PrincipalTag/KEY (repeatable)
+        #[arg(long, value_name = "KEY=VALUE")]
+        tag: Vec<String>,
+    },
+    /// Print the policy of an identity as it was given
+    #[command(after_help = "\
+Examples:
+  wardfs identity get user:deploy > deploy.json")]
+    Get {
+        /// Whose
+        principal: String,
+    },
+    /// List the identities that have a policy
+    #[command(
+        visible_alias = "ls",
+        after_help = "\
+Examples:
+  wardfs identity list
+  wardfs identity list --json"
+    )]
+    List,
+    /// Remove the policy and the tags of an identity
+    #[command(
+        visible_alias = "rm",
+        after_help = "\
+Examples:
+  wardfs identity remove user:deploy --dry-run
+  wardfs identity remove user:deploy"
+    )]
+    Remove {
+        /// Whose
+        principal: String,
+        /// Only say whether it could be removed
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// `wardfs policy explain`.
+#[derive(Args, Debug)]
+pub struct Explain {
+    /// The secret, whose policy and layers decide
+    #[arg(required_unless_present_any = ["policy", "identity_policy", "guardrail"], conflicts_with_all = ["policy", "identity_policy", "guardrail"])]
+    pub name: Option<String>,
+    /// Who asks: user:NAME or uid:N
+    #[arg(long = "as", value_name = "WHO", requires = "name")]
+    pub who: Option<String>,
+    /// His groups, by name or number, his own first (default: those he has)
+    #[arg(long, value_name = "GROUP,…", value_delimiter = ',')]
+    pub groups: Option<Vec<String>>,
+    /// The systemd unit that he is in (default: none)
+    #[arg(long, value_name = "UNIT")]
+    pub unit: Option<String>,
+    /// What he does
+    #[arg(long, value_name = "ACTION", default_value = "secretsmanager:GetSecretValue")]
+    pub action: String,
+    /// With the version that has this label (default: current)
+    #[arg(long, value_name = "LABEL", requires = "name")]
+    pub label: Option<String>,
+    /// Instead of a stored secret: its policy, as a document
+    #[arg(long, value_name = "FILE", help_heading = "Without a store", value_hint = ValueHint::FilePath)]
+    pub policy: Option<PathBuf>,
+    /// An identity policy of the principal (repeatable)
+    #[arg(long, value_name = "FILE", help_heading = "Without a store", value_hint = ValueHint::FilePath)]
+    pub identity_policy: Vec<PathBuf>,
+    /// A guardrail (repeatable)
+    #[arg(long, value_name = "FILE", help_heading = "Without a store", value_hint = ValueHint::FilePath)]
+    pub guardrail: Vec<PathBuf>,
+    /// Who asks: an ARN, or user:NAME, group:NAME, unit:NAME and the like
+    #[arg(
+        long,
+        value_name = "ARN|WHO",
+        help_heading = "Without a store",
+        conflicts_with = "name"
+    )]
+    pub principal: Option<String>,
+    /// The secret, by its ARN or its name
+    #[arg(
+        long,
+        value_name = "ARN|NAME",
+        help_heading = "Without a store",
+        conflicts_with = "name"
+    )]
+    pub resource: Option<String>,
+    /// A tag of the secret (repeatable)
+    #[arg(
+        long,
+        value_name = "KEY=VALUE",
+        help_heading = "Without a store",
+        conflicts_with = "name"
+    )]
+    pub tag: Vec<String>,
+    /// A tag of the principal (repeatable)
+    #[arg(
+        long,
+        value_name = "KEY=VALUE",
+        help_heading = "Without a store",
+        conflicts_with = "name"
+    )]
+    pub principal_tag: Vec<String>,
+    /// A key of the request and its values, as aws:SourceIp=192.0.2.7 (repeatable)
+    #[arg(
+        long,
+        value_name = "KEY=VALUE,…",
+        help_heading = "Without a store",
+        conflicts_with = "name"
+    )]
+    pub context: Vec<String>,
+}
+
+/// `wardfs store break-glass`.
+#[derive(Args, Debug)]
+pub struct BreakGlass {
+    /// The secret whose policy is replaced
+    #[arg(required_unless_present = "guardrail", conflicts_with = "guardrail")]
+    pub name: Option<String>,
+    /// Instead: the guardrail that is removed
+    #[arg(long, value_name = "NAME")]
+    pub guardrail: Option<String>,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// The document in its place (default: none, so that nobody reads, and root can set one)
+    #[arg(long, value_name = "FILE", requires = "name", value_hint = ValueHint::FilePath)]
+    pub policy: Option<PathBuf>,
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+}

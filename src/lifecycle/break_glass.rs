@@ -1,0 +1,106 @@
+//! Repair past every policy: without a daemon, by the store's owner, and recorded with the reason.
+
+use serde_json::{Value, json};
+
+use super::Lifecycle;
+use crate::access::Caller;
+use crate::audit::{Event, Identity, Outcome, Record};
+use crate::clock::Timestamp;
+use crate::id::SecretName;
+use crate::problem::{Exit, Problem};
+use crate::vault::{ChangeKind, LayerKey};
+
+/// Longest reason, in bytes.
+const MAX_REASON: usize = 1024;
+
+/// What is repaired.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Repair {
+    /// A secret's policy: this document, or none, instead.
+    Policy(SecretName, Option<String>),
+    /// A guardrail goes.
+    Guardrail(String),
+}
+
+impl Lifecycle {
+    /// Repairs what policies do not let anybody repair. No policy is asked: whoever has the store's files and its
+    /// root key could do as much. The caller makes sure that no daemon has the store.
+    ///
+    /// # Errors
+    /// If somebody else than the owner asks, there is no such secret or guardrail, or the document is bad.
+    pub fn break_glass<C: Caller>(
+        &self,
+        repair: &Repair,
+        reason: &str,
+        dry_run: bool,
+        caller: &mut C,
+    ) -> Result<Value, Problem> {
+        let key = |name: &String| LayerKey::Guardrail(name.clone());
+        let (what, name) = match repair {
+            Repair::Policy(name, _) => (format!("cannot repair the policy of {name}"), name.to_string()),
+            Repair::Guardrail(name) => (format!("cannot remove {}", key(name).words()), name.clone()),
+        };
+        if reason.trim().is_empty() || reason.len() > MAX_REASON {
+            let why = format!("a reason has 1 to {MAX_REASON} bytes");
+            return Err(Problem::new(Exit::Usage, what, why));
+        }
+        if !self.owns(caller) {
+            return Err(
+                super::denied(&what, "this is for the owner of the store alone").next("run it as root")
+            );
+        }
+        let mut warnings = Vec::new();
+        let answer = self.access.vault().change(|draft| -> Result<_, Problem> {
+            let secret = match repair {
+                Repair::Policy(name, policy) => {
+                    let secret = self.existing(draft, name, &what)?;
+                    let mut meta = secret.meta.clone();
+                    meta.policy = match policy {
+                        None => None,
+                        Some(text) => {
+                            let (record, found) = self.resolve(text, name, meta.arn.as_deref(), &what)?;
+                            warnings.extend(found.iter().map(ToString::to_string));
+                            Some(record)
+                        }
+                    };
+                    meta.meta_changed = Timestamp::now();
+                    draft.put_secret(meta, ChangeKind::Settings);
+                    Some(name.as_str())
+                }
+                Repair::Guardrail(name) => {
+                    let meta = super::layers::existing(&key(name), draft.state(), &what)?;
+                    draft.remove_layer(&meta);
+                    None
+                }
+            };
+            if dry_run {
+                return Err(dry(&what));
+            }
+            let message = match secret {
+                Some(_) => format!("policy replaced: {reason}"),
+                None => format!("guardrail {name} removed: {reason}"),
+            };
+            let body = Record {
+                event: Event::BreakGlass,
+                outcome: Outcome::Allowed,
+                secret,
+                message: Some(&message),
+                via: caller.door(),
+                who: caller.who(Identity::Full),
+                ..Record::default()
+            }
+            .body();
+            Ok(((), body))
+        });
+        match answer {
+            Err(e) if dry_run && e == dry(&what) => {}
+            other => other.map_err(|e| self.unprefixed(e, &what))?,
+        }
+        Ok(json!({ "name": name, "repaired": !dry_run, "dry_run": dry_run, "warnings": warnings }))
+    }
+}
+
+/// Ends a dry run in the place of a change; nobody is told.
+fn dry(what: &str) -> Problem {
+    Problem::new(Exit::Failed, what, "only tried")
+}
