@@ -62,6 +62,17 @@ fn every_command_has_help_with_examples() {
         "policy allow",
         "policy deny",
         "policy check",
+        "policy explain",
+        "guardrail",
+        "guardrail set",
+        "guardrail get",
+        "guardrail list",
+        "guardrail remove",
+        "identity",
+        "identity set",
+        "identity get",
+        "identity list",
+        "identity remove",
         "why",
         "delete",
         "audit",
@@ -71,6 +82,7 @@ fn every_command_has_help_with_examples() {
         "store",
         "store check",
         "store recover",
+        "store break-glass",
         "status",
         "mount",
         "unmount",
@@ -104,7 +116,7 @@ fn every_command_has_help_with_examples() {
             assert!(!help.contains('\u{1b}'), "{command}: colour off a terminal");
         }
     }
-    for command in ["", "policy", "audit", "store", "config"] {
+    for command in ["", "policy", "guardrail", "identity", "audit", "store", "config"] {
         let out = wardfs().args(command.split_whitespace()).output().unwrap();
         assert_eq!(out.status.code(), Some(2), "{command}: nothing was said");
     }
