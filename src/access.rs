@@ -243,6 +243,7 @@ pub(crate) fn request<'a>(
 ) -> policy::Request<'a> {
     policy::Request {
         arn: secret.meta.arn.as_deref(),
+        tags: &secret.meta.tags,
         version: asked.version,
         labels: asked.labels,
         request_tags: asked.tags,

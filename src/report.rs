@@ -1,5 +1,6 @@
 //! Questions: what is there, who may, and why not.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -32,8 +33,13 @@ impl Report {
         Report { access, directory }
     }
 
-    /// Names that the caller may read or describe, under a directory if one is given.
-    pub fn list<C: Caller>(&self, under: Option<&str>, caller: &mut C) -> Value {
+    /// Names that the caller may read or describe, under a directory if one is given, with all of `tags`.
+    pub fn list<C: Caller>(
+        &self,
+        under: Option<&str>,
+        tags: &BTreeMap<String, String>,
+        caller: &mut C,
+    ) -> Value {
         let state = self.access.vault().state();
         let owner = self.access.vault().administration().owner;
         let under = under.map(|u| u.trim_matches('/')).unwrap_or_default();
@@ -42,6 +48,7 @@ impl Report {
             .secrets_under(under)
             .filter(|s| {
                 s.is_active()
+                    && tags.iter().all(|(k, v)| s.meta.tags.get(k) == Some(v))
                     && (s.broken.is_some() && caller.uid() == owner || self.access.peek(s, caller).is_ok())
             })
             .map(|s| {
@@ -62,6 +69,7 @@ impl Report {
             "description": secret.meta.description,
             "version": current.map(|v| &v.meta.id),
             "labels": labels(secret),
+            "tags": secret.meta.tags,
             "size": current.map(|v| v.meta.size),
             "created": secret.meta.created.to_string(),
             "changed": secret.meta.value_changed.to_string(),
@@ -83,6 +91,7 @@ impl Report {
         answer["owner"] = json!(look.owner);
         answer["group"] = json!(look.group);
         answer["mode"] = json!(look.mode.map(|m| format!("{m:04o}")));
+        answer["arn"] = json!(secret.meta.arn);
         answer["key"] = json!(secret.meta.key);
         answer["readers"] = json!(
             secret

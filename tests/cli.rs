@@ -56,6 +56,10 @@ fn every_command_has_help_with_examples() {
         "list",
         "describe",
         "versions",
+        "tag",
+        "label",
+        "label move",
+        "label remove",
         "policy",
         "policy get",
         "policy set",
@@ -116,7 +120,16 @@ fn every_command_has_help_with_examples() {
             assert!(!help.contains('\u{1b}'), "{command}: colour off a terminal");
         }
     }
-    for command in ["", "policy", "guardrail", "identity", "audit", "store", "config"] {
+    for command in [
+        "",
+        "label",
+        "policy",
+        "guardrail",
+        "identity",
+        "audit",
+        "store",
+        "config",
+    ] {
         let out = wardfs().args(command.split_whitespace()).output().unwrap();
         assert_eq!(out.status.code(), Some(2), "{command}: nothing was said");
     }

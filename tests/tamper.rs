@@ -426,6 +426,7 @@ fn a_name_whose_policy_is_lost_is_not_made_anew() {
             wardfs::vault::SecretMeta {
                 id,
                 name,
+                tags: Default::default(),
                 labels: Default::default(),
                 ..old
             },

@@ -47,4 +47,13 @@ impl<'a> Asked<'a> {
             ..Self::secret()
         }
     }
+
+    /// A label that is to be moved to a version, or taken from it.
+    pub fn label(version: &'a VersionId, label: &'a Label) -> Self {
+        Asked {
+            version: Some(version),
+            labels: std::slice::from_ref(label),
+            ..Self::secret()
+        }
+    }
 }

@@ -98,6 +98,8 @@ Examples:
   wardfs put app/tls/key --value-file key.pem --allow unit:nginx.service --description 'TLS key'
   wardfs put app/token --policy policy.json < token
   wardfs put app/db/password --generate --length 40 --exclude-punctuation
+  wardfs put app/db/password --label pending --tag team=data < password
+  wardfs put app/db/password --token 5f2d7f9e-3f0c-4a3b-9d5a-6c1b8f3e2a10 < password
   wardfs put app/db/password                  # asks for the new value")]
     Put(Put),
 
@@ -119,12 +121,16 @@ Examples:
 Examples:
   wardfs list
   wardfs list app/db
+  wardfs list --tag team=data
   wardfs list --json"
     )]
     List {
         /// Only names under this directory
         #[arg(value_name = "DIRECTORY")]
         under: Option<String>,
+        /// Only secrets with this tag (repeatable)
+        #[arg(long, value_name = "KEY=VALUE", action = ArgAction::Append)]
+        tag: Vec<String>,
     },
 
     /// Show a secret's settings, labels and readers
@@ -145,6 +151,35 @@ Examples:
         /// The secret
         name: String,
     },
+
+    /// Set and remove tags of a secret
+    ///
+    /// Policies may ask for them (secretsmanager:ResourceTag/KEY). `describe` shows them.
+    #[command(after_help = "\
+Examples:
+  wardfs tag app/db/password team=data env=prod
+  wardfs tag app/db/password --remove env")]
+    Tag {
+        /// The secret
+        name: String,
+        /// Tags to set
+        #[arg(value_name = "KEY=VALUE", required_unless_present = "remove")]
+        set: Vec<String>,
+        /// Remove the tag with this key (repeatable)
+        #[arg(long, value_name = "KEY", action = ArgAction::Append)]
+        remove: Vec<String>,
+    },
+
+    /// Move the labels of versions
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "\
+Examples:
+  wardfs versions app/db/password
+  wardfs label move app/db/password current --to b7c1f6de-4a1b-4d52-9f0e-2f1f3a2c5d61 --from 0f0e3b0c-8a54-4f31-b7fd-1f4c0a8a1c11"
+    )]
+    Label(Label),
 
     /// See and change who may read a secret
     #[command(
@@ -361,6 +396,58 @@ pub struct Put {
     /// What those see who may neither read nor describe it
     #[arg(long, value_enum)]
     pub visibility: Option<Visibility>,
+    /// A tag to set (repeatable)
+    #[arg(long, value_name = "KEY=VALUE", action = ArgAction::Append)]
+    pub tag: Vec<String>,
+    /// A label for the version, instead of current (repeatable)
+    #[arg(long, value_name = "LABEL", action = ArgAction::Append)]
+    pub label: Vec<String>,
+    /// The version's id, 32 to 64 characters: the same put again with it does nothing
+    #[arg(long, value_name = "ID")]
+    pub token: Option<String>,
+    /// The ARN that the secret has in AWS, for policies that name it; an empty one takes it away
+    #[arg(long, value_name = "ARN")]
+    pub arn: Option<String>,
+}
+
+/// `wardfs label …`.
+#[derive(Subcommand, Debug)]
+pub enum Label {
+    /// Move a label to a version
+    ///
+    /// A label is on one version at most. If another version has it, --from must name that one. Moving current makes
+    /// the version that had it previous, and readers get the other one at once.
+    #[command(after_help = "\
+Examples:
+  wardfs label move app/db/password pending --to b7c1f6de-4a1b-4d52-9f0e-2f1f3a2c5d61
+  wardfs label move app/db/password current --to b7c1f6de-4a1b-4d52-9f0e-2f1f3a2c5d61 --from 0f0e3b0c-8a54-4f31-b7fd-1f4c0a8a1c11")]
+    Move {
+        /// The secret
+        name: String,
+        /// The label
+        label: String,
+        /// The version that shall have it
+        #[arg(long, value_name = "VERSION")]
+        to: String,
+        /// The version that has it
+        #[arg(long, value_name = "VERSION")]
+        from: Option<String>,
+    },
+    /// Remove a label from a version
+    ///
+    /// current cannot be removed. A version without labels is pruned in time.
+    #[command(after_help = "\
+Examples:
+  wardfs label remove app/db/password pending --from b7c1f6de-4a1b-4d52-9f0e-2f1f3a2c5d61")]
+    Remove {
+        /// The secret
+        name: String,
+        /// The label
+        label: String,
+        /// The version that has it
+        #[arg(long, value_name = "VERSION")]
+        from: String,
+    },
 }
 
 /// What strangers see.

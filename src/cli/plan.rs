@@ -128,9 +128,34 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
                 (None, None) => Which::Label(Label::current()),
             },
         },
-        Command::List { under } => Plan::Ask(Request::List {
+        Command::List { under, tag } => Plan::Ask(Request::List {
             under: under.map(|u| directory(&u)).transpose()?,
+            tags: policies::tags(&tag, "--tag")?,
         }),
+        Command::Tag { name: n, set, remove } => Plan::Ask(Request::Tag(protocol::TagChange {
+            name: name(&n)?,
+            set: policies::tags(&set, "the tag")?,
+            remove,
+        })),
+        Command::Label(args::Label::Move {
+            name: n,
+            label,
+            to,
+            from,
+        }) => Plan::Ask(Request::Label(protocol::LabelMove {
+            name: name(&n)?,
+            label: parse_label(&label)?,
+            to: Some(version(&to)?),
+            from: from.map(|f| version(&f)).transpose()?,
+        })),
+        Command::Label(args::Label::Remove { name: n, label, from }) => {
+            Plan::Ask(Request::Label(protocol::LabelMove {
+                name: name(&n)?,
+                label: parse_label(&label)?,
+                to: None,
+                from: Some(version(&from)?),
+            }))
+        }
         Command::Describe { name: n } => Plan::Ask(Request::Describe { name: name(&n)? }),
         Command::Versions { name: n } => Plan::Ask(Request::Versions { name: name(&n)? }),
         Command::Policy(args::Policy::Set {
@@ -229,7 +254,14 @@ fn plan_put(put: args::Put) -> Result<Plan, Problem> {
             args::Visibility::Listed => protocol::Visibility::Listed,
             args::Visibility::Hidden => protocol::Visibility::Hidden,
         }),
-        version: None,
+        version: put.token.map(|t| version(&t)).transpose()?,
+        labels: put
+            .label
+            .iter()
+            .map(|l| parse_label(l))
+            .collect::<Result<_, _>>()?,
+        tags: policies::tags(&put.tag, "--tag")?,
+        arn: put.arn,
     };
     Ok(Plan::Put { put, from })
 }

@@ -4,7 +4,7 @@ mod layers;
 
 use super::log::one_line;
 use super::render::{cell, count, facts, list, table, time};
-use crate::control::protocol::Request;
+use crate::control::protocol::{LabelMove, Request};
 use crate::id::printable;
 use serde_json::Value;
 
@@ -34,6 +34,8 @@ pub fn view(request: &Request, reply: &Value) -> View {
     match request {
         Request::Put(_) => told(put(reply)),
         Request::List { .. } => names(reply),
+        Request::Tag(change) => told(tags(change.name.as_str(), reply)),
+        Request::Label(change) => told(label(change, reply)),
         Request::Describe { .. } => asked(describe(reply)),
         Request::Versions { .. } => asked(versions(reply)),
         Request::PolicyGet { name } => policy(name.as_str(), reply),
@@ -87,7 +89,9 @@ fn readers(reply: &Value) -> String {
 
 fn put(reply: &Value) -> String {
     let name = cell(&reply["name"]);
-    let kind = if reply["created"] == true {
+    let kind = if reply["repeated"] == true {
+        "a version that is there already, with this value"
+    } else if reply["created"] == true {
         "a new secret"
     } else {
         "a new version"
@@ -101,6 +105,35 @@ fn put(reply: &Value) -> String {
         rows.push(("  root", "may not read it: nothing allows root".into()));
     }
     format!("Stored {name}, {kind}\n{}", facts(&rows))
+}
+
+fn tags(name: &str, reply: &Value) -> String {
+    format!(
+        "Tags of {name} changed\n{}",
+        facts(&[("  tags", pairs(&reply["tags"]))])
+    )
+}
+
+fn pairs(tags: &Value) -> String {
+    let all: Vec<String> = tags
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(k, v)| format!("{}={}", printable(k), cell(v)))
+        .collect();
+    if all.is_empty() {
+        "none".into()
+    } else {
+        all.join("\n")
+    }
+}
+
+fn label(change: &LabelMove, reply: &Value) -> String {
+    let LabelMove { name, label, .. } = change;
+    match &change.to {
+        None => format!("Removed the label {label} of {name}\n"),
+        Some(_) => format!("{name}: {label} is on version {}\n", cell(&reply["version"])),
+    }
 }
 
 fn names(reply: &Value) -> View {
@@ -161,6 +194,9 @@ fn describe(reply: &Value) -> String {
     });
     let given = |key: &'static str| (!reply[key].is_null()).then(|| (key, cell(&reply[key])));
     rows.extend(given("description"));
+    let tags = reply["tags"].as_object().is_some_and(|t| !t.is_empty());
+    rows.extend(tags.then(|| ("tags", pairs(&reply["tags"]))));
+    rows.extend(given("arn"));
     rows.extend(labels.filter(|l| !l.is_empty()).map(|l| ("labels", l)));
     rows.extend(given("versions"));
     rows.extend(reply["size"].as_u64().map(|n| ("size", format!("{n} bytes"))));

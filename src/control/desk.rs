@@ -74,7 +74,9 @@ impl Desk {
                 })?;
                 self.lifecycle.put(put, &value, caller)
             }
-            Request::List { under } => Ok(self.report.list(under.as_deref(), caller)),
+            Request::List { under, tags } => Ok(self.report.list(under.as_deref(), tags, caller)),
+            Request::Tag(change) => self.lifecycle.tag(change, caller),
+            Request::Label(change) => self.lifecycle.move_label(change, caller),
             Request::Describe { name } => self.report.describe(name, caller),
             Request::Versions { name } => self.report.versions(name, caller),
             Request::PolicyGet { name } => self.report.policy(name, caller),

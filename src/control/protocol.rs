@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::SecretName;
 use crate::problem::Problem;
 
-pub use crate::lifecycle::{Put, Rule};
+pub use crate::lifecycle::{LabelMove, Put, Rule, TagChange};
 pub use crate::policy::Attached;
 pub use crate::report::{LayerKind, Question, Subject, WhyAbout};
 pub use crate::vault::{LayerKey, Visibility};
@@ -40,7 +40,14 @@ pub enum Request {
     List {
         /// Only names under this directory.
         under: Option<String>,
+        /// Only secrets with all of these tags.
+        #[serde(default)]
+        tags: BTreeMap<String, String>,
     },
+    /// Set and remove tags.
+    Tag(TagChange),
+    /// Move or remove a label.
+    Label(LabelMove),
     /// One secret: labels, settings, who may read.
     Describe {
         /// Which.

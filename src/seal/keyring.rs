@@ -58,6 +58,7 @@ pub struct Keyring {
     records: SecretBytes,
     terms: SecretBytes,
     summands: SecretBytes,
+    digests: SecretBytes,
     wrapping: SecretBytes,
     named: BTreeMap<KeyId, NamedKey>,
 }
@@ -73,6 +74,7 @@ impl Keyring {
             records: derive(b"wardfs root/records")?,
             terms: derive(b"wardfs root/terms")?,
             summands: derive(b"wardfs root/summands")?,
+            digests: derive(b"wardfs root/digests")?,
             wrapping: derive(b"wardfs root/named-keys")?,
             named: BTreeMap::new(),
             store,
@@ -223,6 +225,14 @@ impl Keyring {
     /// What a term counts in a [`super::TermSum`].
     pub fn summand(&self, term: &Term) -> Summand {
         Summand(primitive::hmac(self.summands.expose(), &[&term.0]))
+    }
+
+    /// A digest of a value in its place, in hexadecimal. Equal values of one version have equal digests; of two
+    /// versions, or without the root key, nothing can be told.
+    pub fn digest(&self, ctx: &Context<'_>, value: &SecretBytes) -> String {
+        let place = ctx.aad("value digest", Header::CURRENT);
+        let mac = primitive::hmac(self.digests.expose(), &[&place.bytes(), value.expose()]);
+        mac.iter().map(|b| format!("{b:02x}")).collect()
     }
 
     /// A key of [`KEY_LEN`] bytes for a purpose outside this room.

@@ -20,6 +20,15 @@ pub struct Draft<'v> {
     destroyed: Vec<VersionNo>,
 }
 
+/// What comparing two values says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sameness {
+    /// They are equal.
+    Same,
+    /// They differ, or it cannot be told.
+    Other,
+}
+
 impl Draft<'_> {
     /// What is there before the change.
     pub fn state(&self) -> &State {
@@ -56,6 +65,7 @@ impl Draft<'_> {
             version_no: no,
             key,
         };
+        let digest = Some(self.vault.keyring.digest(&context, value));
         let (wrapped, sealed) = self.vault.keyring.seal_value(&context, value)?;
         let size = u32::try_from(value.len())
             .map_err(|_| VaultError::Integrity("a value longer than 4 GiB".into()))?;
@@ -67,11 +77,23 @@ impl Draft<'_> {
                 name: name.clone(),
                 created,
                 size,
+                digest,
                 wrapped,
             },
             sealed,
         ));
         Ok(no)
+    }
+
+    /// Whether a version has this value, without opening it. One that an older store made has no digest, and the
+    /// answer is [`Sameness::Other`].
+    pub fn compare(&self, version: &Version, value: &crate::secret::SecretBytes) -> Sameness {
+        let digest = self.vault.keyring.digest(&version.context(self.vault.id), value);
+        let same = version.meta.digest.as_deref().is_some_and(|known| {
+            use subtle::ConstantTimeEq;
+            known.as_bytes().ct_eq(digest.as_bytes()).into()
+        });
+        if same { Sameness::Same } else { Sameness::Other }
     }
 
     /// Writes a secret's metadata.

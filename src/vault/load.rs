@@ -380,6 +380,7 @@ fn nameless(id: SecretId, name: SecretName) -> SecretMeta {
         visibility: Visibility::default(),
         policy: None,
         key: default_key(),
+        tags: Default::default(),
         labels: Default::default(),
         life: Life::Active,
     }

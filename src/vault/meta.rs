@@ -76,6 +76,9 @@ pub struct SecretMeta {
     pub policy: Option<PolicyRecord>,
     /// The named key that wraps its data keys.
     pub key: KeyId,
+    /// Its tags.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
     /// Which version has which label.
     pub labels: BTreeMap<Label, VersionNo>,
     /// Whether its values exist.
@@ -99,6 +102,9 @@ pub struct VersionMeta {
     pub created: Timestamp,
     /// Bytes of plaintext.
     pub size: u32,
+    /// A keyed digest of its value, which tells a repeated put from another one. Versions of older stores have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     /// The data key, wrapped.
     pub wrapped: WrappedKey,
 }

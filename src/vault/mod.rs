@@ -30,7 +30,7 @@ mod meta;
 mod tests;
 
 pub use check::{Finding, Findings};
-pub use commit::Draft;
+pub use commit::{Draft, Sameness};
 pub use create::{Created, create, recover};
 pub use layers::{LayerKey, LayerMeta, LayerRecord, LayerSet};
 use meta::Pending;

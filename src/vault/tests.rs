@@ -148,6 +148,7 @@ fn make(vault: &Vault, name: &str, meanwhile: impl FnOnce()) -> Result<(), Vault
                 visibility: Visibility::default(),
                 policy: None,
                 key: default_key(),
+                tags: Default::default(),
                 labels: [(crate::id::Label::current(), no)].into(),
                 life: Life::Active,
             },

@@ -170,7 +170,7 @@ fn attached(text: &str) -> Result<Attached, Problem> {
 }
 
 /// `KEY=VALUE`, each key once.
-fn tags(typed: &[String], flag: &str) -> Result<BTreeMap<String, String>, Problem> {
+pub(super) fn tags(typed: &[String], flag: &str) -> Result<BTreeMap<String, String>, Problem> {
     let mut all = BTreeMap::new();
     for text in typed {
         let (key, value) = pair(text, flag)?;

@@ -120,7 +120,7 @@ fn names_that_are_paths_or_dangerous_are_told_plainly() {
     assert!(refused(&["get", "a\u{1b}[2Jb"]).what.contains("u{1b}"));
     assert!(!refused(&["get", "a\u{1b}[2Jb"]).to_string().contains('\u{1b}'));
     assert!(
-        matches!(typed(&["list", "app/"]).unwrap(), Plan::Ask(Request::List { under: Some(u) }) if u == "app")
+        matches!(typed(&["list", "app/"]).unwrap(), Plan::Ask(Request::List { under: Some(u), .. }) if u == "app")
     );
 }
 

@@ -17,6 +17,9 @@ fn put_says_who_may_read_and_that_root_may_not() {
         group: None,
         mode: None,
         visibility: None,
+        labels: Default::default(),
+        tags: Default::default(),
+        arn: None,
         version: None,
     });
     let seen = view(
@@ -45,7 +48,10 @@ fn put_says_who_may_read_and_that_root_may_not() {
 
 #[test]
 fn list_is_a_table_and_an_empty_one_is_silent_on_standard_output() {
-    let request = Request::List { under: None };
+    let request = Request::List {
+        under: None,
+        tags: Default::default(),
+    };
     let seen = view(
         &request,
         &json!({"secrets": [
@@ -159,7 +165,10 @@ fn delete_and_check_and_status_and_verify_say_what_happened() {
 fn a_reply_with_nothing_in_it_is_no_panic() {
     let (n, empty) = (name(), json!({}));
     for request in [
-        Request::List { under: None },
+        Request::List {
+            under: None,
+            tags: Default::default(),
+        },
         Request::Describe { name: n.clone() },
         Request::Versions { name: n.clone() },
         Request::PolicyGet { name: n.clone() },

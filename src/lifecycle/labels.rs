@@ -1,0 +1,174 @@
+//! Labels of versions, moved by the rules of AWS's UpdateSecretVersionStage.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::Lifecycle;
+use crate::access::{Asked, Caller};
+use crate::audit::Event;
+use crate::clock::Timestamp;
+use crate::id::{Label, SecretName, VersionId, VersionNo};
+use crate::policy::Action;
+use crate::problem::{Exit, Problem};
+use crate::vault::{ChangeKind, Secret, SecretMeta, Version};
+
+/// Most labels of a secret, as in AWS.
+const MAX_LABELS: usize = 20;
+
+/// A label that goes to another version, or away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LabelMove {
+    /// Whose.
+    pub name: SecretName,
+    /// Which.
+    pub label: Label,
+    /// The version that shall have it; none if it is removed.
+    #[serde(default)]
+    pub to: Option<VersionId>,
+    /// The version that has it: needed if there is one, so that nobody takes what he does not know of.
+    #[serde(default)]
+    pub from: Option<VersionId>,
+}
+
+impl Lifecycle {
+    /// Moves a label to a version, or removes it. Moving `current` sets `previous` on the version that had it.
+    ///
+    /// # Errors
+    /// A conflict if the label is not where the caller says; a refusal; no such secret or version; nothing is changed.
+    pub fn move_label<C: Caller>(&self, change: &LabelMove, caller: &mut C) -> Result<Value, Problem> {
+        let LabelMove {
+            name,
+            label,
+            to,
+            from,
+        } = change;
+        let what = match to {
+            Some(_) => format!("cannot move the label {label} of {name}"),
+            None => format!("cannot remove the label {label} of {name}"),
+        };
+        if to.is_none() && *label == Label::current() {
+            return Err(Problem::new(
+                Exit::Usage,
+                what,
+                "current can be moved and never removed: readers get that version",
+            )
+            .next(format!(
+                "wardfs label move {name} current --to VERSION --from VERSION"
+            )));
+        }
+        let answer = self.access.vault().change(|draft| -> Result<_, Problem> {
+            let secret = self.existing(draft, name, &what)?;
+            let holder = secret.labelled(label.as_str()).map(|v| v.meta.id.clone());
+            // The decision comes first: a stranger learns nothing of versions.
+            let about = to.as_ref().or(from.as_ref()).or(holder.as_ref());
+            let asked = match about {
+                Some(version) => Asked::label(version, label),
+                None => Asked::secret(),
+            };
+            let event = Event::UpdateSecretVersionStage;
+            self.allowed_to(
+                &secret,
+                Action::UpdateSecretVersionStage,
+                asked,
+                event,
+                caller,
+                &what,
+            )?;
+            if !secret.is_active() {
+                return Err(self.missing(name, &what));
+            }
+            let target = to.as_ref().map(|id| version(&secret, id, &what)).transpose()?;
+            let body = self.body(event, name, about.map(VersionId::as_str), caller);
+            let held = secret.meta.labels.get(label).copied();
+            if let Some(target) = target
+                && held == Some(target.meta.no)
+            {
+                return Ok((labels(&secret.meta, &secret), body));
+            }
+            at_its_place(label, holder.as_ref(), from.as_ref(), to.as_ref(), &what)?;
+            let now = Timestamp::now();
+            let mut meta = secret.meta.clone();
+            let mut kind = ChangeKind::Settings;
+            match target {
+                None => drop(meta.labels.remove(label)),
+                Some(target) if *label == Label::current() => {
+                    make_current(&mut meta, target.meta.no, now);
+                    kind = ChangeKind::Value;
+                }
+                Some(target) => drop(meta.labels.insert(label.clone(), target.meta.no)),
+            }
+            check_count(&meta, &what)?;
+            meta.meta_changed = now;
+            let after = labels(&meta, &secret);
+            draft.put_secret(meta, kind);
+            Ok((after, body))
+        });
+        let labels = answer.map_err(|e| self.unprefixed(e, &what))?;
+        Ok(json!({ "name": name, "label": label, "version": to, "labels": labels }))
+    }
+}
+
+fn version<'s>(secret: &'s Secret, id: &VersionId, what: &str) -> Result<&'s Version, Problem> {
+    match secret.version(id) {
+        Some(version) => Ok(version),
+        None => Err(
+            Problem::new(Exit::NotFound, what, format_args!("there is no version {id}"))
+                .next(format!("see them: wardfs versions {}", secret.meta.name)),
+        ),
+    }
+}
+
+/// The label must be on the version that the caller names, and on none if he names none.
+fn at_its_place(
+    label: &Label,
+    holder: Option<&VersionId>,
+    from: Option<&VersionId>,
+    to: Option<&VersionId>,
+    what: &str,
+) -> Result<(), Problem> {
+    if holder == from {
+        return match (holder, to) {
+            (None, None) => Err(Problem::new(Exit::NotFound, what, "no version has it")),
+            _ => Ok(()),
+        };
+    }
+    let why = match holder {
+        Some(holder) => format!("version {holder} has it"),
+        None => "no version has it".into(),
+    };
+    let next = match holder {
+        Some(holder) => format!("say so, if that is meant: --from {holder}"),
+        None => format!("leave --from away to set {label}"),
+    };
+    Err(Problem::new(Exit::Conflict, what, why).next(next))
+}
+
+/// Readers get this version from now on; the one that they got is `previous`.
+pub(super) fn make_current(meta: &mut SecretMeta, no: VersionNo, now: Timestamp) {
+    if let Some(before) = meta.labels.insert(Label::current(), no).filter(|b| *b != no) {
+        meta.labels.insert(Label::previous(), before);
+    }
+    meta.value_changed = now;
+}
+
+/// # Errors
+/// More labels than a secret may have.
+pub(super) fn check_count(meta: &SecretMeta, what: &str) -> Result<(), Problem> {
+    if meta.labels.len() <= MAX_LABELS {
+        return Ok(());
+    }
+    let why = format!(
+        "it would have {} labels; {MAX_LABELS} are the most",
+        meta.labels.len()
+    );
+    Err(Problem::new(Exit::Usage, what, why)
+        .next(format!("remove one: wardfs label remove {} LABEL", meta.name)))
+}
+
+fn labels(meta: &SecretMeta, secret: &Secret) -> Value {
+    let row = |(label, no): (&Label, &VersionNo)| {
+        Some((label.to_string(), json!(secret.versions.get(no)?.meta.id)))
+    };
+    Value::Object(meta.labels.iter().filter_map(row).collect())
+}

@@ -1,0 +1,425 @@
+//! Putting: a new version, and the secret if it is not there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Lifecycle, denied, labels, tags};
+use crate::access::{Asked, Caller};
+use crate::audit::Event;
+use crate::clock::Timestamp;
+use crate::id::{Gid, Label, SecretName, Uid, VersionId, VersionNo};
+use crate::policy::{Action, Local};
+use crate::problem::{Exit, Problem};
+use crate::secret::SecretBytes;
+use crate::vault::{
+    Appearance, ChangeKind, Draft, Life, Sameness, Secret, SecretMeta, Visibility, default_key,
+};
+
+/// What `put` is asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Put {
+    /// The secret.
+    pub name: SecretName,
+    /// Rules to add.
+    #[serde(default)]
+    pub rules: Vec<Rule>,
+    /// A whole policy, instead of rules.
+    #[serde(default)]
+    pub policy: Option<String>,
+    /// Human words about it.
+    #[serde(default)]
+    pub description: Option<String>,
+    /// The owner that files show, by name or number.
+    #[serde(default)]
+    pub owner: Option<String>,
+    /// The group that files show.
+    #[serde(default)]
+    pub group: Option<String>,
+    /// The permission bits that files show (at most 0o444).
+    #[serde(default)]
+    pub mode: Option<u16>,
+    /// What strangers see.
+    #[serde(default)]
+    pub visibility: Option<Visibility>,
+    /// The version's id, a random one if absent. A put that is repeated with it changes nothing.
+    #[serde(default)]
+    pub version: Option<VersionId>,
+    /// The labels that move to the version; `current` if there are none.
+    #[serde(default)]
+    pub labels: BTreeSet<Label>,
+    /// Tags to set.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// The ARN that the secret has in AWS.
+    #[serde(default)]
+    pub arn: Option<String>,
+}
+
+/// `--allow` or `--deny` of one principal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rule {
+    /// May read.
+    Allow(Local),
+    /// May not, whatever else says so.
+    Deny(Local),
+}
+
+/// What a put did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// There is a secret that was not there.
+    Created,
+    /// There is one version more.
+    Added,
+    /// The version was there, with this value.
+    Repeated,
+}
+
+/// Versions without a label are kept up to this number…
+const KEPT_VERSIONS: usize = 100;
+/// …and always for this long, in microseconds: 24 hours.
+const KEPT_FOR: i64 = 24 * 3600 * 1_000_000;
+/// A description is at most this many bytes, as AWS's.
+const MAX_DESCRIPTION: usize = 2048;
+
+impl Lifecycle {
+    /// Stores a new version, and the secret if it is not there.
+    ///
+    /// # Errors
+    /// Bad input, a refusal, a conflict of names; nothing is changed.
+    pub fn put<C: Caller>(&self, put: &Put, value: &SecretBytes, caller: &mut C) -> Result<Value, Problem> {
+        let what = format!("cannot put {}", put.name);
+        self.check_put(put, value, &what)?;
+        let look = self.appearance(put, &what)?;
+        let mut warnings = Vec::new();
+        let answer = self.access.vault().change(|draft| -> Result<_, Problem> {
+            let now = Timestamp::now();
+            let old = draft.state().secrets.by_name(put.name.as_str()).cloned();
+            let mut meta = match &old {
+                Some(secret) => {
+                    self.allowed_put(put, secret, caller, &what)?;
+                    secret.meta.clone()
+                }
+                None => self.new_meta(put, draft, now, caller, &what)?,
+            };
+            let created = old.as_ref().is_none_or(|s| !s.is_active());
+            self.edit(put, look, &mut meta, &mut warnings, &what)?;
+            let id = put.version.clone().unwrap_or_else(VersionId::random);
+            if let Some(version) = old.as_ref().and_then(|s| s.version(&id)) {
+                return match draft.compare(version, value) {
+                    Sameness::Same => {
+                        let body = self.body(Event::PutSecretValue, &meta.name, Some(id.as_str()), caller);
+                        Ok(((id, Outcome::Repeated), body))
+                    }
+                    Sameness::Other => Err(Problem::new(
+                        Exit::Conflict,
+                        &what,
+                        format_args!("version {id} is there already, with another value"),
+                    )
+                    .next("a token belongs to one value: give another one")),
+                };
+            }
+            let no = draft
+                .add_version(meta.id, &meta.name, &meta.key, id.clone(), now, value)
+                .map_err(|e| e.problem(&what))?;
+            let becomes_current = put.labels.is_empty()
+                || put.labels.contains("current")
+                || !meta.labels.contains_key("current");
+            for label in &put.labels {
+                meta.labels.insert(label.clone(), no);
+            }
+            if becomes_current {
+                labels::make_current(&mut meta, no, now);
+            }
+            labels::check_count(&meta, &what)?;
+            meta.life = Life::Active;
+            meta.meta_changed = now;
+            if let Some(secret) = &old {
+                prune(draft, secret, &meta, now);
+            }
+            let event = if created {
+                Event::CreateSecret
+            } else {
+                Event::PutSecretValue
+            };
+            let body = self.body(event, &meta.name, Some(id.as_str()), caller);
+            let kind = match (created, becomes_current) {
+                (true, _) => ChangeKind::Created,
+                (false, true) => ChangeKind::Value,
+                (false, false) => ChangeKind::Settings,
+            };
+            draft.put_secret(meta, kind);
+            let outcome = if created { Outcome::Created } else { Outcome::Added };
+            Ok(((id, outcome), body))
+        });
+        let (version, outcome) = answer.map_err(|e| self.unprefixed(e, &what))?;
+        let mut answer = self.who_reads(&put.name, warnings);
+        answer["version"] = json!(version);
+        answer["created"] = json!(outcome == Outcome::Created);
+        answer["repeated"] = json!(outcome == Outcome::Repeated);
+        Ok(answer)
+    }
+
+    fn check_put(&self, put: &Put, value: &SecretBytes, what: &str) -> Result<(), Problem> {
+        if value.is_empty() {
+            return Err(Problem::new(Exit::Usage, what, "the value is empty")
+                .next("pipe it in: printf %s \"$VALUE\" | wardfs put NAME, or use --value-file"));
+        }
+        if value.len() > self.max_value {
+            return Err(Problem::new(
+                Exit::Usage,
+                what,
+                format_args!("the value is longer than {} bytes", self.max_value),
+            )
+            .next("raise max_value_bytes in wardfs.toml (1048576 at most), or store it elsewhere"));
+        }
+        if put.policy.is_some() && !put.rules.is_empty() {
+            return Err(Problem::new(
+                Exit::Usage,
+                what,
+                "--policy and --allow/--deny exclude each other",
+            ));
+        }
+        tags::check(&put.tags, what)?;
+        if put.labels.contains("previous") {
+            return Err(
+                Problem::new(Exit::Usage, what, "previous follows current by itself").next(
+                    "leave --label previous away; wardfs label move sets it on a version that is there",
+                ),
+            );
+        }
+        if let Some(arn) = put.arn.as_deref().filter(|a| !a.is_empty() && !is_arn(a)) {
+            return Err(Problem::new(
+                Exit::Usage,
+                what,
+                format_args!("{:?} is not the ARN of a secret", crate::id::printable(arn)),
+            )
+            .next("write arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME-SUFFIX"));
+        }
+        if let Some(mode) = put.mode.filter(|m| m & !0o444 != 0) {
+            return Err(Problem::new(
+                Exit::Usage,
+                what,
+                format_args!("mode {mode:04o} has more than read bits"),
+            )
+            .next("use 0400, 0440 or 0444; files of the mount are never written or run"));
+        }
+        if put
+            .description
+            .as_ref()
+            .is_some_and(|d| d.len() > MAX_DESCRIPTION)
+        {
+            return Err(Problem::new(
+                Exit::Usage,
+                what,
+                format_args!("the description is longer than {MAX_DESCRIPTION} bytes"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn appearance(&self, put: &Put, what: &str) -> Result<Appearance, Problem> {
+        let owner = put.owner.as_deref().map(|name| {
+            name.parse()
+                .map(Uid)
+                .ok()
+                .or_else(|| self.directory.uid_of(name))
+                .ok_or_else(|| {
+                    Problem::new(
+                        Exit::Usage,
+                        what,
+                        format_args!("there is no user {:?}", crate::id::printable(name)),
+                    )
+                })
+        });
+        let group = put.group.as_deref().map(|name| {
+            name.parse()
+                .map(Gid)
+                .ok()
+                .or_else(|| self.directory.gid_of(name))
+                .ok_or_else(|| {
+                    Problem::new(
+                        Exit::Usage,
+                        what,
+                        format_args!("there is no group {:?}", crate::id::printable(name)),
+                    )
+                })
+        });
+        Ok(Appearance {
+            owner: owner.transpose()?.map(|u| u.0),
+            group: group.transpose()?.map(|g| g.0),
+            mode: put.mode,
+        })
+    }
+
+    /// A new value for a secret that is there; what decides who reads it is root's alone.
+    fn allowed_put<C: Caller>(
+        &self,
+        put: &Put,
+        secret: &Secret,
+        caller: &mut C,
+        what: &str,
+    ) -> Result<(), Problem> {
+        self.sound(secret, what)?;
+        let may_put = self.allowed(
+            secret,
+            Action::PutSecretValue,
+            Event::PutSecretValue,
+            caller,
+            what,
+        );
+        // To a stranger a hidden name is a free one, which he may not take.
+        may_put.map_err(|e| {
+            if e.exit == Exit::NotFound {
+                may_not_create(what)
+            } else {
+                e
+            }
+        })?;
+        if put.policy.is_some() || !put.rules.is_empty() {
+            self.allowed(
+                secret,
+                Action::PutResourcePolicy,
+                Event::PutResourcePolicy,
+                caller,
+                what,
+            )?;
+        }
+        if !put.tags.is_empty() {
+            let asked = Asked::tags(&put.tags, &[]);
+            self.allowed_to(
+                secret,
+                Action::TagResource,
+                asked,
+                Event::TagResource,
+                caller,
+                what,
+            )?;
+        }
+        let settings = put.description.is_some()
+            || put.arn.is_some()
+            || put.owner.is_some()
+            || put.group.is_some()
+            || put.mode.is_some()
+            || put.visibility.is_some();
+        if settings {
+            self.allowed(secret, Action::UpdateSecret, Event::UpdateSecret, caller, what)?;
+        }
+        Ok(())
+    }
+
+    fn new_meta<C: Caller>(
+        &self,
+        put: &Put,
+        draft: &mut Draft<'_>,
+        now: Timestamp,
+        caller: &mut C,
+        what: &str,
+    ) -> Result<SecretMeta, Problem> {
+        let asked = Asked::tags(&put.tags, &[]);
+        let _created = self
+            .access
+            .decide_new(&put.name, Action::CreateSecret, asked, caller)
+            .map_err(|_| may_not_create(what))?;
+        if !put.tags.is_empty() {
+            let _tagged = self
+                .access
+                .decide_new(&put.name, Action::TagResource, asked, caller)
+                .map_err(|_| denied(what, "TagResource is not allowed to you").next("leave --tag away"))?;
+        }
+        if let Some(other) = draft.state().secrets.conflict(&put.name) {
+            return Err(Problem::new(
+                Exit::Conflict,
+                what,
+                format_args!("{other} is there: a name is a file or a directory, never both"),
+            )
+            .next("choose another name"));
+        }
+        Ok(SecretMeta {
+            id: draft.new_secret(),
+            name: put.name.clone(),
+            description: None,
+            arn: None,
+            created: now,
+            value_changed: now,
+            meta_changed: now,
+            maker: caller.uid(),
+            appearance: Appearance::default(),
+            visibility: Visibility::default(),
+            policy: None,
+            key: default_key(),
+            tags: Default::default(),
+            labels: Default::default(),
+            life: Life::Active,
+        })
+    }
+
+    fn edit(
+        &self,
+        put: &Put,
+        look: Appearance,
+        meta: &mut SecretMeta,
+        warnings: &mut Vec<String>,
+        what: &str,
+    ) -> Result<(), Problem> {
+        if let Some(arn) = &put.arn {
+            meta.arn = Some(arn.clone()).filter(|a| !a.is_empty());
+        }
+        tags::merge(&mut meta.tags, &put.tags, &[], what)?;
+        let arn = meta.arn.as_deref();
+        let resolved = match &put.policy {
+            Some(text) => Some(self.resolve(text, &meta.name, arn, what)?),
+            None if put.rules.is_empty() => None,
+            None => Some(self.with_rules(meta.policy.as_ref(), &put.rules, &meta.name, arn, what)?),
+        };
+        if let Some((record, found)) = resolved {
+            meta.policy = Some(record);
+            warnings.extend(found.iter().map(ToString::to_string));
+        }
+        if let Some(description) = &put.description {
+            meta.description = Some(description.clone()).filter(|d| !d.is_empty());
+        }
+        meta.appearance.owner = look.owner.or(meta.appearance.owner);
+        meta.appearance.group = look.group.or(meta.appearance.group);
+        meta.appearance.mode = look.mode.or(meta.appearance.mode);
+        meta.visibility = put.visibility.unwrap_or(meta.visibility);
+        Ok(())
+    }
+}
+
+fn may_not_create(what: &str) -> Problem {
+    denied(what, "only root and the group wardfs may create secrets")
+}
+
+/// `arn:PARTITION:secretsmanager:REGION:ACCOUNT:secret:NAME`, at most 2,048 bytes, as AWS's.
+fn is_arn(text: &str) -> bool {
+    let parts: Vec<&str> = text.splitn(7, ':').collect();
+    let plain = |p: &&str| !p.is_empty() && !p.contains(['*', '?', '$']);
+    text.len() <= 2048
+        && parts.len() == 7
+        && parts.iter().all(plain)
+        && parts.first() == Some(&"arn")
+        && parts.get(2) == Some(&"secretsmanager")
+        && parts.get(5) == Some(&"secret")
+}
+
+/// As AWS prunes: only versions without a label, only beyond a hundred, never younger than a day.
+fn prune(draft: &mut Draft<'_>, secret: &Secret, after: &SecretMeta, now: Timestamp) {
+    let surplus = (secret.versions.len() + 1).saturating_sub(KEPT_VERSIONS);
+    let labelled = |no: &VersionNo| after.labels.values().any(|v| v == no);
+    let old = |v: &crate::vault::Version| now.0 - v.meta.created.0 > KEPT_FOR;
+    let surplus: Vec<VersionNo> = secret
+        .versions
+        .values()
+        .filter(|v| old(v) && !labelled(&v.meta.no))
+        .take(surplus)
+        .map(|v| v.meta.no)
+        .collect();
+    for no in surplus {
+        draft.destroy_version(no);
+    }
+}
