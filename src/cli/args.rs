@@ -101,7 +101,7 @@ Examples:
   wardfs put app/db/password --label pending --tag team=data < password
   wardfs put app/db/password --token 5f2d7f9e-3f0c-4a3b-9d5a-6c1b8f3e2a10 < password
   wardfs put app/db/password                  # asks for the new value")]
-    Put(Put),
+    Put(Box<Put>),
 
     /// Print a value, to those who may read it
     ///
@@ -176,7 +176,6 @@ Examples:
         arg_required_else_help = true,
         after_help = "\
 Examples:
-  wardfs versions app/db/password
   wardfs label move app/db/password current --to b7c1f6de-4a1b-4d52-9f0e-2f1f3a2c5d61 --from 0f0e3b0c-8a54-4f31-b7fd-1f4c0a8a1c11"
     )]
     Label(Label),

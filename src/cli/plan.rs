@@ -119,7 +119,7 @@ pub enum Which {
 pub fn plan(command: Command) -> Result<Plan, Problem> {
     Ok(match command {
         Command::Init => Plan::Init,
-        Command::Put(put) => plan_put(put)?,
+        Command::Put(put) => plan_put(*put)?,
         Command::Get(get) => Plan::Get {
             name: name(&get.name)?,
             which: match (get.label, get.version) {

@@ -231,7 +231,7 @@ impl Keyring {
     /// versions, or without the root key, nothing can be told.
     pub fn digest(&self, ctx: &Context<'_>, value: &SecretBytes) -> String {
         let place = ctx.aad("value digest", Header::CURRENT);
-        let mac = primitive::hmac(self.digests.expose(), &[&place.bytes(), value.expose()]);
+        let mac = primitive::hmac(self.digests.expose(), &[place.bytes(), value.expose()]);
         mac.iter().map(|b| format!("{b:02x}")).collect()
     }
 
