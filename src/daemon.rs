@@ -21,7 +21,7 @@ use crate::problem::{Exit, Problem};
 use crate::report::Report;
 use crate::sys::notifier::Kind;
 use crate::sys::{caller, harden, mount, notifier, notify, nss};
-use crate::vault::{Change, ChangeKind, Settings, Vault};
+use crate::vault::{Change, ChangeKind, Opener, Rollback, Settings, Trial, Vault, VaultError};
 use crate::vfs::{Announced, Vfs};
 
 /// What `mount` was asked, validated.
@@ -156,6 +156,57 @@ pub fn recover(dir: &Path, recovery_key: &crate::secret::SecretBytes) -> Result<
     record(&vault, Event::ReplaceKeySlot);
     vault.tick().map_err(|e| e.problem(&what))?;
     Ok(settings.key_file)
+}
+
+/// Restores the store in `dir` from a backup, and records it.
+///
+/// # Errors
+/// If the backup is damaged, or older than what is there; another store is there; no key opens it; a daemon has it.
+pub fn restore<C: crate::access::Caller>(
+    dir: &Path,
+    backup: &Path,
+    (rollback, trial): (Rollback, Trial),
+    recovery_key: Option<&crate::secret::SecretBytes>,
+    caller: &mut C,
+) -> Result<serde_json::Value, Problem> {
+    let what = format!("cannot restore the store {}", dir.display());
+    let config = Config::load(dir)?;
+    let settings = settings(dir, &config);
+    let file = std::fs::read(backup).map_err(|e| {
+        let exit = match e.kind() {
+            std::io::ErrorKind::NotFound => Exit::NotFound,
+            _ => Exit::Failed,
+        };
+        Problem::new(exit, &what, format_args!("{}: {e}", backup.display()))
+    })?;
+    let opener = recovery_key.map_or(Opener::KeyFile, Opener::Recovery);
+    let body = Record {
+        event: Event::RestoreStore,
+        outcome: Outcome::Allowed,
+        via: caller.door(),
+        who: caller.who(Identity::Full),
+        ..Record::default()
+    }
+    .body();
+    let restored = crate::vault::restore(dir, &settings, &file, opener, rollback, trial, body);
+    let restored = restored.map_err(|e| match &e {
+        VaultError::File(_) => e
+            .problem(&what)
+            .next("put the store's key file there, or use --recovery-key"),
+        _ => e.problem(&what),
+    })?;
+    if trial == Trial::Real && !dir.join(crate::config::FILE).exists() {
+        Config::install(dir)
+            .map_err(|e| Problem::new(Exit::Failed, &what, format_args!("{}: {e}", crate::config::FILE)))?;
+    }
+    Ok(serde_json::json!({
+        "store": restored.id.to_string(),
+        "secrets": restored.secrets,
+        "versions": restored.versions,
+        "epoch": restored.epoch,
+        "replaced_epoch": restored.present,
+        "dry_run": trial == Trial::DryRun,
+    }))
 }
 
 /// Unmounts what a daemon that is gone has left behind; never a living mount.

@@ -86,6 +86,8 @@ fn every_command_has_help_with_examples() {
         "store",
         "store check",
         "store recover",
+        "store backup",
+        "store restore",
         "store break-glass",
         "status",
         "mount",

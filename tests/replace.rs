@@ -212,7 +212,12 @@ fn a_value_replaced_under_readers_of_all_kinds() {
         let mut secret = wardfs::sys::mem::secret(text.len()).expect("locked memory");
         secret.expose_mut().copy_from_slice(&text);
         let put: Put = serde_json::from_value(serde_json::json!({ "name": name })).expect("a put");
-        client.call(&Request::Put(put), Some(secret)).expect("put");
+        client
+            .call(
+                &Request::Put(put),
+                Some(wardfs::control::protocol::Enclosed::Value(secret)),
+            )
+            .expect("put");
         shared.acknowledged.store(number, Ordering::SeqCst);
     }
     let took = begin.elapsed();

@@ -179,7 +179,9 @@ fn ten_thousand_secrets_cost_as_ten_do() {
         value.expose_mut().copy_from_slice(b"replaced");
         let put = serde_json::json!({ "name": name((round * 7919) % count) });
         let request = Request::Put(serde_json::from_value(put).unwrap());
-        clients[usize::from(big_one)].call(&request, Some(value)).unwrap();
+        clients[usize::from(big_one)]
+            .call(&request, Some(wardfs::control::protocol::Enclosed::Value(value)))
+            .unwrap();
     });
     for (what, [ten, many]) in [("look-up", look), ("read", read), ("put", put)] {
         println!("{what}: median {ten:?} with 10, {many:?} with {count}");

@@ -58,6 +58,10 @@ events! {
     ControlCall ordinary,
     /// A store was made.
     CreateStore reserve,
+    /// The store was backed up.
+    BackupStore reserve,
+    /// The store was restored from a backup.
+    RestoreStore reserve,
     /// A slot of the root key was replaced, with the recovery key.
     ReplaceKeySlot reserve,
     /// A secret was made.

@@ -653,6 +653,43 @@ pub struct Query {
 /// `wardfs store …`.
 #[derive(Subcommand, Debug)]
 pub enum Store {
+    /// Write a backup of the store into a new file, while it is in use
+    ///
+    /// The file holds every secret, version and policy of one moment, sealed as in the store. The log, the key file and
+    /// wardfs.toml are not in it: keep them as well. For the store's owner alone, and on record.
+    #[command(after_help = "\
+Examples:
+  wardfs store backup /backup/wardfs-monday
+  wardfs store backup /backup/wardfs-monday --json")]
+    Backup {
+        /// The file, which must not be there yet
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
+    /// Restore the store from a backup, into a clean directory or over what is there
+    ///
+    /// Works without a daemon. Over the same store its log goes on. A backup that is older than what is there would take
+    /// changes back, and is refused without --accept-rollback. The key file of the store must be there, or with
+    /// --recovery-key the recovery key on standard input makes a new one.
+    #[command(after_help = "\
+Examples:
+  wardfs store restore /backup/wardfs-monday --dry-run
+  wardfs store restore /backup/wardfs-monday --accept-rollback
+  wardfs store restore /backup/wardfs-monday --store /srv/new --recovery-key < recovery-key.txt")]
+    Restore {
+        /// The backup
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Take back what was changed since the backup
+        #[arg(long)]
+        accept_rollback: bool,
+        /// Read the recovery key from standard input, and make a new key file
+        #[arg(long)]
+        recovery_key: bool,
+        /// Only say what would be restored
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Check every record and value of the store
     #[command(after_help = "\
 Examples:

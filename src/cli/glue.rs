@@ -10,13 +10,14 @@ use crate::access::{Access, AccessError, Choice, KnownCaller, Range};
 use crate::config::Config;
 use crate::control::Desk;
 use crate::control::client::Client;
-use crate::control::protocol::Request;
+use crate::control::protocol::{Enclosed, Request};
 use crate::daemon;
 use crate::id::{SecretName, printable};
 use crate::lifecycle::Repair;
 use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -62,6 +63,21 @@ impl World for Machine {
 
     fn recover(&self, store: &Path, recovery_key: &SecretBytes) -> Result<PathBuf, Problem> {
         daemon::recover(store, recovery_key)
+    }
+
+    fn restore(
+        &self,
+        store: &Path,
+        plan: &super::plan::Restore,
+        recovery_key: Option<&SecretBytes>,
+    ) -> Result<serde_json::Value, Problem> {
+        daemon::restore(
+            store,
+            &plan.file,
+            (plan.rollback, plan.trial),
+            recovery_key,
+            &mut myself(),
+        )
     }
 
     fn break_glass(&self, store: &Path, broken: &Broken) -> Result<serde_json::Value, Problem> {
@@ -129,11 +145,15 @@ struct Served {
 
 impl Backend for Served {
     fn call(&mut self, request: &Request, value: Option<SecretBytes>) -> Result<serde_json::Value, Problem> {
-        let reply = self.client.call(request, value)?;
+        let reply = self.client.call(request, value.map(Enclosed::Value))?;
         if matches!(request, Request::Unmount) {
             self.client.wait_end(Duration::from_secs(10))?;
         }
         Ok(reply)
+    }
+
+    fn backup(&mut self, file: File) -> Result<serde_json::Value, Problem> {
+        self.client.call(&Request::Backup, Some(Enclosed::File(file)))
     }
 
     fn value(&mut self, name: &SecretName, which: &Which) -> Result<SecretBytes, Problem> {
@@ -157,7 +177,13 @@ struct Opened {
 
 impl Backend for Opened {
     fn call(&mut self, request: &Request, value: Option<SecretBytes>) -> Result<serde_json::Value, Problem> {
-        self.desk.answer(request, value, &mut myself())
+        self.desk
+            .answer(request, value.map(Enclosed::Value), &mut myself())
+    }
+
+    fn backup(&mut self, file: File) -> Result<serde_json::Value, Problem> {
+        let file = Some(Enclosed::File(file));
+        self.desk.answer(&Request::Backup, file, &mut myself())
     }
 
     fn value(&mut self, name: &SecretName, which: &Which) -> Result<SecretBytes, Problem> {

@@ -39,6 +39,12 @@ pub trait Backend {
     /// What the store answered, or that it does not.
     fn call(&mut self, request: &Request, value: Option<SecretBytes>) -> Result<serde_json::Value, Problem>;
 
+    /// Writes a backup into `file`.
+    ///
+    /// # Errors
+    /// [`Exit::Denied`] for anybody but the store's owner, [`Exit::Failed`], [`Exit::Unavailable`].
+    fn backup(&mut self, file: std::fs::File) -> Result<serde_json::Value, Problem>;
+
     /// A value, to this process's caller: through the mount where a daemon runs, by the same decision and with
     /// the same record where none does.
     ///
@@ -96,6 +102,18 @@ pub trait World {
     /// [`Exit::Usage`] for what is no recovery key, [`Exit::Conflict`] if there is a key file,
     /// [`Exit::Integrity`] if it is another store's.
     fn recover(&self, store: &Path, recovery_key: &SecretBytes) -> Result<PathBuf, Problem>;
+
+    /// Restores a store from a backup, with the recovery key if one is given.
+    ///
+    /// # Errors
+    /// [`Exit::Integrity`] for a backup that is damaged or older than what is there, [`Exit::Conflict`] where another
+    /// store is, [`Exit::Unavailable`] while a daemon has it, [`Exit::NotFound`].
+    fn restore(
+        &self,
+        store: &Path,
+        plan: &plan::Restore,
+        recovery_key: Option<&SecretBytes>,
+    ) -> Result<serde_json::Value, Problem>;
 
     /// Repairs past every policy.
     ///

@@ -8,6 +8,7 @@ use crate::control::protocol::{self, Request, Rule, WhyAbout};
 use crate::id::{Label, NameError, SecretName, VersionId, printable};
 use crate::policy::Local;
 use crate::problem::{Exit, Problem};
+use crate::vault::{Rollback, Trial};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -78,6 +79,10 @@ pub enum Plan {
     },
     /// Make a new key file with the recovery key.
     Recover,
+    /// Back the store up.
+    Backup(PathBuf),
+    /// Restore it.
+    Restore(Restore),
     /// Check a configuration; the store's own if none is named.
     ConfigCheck(Option<PathBuf>),
     /// Print the completion script of a shell.
@@ -90,6 +95,19 @@ pub enum Plan {
     Demo,
     /// The event writer.
     Notifier(Vec<OsString>),
+}
+
+/// A backup to restore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restore {
+    /// The backup.
+    pub file: PathBuf,
+    /// Whether changes may be taken back.
+    pub rollback: Rollback,
+    /// Whether it is only tried.
+    pub trial: Trial,
+    /// Whether the recovery key is read from standard input.
+    pub recovery_key: bool,
 }
 
 /// Where a value is read from.
@@ -186,6 +204,22 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
         Command::Audit(args::Audit::Query(query)) => Plan::Query(super::log::query_of(query)?),
         Command::Audit(args::Audit::Verify) => Plan::Ask(Request::AuditVerify),
         Command::Store(args::Store::Check) => Plan::Ask(Request::StoreCheck),
+        Command::Store(args::Store::Backup { file }) => Plan::Backup(file),
+        Command::Store(args::Store::Restore {
+            file,
+            accept_rollback,
+            recovery_key,
+            dry_run,
+        }) => Plan::Restore(Restore {
+            file,
+            rollback: if accept_rollback {
+                Rollback::Accepted
+            } else {
+                Rollback::Refused
+            },
+            trial: if dry_run { Trial::DryRun } else { Trial::Real },
+            recovery_key,
+        }),
         Command::Store(args::Store::Recover) => Plan::Recover,
         Command::Store(args::Store::BreakGlass(typed)) => policies::break_glass(typed)?,
         Command::Status => Plan::Ask(Request::Status),

@@ -9,6 +9,7 @@ use crate::config::{Config, VALUE_CEILING};
 use crate::control::protocol::{Put, Request, WhyAbout};
 use crate::id::{SecretName, printable};
 use crate::problem::{Exit, Problem};
+use crate::vault::Trial;
 use serde_json::{Value, json};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -69,6 +70,8 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
             })?)
         }
         Plan::Unmount { target } => unmount(&target, store, world, output),
+        Plan::Backup(file) => backup(&file, store, world, output),
+        Plan::Restore(plan) => restore(&plan, store, world, output),
         Plan::Recover => recover(store, world, output),
         Plan::ConfigCheck(file) => settings::check(store, file.as_deref(), output),
         Plan::Completions(shell) => manual::completions(shell, output),
@@ -113,6 +116,65 @@ fn recover(store: &Path, world: &dyn World, output: &mut Output) -> Result<(), S
     }
     output.line(&format!(
         "Made a new root key {shown}; the lost one opens this store no more"
+    ))?;
+    Ok(())
+}
+
+fn backup(file: &Path, store: &Path, world: &dyn World, output: &mut Output) -> Result<(), Stop> {
+    let shown = printable(&file.to_string_lossy());
+    let mut backend = world.backend(store)?;
+    let new = crate::sys::files::create_private(file).map_err(|e| {
+        let exists = matches!(&e, crate::sys::files::FileError::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists);
+        let exit = if exists { Exit::Conflict } else { Exit::Failed };
+        Problem::new(exit, "the store was not backed up", e).next("name a new file in a directory that is there")
+    })?;
+    let made = backend.backup(new).inspect_err(|_| {
+        // What is there of it is no backup.
+        let _ = std::fs::remove_file(file);
+    })?;
+    let dir = file
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    std::fs::File::open(dir)
+        .and_then(|d| d.sync_all())
+        .map_err(|e| Problem::new(Exit::Failed, format!("{shown} may not be safe on disk"), e))?;
+    if output.json {
+        let mut made = made;
+        made["file"] = json!(file.to_string_lossy());
+        return Ok(output.json(&made)?);
+    }
+    output.line(&format!(
+        "Backed up {} records, {} bytes, into {shown}",
+        made["records"], made["bytes"]
+    ))?;
+    output.note("Keep the key file or the recovery key elsewhere: without one of them it cannot be restored");
+    Ok(())
+}
+
+fn restore(
+    plan: &super::plan::Restore,
+    store: &Path,
+    world: &dyn World,
+    output: &mut Output,
+) -> Result<(), Stop> {
+    let key = match plan.recovery_key {
+        true => Some(value::recovery_key(world)?),
+        false => None,
+    };
+    let reply = world.restore(store, plan, key.as_ref())?;
+    if output.json {
+        return Ok(output.json(&reply)?);
+    }
+    let done = match plan.trial {
+        Trial::Real => "Restored",
+        Trial::DryRun => "Would restore",
+    };
+    output.line(&format!(
+        "{done} {} secrets with {} versions into {}",
+        reply["secrets"],
+        reply["versions"],
+        printable(&store.to_string_lossy())
     ))?;
     Ok(())
 }

@@ -58,6 +58,11 @@ impl Backend for Fake {
             .unwrap_or_else(|| Ok(json!({})))
     }
 
+    fn backup(&mut self, _: std::fs::File) -> Result<Value, Problem> {
+        self.calls.borrow_mut().push(json!({"command": "backup"}));
+        Ok(json!({ "records": 1, "bytes": 2 }))
+    }
+
     fn value(&mut self, _: &SecretName, _: &plan::Which) -> Result<SecretBytes, Problem> {
         let bytes = self.stored.borrow().clone();
         let mut value = self.memory(bytes.len())?;
@@ -86,6 +91,16 @@ impl World for Fake {
     }
     fn recover(&self, store: &Path, _: &SecretBytes) -> Result<PathBuf, Problem> {
         Ok(store.join("root.key"))
+    }
+    fn restore(
+        &self,
+        _: &Path,
+        plan: &plan::Restore,
+        recovery_key: Option<&SecretBytes>,
+    ) -> Result<Value, Problem> {
+        let call = json!({"command": "restore", "file": plan.file, "recovery_key": recovery_key.is_some()});
+        self.calls.borrow_mut().push(call);
+        Ok(json!({ "secrets": 1, "versions": 2 }))
     }
     fn break_glass(&self, _: &Path, broken: &plan::policies::Broken) -> Result<Value, Problem> {
         self.calls

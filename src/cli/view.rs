@@ -54,6 +54,8 @@ pub fn view(request: &Request, reply: &Value) -> View {
         Request::LayerRemove { key, dry_run: true } => asked(format!("Would remove {}\n", key.words())),
         Request::Why { .. } => asked(why(reply)),
         Request::Delete { name, .. } => told(delete(name.as_str(), reply)),
+        // Printed by its own, with the file's name.
+        Request::Backup => asked(String::new()),
         Request::StoreCheck => asked(check(reply)),
         Request::Status => asked(status(reply)),
         Request::AuditVerify => asked(verify(reply)),

@@ -5,10 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::problem::{Exit, Problem};
-use crate::secret::SecretBytes;
 use crate::sys::socket::{Connection, sealed_memfd};
 
-use super::protocol::{Envelope, FORMAT, PACKET, Reply, Request};
+use super::protocol::{Enclosed, Envelope, FORMAT, PACKET, Reply, Request};
 
 /// How long an answer may take: a check of a large store or log takes a while.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -66,7 +65,7 @@ impl Client {
     pub fn call(
         &mut self,
         request: &Request,
-        value: Option<SecretBytes>,
+        enclosed: Option<Enclosed>,
     ) -> Result<serde_json::Value, Problem> {
         let gone = |e: &dyn std::fmt::Display| {
             Problem::new(Exit::Unavailable, "the daemon did not answer", e)
@@ -77,11 +76,12 @@ impl Client {
             request: request.clone(),
         })
         .map_err(|e| gone(&e))?;
-        let memfd = value
-            .map(|v| sealed_memfd(&v))
-            .transpose()
-            .map_err(|e| gone(&e))?;
-        let fds: Vec<_> = memfd.iter().map(|fd| fd.as_fd()).collect();
+        let fd = match enclosed {
+            Some(Enclosed::Value(value)) => Some(sealed_memfd(&value).map_err(|e| gone(&e))?),
+            Some(Enclosed::File(file)) => Some(file.into()),
+            None => None,
+        };
+        let fds: Vec<_> = fd.iter().map(|fd| fd.as_fd()).collect();
         self.connection.send(&text, &fds).map_err(|e| gone(&e))?;
         let mut answer = Vec::new();
         let mut packet = vec![0; PACKET];

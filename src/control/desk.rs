@@ -3,15 +3,14 @@
 use serde_json::{Value, json};
 
 use crate::access::Caller;
-use crate::audit::VerifyError;
+use crate::audit::{Event, Identity, Outcome, Record, VerifyError};
 use crate::id::ROOT;
 use crate::lifecycle::{Care, Lifecycle, PolicyEdit};
 use crate::problem::{Exit, Problem};
 use crate::report::Report;
-use crate::secret::SecretBytes;
 use crate::vault::Vault;
 
-use super::protocol::{LayerChange, Request};
+use super::protocol::{Enclosed, LayerChange, Request};
 
 /// What only a serving process can tell or do.
 pub trait Service: Send + Sync {
@@ -60,18 +59,15 @@ impl Desk {
     pub fn answer<C: Caller>(
         &self,
         request: &Request,
-        value: Option<SecretBytes>,
+        enclosed: Option<Enclosed>,
         caller: &mut C,
     ) -> Result<Value, Problem> {
         match request {
             Request::Put(put) => {
-                let value = value.ok_or_else(|| {
-                    Problem::new(
-                        Exit::Usage,
-                        format!("cannot put {}", put.name),
-                        "no value came with it",
-                    )
-                })?;
+                let Some(Enclosed::Value(value)) = enclosed else {
+                    let what = format!("cannot put {}", put.name);
+                    return Err(Problem::new(Exit::Usage, what, "no value came with it"));
+                };
                 self.lifecycle.put(put, &value, caller)
             }
             Request::List { under, tags } => Ok(self.report.list(under.as_deref(), tags, caller)),
@@ -107,6 +103,7 @@ impl Desk {
             Request::LayerRemove { key, dry_run } => self.lifecycle.remove_layer(key, *dry_run, caller),
             Request::Why { name, about } => self.report.why(name, about, caller),
             Request::Delete { name, purge, dry_run } => self.lifecycle.delete(name, *purge, *dry_run, caller),
+            Request::Backup => self.backup(enclosed, caller),
             Request::StoreCheck => self.store_check(caller),
             Request::Status => Ok(self.status(caller)),
             Request::AuditVerify => self.verify(caller),
@@ -115,6 +112,35 @@ impl Desk {
                 self.service.stop()
             }
         }
+    }
+
+    fn backup<C: Caller>(&self, enclosed: Option<Enclosed>, caller: &mut C) -> Result<Value, Problem> {
+        let what = "cannot back the store up";
+        self.owner_only(what, caller)?;
+        let Some(Enclosed::File(file)) = enclosed else {
+            return Err(Problem::new(Exit::Usage, what, "no file came with it"));
+        };
+        if !file.metadata().is_ok_and(|m| m.is_file()) {
+            return Err(Problem::new(Exit::Usage, what, "it is no regular file"));
+        }
+        let record = Record {
+            event: Event::BackupStore,
+            outcome: Outcome::Allowed,
+            via: caller.door(),
+            who: caller.who(Identity::Full),
+            ..Record::default()
+        };
+        let _recorded = self
+            .vault
+            .log()
+            .append(&record)
+            .map_err(|e| Problem::new(Exit::Unavailable, what, e))?;
+        let mut out = std::io::BufWriter::new(&file);
+        let saved = self.vault.backup(&mut out).map_err(|e| e.problem(what))?;
+        std::io::Write::flush(&mut out)
+            .and_then(|()| file.sync_all())
+            .map_err(|e| Problem::new(Exit::Failed, what, e))?;
+        Ok(json!({ "store": self.vault.id().to_string(), "records": saved.records, "bytes": saved.bytes }))
     }
 
     fn store_check<C: Caller>(&self, caller: &mut C) -> Result<Value, Problem> {

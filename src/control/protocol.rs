@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::SecretName;
 use crate::problem::Problem;
+use crate::secret::SecretBytes;
 
 pub use crate::lifecycle::{LabelMove, Put, Rule, TagChange};
 pub use crate::policy::Attached;
@@ -132,6 +133,8 @@ pub enum Request {
         /// Only say what would be destroyed.
         dry_run: bool,
     },
+    /// Back the store up into the file that comes with the request.
+    Backup,
     /// Check every record of the store.
     StoreCheck,
     /// The serving process and its counters.
@@ -156,6 +159,14 @@ pub struct LayerChange {
     /// Whether what warns is refused.
     #[serde(default)]
     pub strict: bool,
+}
+
+/// What travels beside a request, as a descriptor.
+pub enum Enclosed {
+    /// A value, in a sealed memfd.
+    Value(SecretBytes),
+    /// A file to write.
+    File(std::fs::File),
 }
 
 /// What comes back.

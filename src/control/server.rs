@@ -10,12 +10,11 @@ use crate::audit::{Event, Identity, Outcome, Record};
 use crate::id::Tid;
 use crate::policy::Reason;
 use crate::problem::{Exit, Problem};
-use crate::secret::SecretBytes;
 use crate::sys::caller::{Header, Observer};
 use crate::sys::socket::{Connection, Listener, Message, Peer, read_sealed_memfd};
 
 use super::Desk;
-use super::protocol::{Envelope, FORMAT, MAX_REQUEST, PACKET, Reply, Request};
+use super::protocol::{Enclosed, Envelope, FORMAT, MAX_REQUEST, PACKET, Reply, Request};
 
 /// Connections of one uid that are served at the same time.
 const PER_UID: usize = 16;
@@ -123,8 +122,8 @@ impl Server {
             )
             .next("use the command that came with the daemon"));
         }
-        let value = self.value(message, &envelope.request)?;
-        self.desk.answer(&envelope.request, value, &mut caller)
+        let enclosed = self.enclosed(message, &envelope.request)?;
+        self.desk.answer(&envelope.request, enclosed, &mut caller)
     }
 
     /// Who sent this very message. The connection's credentials are those of whoever connected, which may be
@@ -186,19 +185,22 @@ impl Server {
         }
     }
 
-    fn value(&self, message: Message, request: &Request) -> Result<Option<SecretBytes>, Problem> {
+    fn enclosed(&self, message: Message, request: &Request) -> Result<Option<Enclosed>, Problem> {
         let what = "the value was not taken";
         let mut fds = message.fds.into_iter();
         let (Some(fd), None) = (fds.next(), fds.next()) else {
             return Ok(None);
         };
+        if matches!(request, Request::Backup) {
+            return Ok(Some(Enclosed::File(fd.into())));
+        }
         if !matches!(request, Request::Put(_)) {
             return Err(Problem::new(Exit::Usage, what, "the request takes none"));
         }
         let value = read_sealed_memfd(fd, self.max_value).map_err(|e| {
             Problem::new(Exit::Usage, what, e).next(format!("a value is 1 to {} bytes", self.max_value))
         })?;
-        Ok(Some(value))
+        Ok(Some(Enclosed::Value(value)))
     }
 }
 

@@ -227,6 +227,11 @@ impl Keyring {
         Summand(primitive::hmac(self.summands.expose(), &[&term.0]))
     }
 
+    /// The MAC of a backup, over the SHA-256 of what stands before it.
+    pub fn backup_mac(&self, digest: &[u8; 32]) -> [u8; 32] {
+        primitive::hmac(self.digests.expose(), &[b"wardfs backup 1", digest])
+    }
+
     /// A digest of a value in its place, in hexadecimal. Equal values of one version have equal digests; of two
     /// versions, or without the root key, nothing can be told.
     pub fn digest(&self, ctx: &Context<'_>, value: &SecretBytes) -> String {

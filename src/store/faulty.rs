@@ -139,6 +139,11 @@ impl<S: Store> Store for Faulty<S> {
         self.inner.list(table, each)
     }
 
+    fn dump(&self, each: &mut dyn FnMut(Table, &[u8], &[u8]) -> ControlFlow<()>) -> Result<(), StoreError> {
+        self.spoil(Call::List)?;
+        self.inner.dump(each)
+    }
+
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.spoil(Call::Get)?;
         self.inner.get(table, key)

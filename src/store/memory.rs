@@ -34,7 +34,7 @@ impl Memory {
     }
 
     /// Every record, for comparisons.
-    pub fn dump(&self) -> BTreeMap<(Table, Vec<u8>), Vec<u8>> {
+    pub fn all(&self) -> BTreeMap<(Table, Vec<u8>), Vec<u8>> {
         self.state()
             .1
             .iter()
@@ -63,6 +63,16 @@ impl Store for Memory {
         let from = Bound::Included((table, Vec::new()));
         for ((found, key), bytes) in records.range((from, Bound::Unbounded)) {
             if *found != table || each(key, bytes).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn dump(&self, each: &mut dyn FnMut(Table, &[u8], &[u8]) -> ControlFlow<()>) -> Result<(), StoreError> {
+        let records = self.state().1.clone();
+        for ((table, key), bytes) in &records {
+            if each(*table, key, bytes).is_break() {
                 break;
             }
         }

@@ -271,6 +271,14 @@ pub trait Store: Send + Sync {
         each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), StoreError>;
 
+    /// Calls `each` with table, key and bytes of every record, in the order of tables and keys, until it breaks off.
+    /// One call sees one revision, whatever is committed meanwhile.
+    #[expect(
+        clippy::type_complexity,
+        reason = "an alias would have to spell out the lifetimes"
+    )]
+    fn dump(&self, each: &mut dyn FnMut(Table, &[u8], &[u8]) -> ControlFlow<()>) -> Result<(), StoreError>;
+
     /// The record, as the medium holds it; `None` if there is none.
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 

@@ -346,7 +346,7 @@ fn faults_come_when_they_were_ordered() {
     assert_eq!(store.commit(Revision(3), &put(6, 1)).unwrap(), Revision(4));
     let keys: Vec<_> = store
         .inner()
-        .dump()
+        .all()
         .into_keys()
         .map(|(_, key)| number(&key).unwrap())
         .collect();

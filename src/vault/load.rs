@@ -108,7 +108,7 @@ pub(super) fn slots(store: &dyn Store) -> Result<Vec<Slot>, VaultError> {
     Ok(slots.into_iter().collect::<Result<_, _>>()?)
 }
 
-fn open_root(store: &dyn Store, id: StoreId, settings: &Settings) -> Result<RootKey, VaultError> {
+pub(super) fn open_root(store: &dyn Store, id: StoreId, settings: &Settings) -> Result<RootKey, VaultError> {
     let secret = files::read_key_file(&settings.key_file)?;
     Ok(crate::seal::open_any(
         &slots(store)?,
@@ -118,7 +118,7 @@ fn open_root(store: &dyn Store, id: StoreId, settings: &Settings) -> Result<Root
     )?)
 }
 
-fn load_named_keys(store: &dyn Store, keyring: &mut Keyring) -> Result<(), VaultError> {
+pub(super) fn load_named_keys(store: &dyn Store, keyring: &mut Keyring) -> Result<(), VaultError> {
     let mut failure = None;
     store.list(Table::Key, &mut |name, record| {
         let added = std::str::from_utf8(name)

@@ -20,6 +20,7 @@ use crate::store::snapshot::{Indexed, Snapshot};
 use crate::store::{Revision, Store, StoreError, Table};
 use crate::sys::files::FileError;
 
+mod backup;
 mod check;
 mod commit;
 mod create;
@@ -29,6 +30,7 @@ mod meta;
 #[cfg(test)]
 mod tests;
 
+pub use backup::{Opener, Restored, Rollback, Saved, Trial, restore};
 pub use check::{Finding, Findings};
 pub use commit::{Draft, Sameness};
 pub use create::{Created, create, recover};
@@ -73,6 +75,19 @@ pub enum VaultError {
     /// A sealed metadata record that is not the JSON it should be.
     #[error("a metadata record is not readable: {0}")]
     Meta(#[from] serde_json::Error),
+    /// Something is there where a store is to be restored.
+    #[error("{0}")]
+    Occupied(String),
+    /// A backup that would take back changes.
+    #[error(
+        "the backup ends at change {backup}, and {present} are known here: what was changed since would be lost"
+    )]
+    OldBackup {
+        /// The backup's last change.
+        backup: u64,
+        /// The last change that store or log know of.
+        present: u64,
+    },
     /// A change that was made, and whose record is not in the log yet.
     #[error(
         "the change was made and stays, but its record is not safe in the log yet ({0}); that follows as soon as it is possible"
@@ -103,8 +118,10 @@ impl VaultError {
             VaultError::Seal(_)
             | VaultError::Integrity(_)
             | VaultError::RolledBack(_)
+            | VaultError::OldBackup { .. }
             | VaultError::Policy(..)
             | VaultError::Meta(_) => Exit::Integrity,
+            VaultError::Occupied(_) => Exit::Conflict,
             VaultError::Log(e) => log_exit(e),
             // A key file that others could have read or exchanged is not to be believed, as any other tampering.
             VaultError::File(FileError::Unsafe { .. }) => Exit::Integrity,
@@ -133,6 +150,8 @@ impl VaultError {
                 "without a daemon only its owner may use a store: run the command as root, or start `wardfs mount`"
             }
             VaultError::Store(StoreError::Exists { .. }) => "name another directory with --store",
+            VaultError::OldBackup { .. } => "if that is meant: --accept-rollback",
+            VaultError::Occupied(_) => "move it away first, or name another directory with --store",
             VaultError::RolledBack(_)
             | VaultError::Integrity(_)
             | VaultError::Log(LogError::Missing { .. } | LogError::Behind { .. } | LogError::Broken(_)) => {

@@ -26,6 +26,9 @@ impl Store for Shared {
     ) -> Result<(), StoreError> {
         self.0.list(table, each)
     }
+    fn dump(&self, each: &mut dyn FnMut(Table, &[u8], &[u8]) -> ControlFlow<()>) -> Result<(), StoreError> {
+        self.0.dump(each)
+    }
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.0.get(table, key)
     }

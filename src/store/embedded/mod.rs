@@ -268,14 +268,15 @@ fn full_key(table: Table, key: &[u8]) -> Vec<u8> {
     full
 }
 
-impl Store for Embedded {
-    fn revision(&self) -> Result<Revision, StoreError> {
-        self.database()?.revision(&self.data)
-    }
-
-    fn list(
+impl Embedded {
+    /// Every record whose key lies in `range`, under its full key, at one revision.
+    #[expect(
+        clippy::type_complexity,
+        reason = "an alias would have to spell out the lifetimes"
+    )]
+    fn walk(
         &self,
-        table: Table,
+        (from, to): (&[u8], &[u8]),
         each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         // A panic of the caller's own must not be taken for damage.
@@ -287,20 +288,19 @@ impl Store for Embedded {
                 Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
                 Err(e) => return Err(e.into()),
             };
-            let (from, to) = ([table.number()], [table.number() + 1]);
             let mut last = Vec::new();
-            for entry in records.range::<&[u8]>(&from[..]..&to[..])? {
+            for entry in records.range::<&[u8]>(from..to)? {
                 let (key, bytes) = entry?;
                 let key = key.value();
                 // Damaged pages can point back to their ancestors: without this the walk might not end.
-                if key.first() != Some(&table.number()) || key <= &last[..] {
+                if key < from || key >= to || key <= &last[..] {
                     disordered = true;
                     break;
                 }
                 let bytes = bytes.value();
                 theirs.set(true);
                 QUIET.set(false);
-                let go_on = each(&key[1..], bytes);
+                let go_on = each(key, bytes);
                 QUIET.set(true);
                 theirs.set(false);
                 if go_on.is_break() {
@@ -332,6 +332,33 @@ impl Store for Embedded {
             return Err(contradiction(&self.data));
         }
         result
+    }
+}
+
+impl Store for Embedded {
+    fn revision(&self) -> Result<Revision, StoreError> {
+        self.database()?.revision(&self.data)
+    }
+
+    fn list(
+        &self,
+        table: Table,
+        each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let range = ([table.number()], [table.number() + 1]);
+        self.walk((&range.0, &range.1), &mut |key, bytes| each(&key[1..], bytes))
+    }
+
+    fn dump(&self, each: &mut dyn FnMut(Table, &[u8], &[u8]) -> ControlFlow<()>) -> Result<(), StoreError> {
+        let tables = Table::ALL;
+        // The revision's own record lies behind all tables.
+        self.walk((&[0], &REVISION[..1]), &mut |key, bytes| match key
+            .split_first()
+            .and_then(|(n, key)| Some((tables.into_iter().find(|t| t.number() == *n)?, key)))
+        {
+            Some((table, key)) => each(table, key, bytes),
+            None => ControlFlow::Continue(()),
+        })
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {

@@ -1,0 +1,360 @@
+//! Backups: every record of the store at one revision, as sealed as it lies there, under one MAC
+//! (`packaging/doc/format.md`). And the way back, which is one commit.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::load::{believed, load_named_keys, open_root, slots};
+use super::*;
+use crate::audit::Body;
+use crate::clock::Timestamp;
+use crate::seal::{RecoveryKey, SlotKind};
+use crate::secret::SecretBytes;
+use crate::store::embedded::Embedded;
+use crate::store::header::{self, Header};
+use crate::store::memory::Memory;
+use crate::store::{Batch, MAX_KEY, MAX_RECORD};
+
+const MAGIC: &[u8; 8] = b"wardbak\n";
+const FORMAT: u16 = 1;
+/// Stands where a table's number would.
+const END: u8 = 0xff;
+const MAC: usize = 32;
+
+/// What a backup holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Saved {
+    /// Records.
+    pub records: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+/// What may be lost by a restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rollback {
+    /// Nothing: a backup that is older than what is there is refused.
+    Refused,
+    /// What was changed since the backup.
+    Accepted,
+}
+
+/// Whether a restore is made or only tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trial {
+    /// Only say what would be done.
+    DryRun,
+    /// Do it.
+    Real,
+}
+
+/// What opens a backup.
+#[derive(Clone, Copy)]
+pub enum Opener<'a> {
+    /// The key file of the settings.
+    KeyFile,
+    /// The recovery key; a new key file is made.
+    Recovery(&'a SecretBytes),
+}
+
+/// What was, or would be, restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restored {
+    /// The store.
+    pub id: StoreId,
+    /// Secrets with values.
+    pub secrets: usize,
+    /// Versions.
+    pub versions: usize,
+    /// The last change in the backup.
+    pub epoch: u64,
+    /// The last change that is known where it is restored; 0 if nothing is there.
+    pub present: u64,
+}
+
+struct Hashed<'w> {
+    out: &'w mut dyn Write,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl Hashed<'_> {
+    fn put(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.hash.update(bytes);
+        self.bytes += bytes.len() as u64;
+        self.out.write_all(bytes)
+    }
+
+    fn record(&mut self, table: Table, key: &[u8], bytes: &[u8]) -> std::io::Result<()> {
+        self.put(&[table.number()])?;
+        self.put(&(key.len() as u16).to_be_bytes())?;
+        self.put(key)?;
+        self.put(&(bytes.len() as u32).to_be_bytes())?;
+        self.put(bytes)
+    }
+}
+
+impl Vault {
+    /// Writes a backup. Readers and changes go on meanwhile; it holds one moment.
+    ///
+    /// # Errors
+    /// If the store cannot be read, or `out` not written.
+    pub fn backup(&self, out: &mut dyn Write) -> Result<Saved, VaultError> {
+        let failed = |e| VaultError::Io("cannot write the backup".into(), e);
+        let mut out = Hashed {
+            out,
+            hash: Sha256::new(),
+            bytes: 0,
+        };
+        let head = [
+            &MAGIC[..],
+            &FORMAT.to_be_bytes(),
+            &FORMAT.to_be_bytes(),
+            &self.id.0,
+            &Timestamp::now().0.to_be_bytes(),
+        ];
+        out.put(&head.concat()).map_err(failed)?;
+        let mut records = 0u64;
+        let mut failure = None;
+        self.store.dump(&mut |table, key, bytes| {
+            records += 1;
+            match out.record(table, key, bytes) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(e) => {
+                    failure = Some(e);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        if let Some(e) = failure {
+            return Err(failed(e));
+        }
+        out.put(&[END])
+            .and_then(|()| out.put(&records.to_be_bytes()))
+            .map_err(failed)?;
+        let mac = self.keyring.backup_mac(&out.hash.clone().finalize().into());
+        out.out.write_all(&mac).map_err(failed)?;
+        Ok(Saved {
+            records,
+            bytes: out.bytes + MAC as u64,
+        })
+    }
+}
+
+/// A backup, taken apart and not believed yet.
+struct Parsed<'b> {
+    id: StoreId,
+    store: Memory,
+    digest: [u8; 32],
+    mac: &'b [u8],
+}
+
+fn damaged(why: &str) -> VaultError {
+    VaultError::Integrity(format!("the backup is damaged: {why}"))
+}
+
+fn parse(file: &[u8]) -> Result<Parsed<'_>, VaultError> {
+    fn take<'f>(rest: &mut &'f [u8], n: usize) -> Result<&'f [u8], VaultError> {
+        let (head, tail) = rest
+            .split_at_checked(n)
+            .ok_or_else(|| damaged("it is cut short"))?;
+        *rest = tail;
+        Ok(head)
+    }
+    fn number(rest: &mut &[u8], n: usize) -> Result<u64, VaultError> {
+        Ok(take(rest, n)?
+            .iter()
+            .fold(0, |all, byte| all << 8 | u64::from(*byte)))
+    }
+    let (signed, mac) = file
+        .len()
+        .checked_sub(MAC)
+        .and_then(|at| file.split_at_checked(at))
+        .ok_or_else(|| VaultError::Integrity("it is no backup of wardfs".into()))?;
+    let rest = &mut &*signed;
+    if take(rest, MAGIC.len())? != MAGIC {
+        return Err(VaultError::Integrity("it is no backup of wardfs".into()));
+    }
+    let (format, min_reader) = (number(rest, 2)?, number(rest, 2)?);
+    if min_reader > u64::from(FORMAT) {
+        return Err(VaultError::Integrity(format!(
+            "the backup has format {format}, which this release does not read: use a later one"
+        )));
+    }
+    let id = StoreId(
+        take(rest, 16)?
+            .try_into()
+            .map_err(|_| damaged("it is cut short"))?,
+    );
+    take(rest, 8)?;
+    let mut batch = Batch::new();
+    loop {
+        let [table] = take(rest, 1)? else {
+            return Err(damaged("it is cut short"));
+        };
+        if *table == END {
+            break;
+        }
+        let table = Table::ALL.into_iter().find(|t| t.number() == *table);
+        let table = table.ok_or_else(|| damaged("it has a table that is not known"))?;
+        let len = number(rest, 2)? as usize;
+        let key = take(rest, len)?;
+        let len = number(rest, 4)? as usize;
+        let bytes = take(rest, len)?;
+        if key.len() > MAX_KEY || bytes.len() > MAX_RECORD {
+            return Err(damaged("a record is too long"));
+        }
+        batch.put(table, key, bytes);
+    }
+    if number(rest, 8)? != batch.ops().len() as u64 || !rest.is_empty() {
+        return Err(damaged("it does not end where it should"));
+    }
+    let store = Memory::new();
+    store.commit(store.revision()?, &batch)?;
+    Ok(Parsed {
+        id,
+        store,
+        digest: Sha256::digest(signed).into(),
+        mac,
+    })
+}
+
+/// Puts the store of a backup into `dir`: into a clean one with a new log, or over the same store, whose log goes on.
+/// `body` is the audit record of it.
+///
+/// # Errors
+/// If the backup is not what was written, no key opens it, another store is there, the one that is there is newer and
+/// that is not accepted, or a daemon has it. Nothing is changed then.
+pub fn restore(
+    dir: &Path,
+    settings: &Settings,
+    file: &[u8],
+    opener: Opener<'_>,
+    rollback: Rollback,
+    trial: Trial,
+    body: Body,
+) -> Result<Restored, VaultError> {
+    let backup = parse(file)?;
+    let root = match opener {
+        Opener::KeyFile => open_root(&backup.store, backup.id, settings)?,
+        Opener::Recovery(_) if settings.key_file.exists() => {
+            return Err(VaultError::Occupied(format!(
+                "a key file is there: {}",
+                settings.key_file.display()
+            )));
+        }
+        Opener::Recovery(key) => {
+            let secret = RecoveryKey::parse(key.expose())?;
+            crate::seal::open_any(&slots(&backup.store)?, SlotKind::Recovery, &secret, backup.id)?
+        }
+    };
+    let mut keyring = Keyring::new(backup.id, root)?;
+    if !bool::from(keyring.backup_mac(&backup.digest).ct_eq(backup.mac)) {
+        return Err(damaged("it is not what was written"));
+    }
+    load_named_keys(&backup.store, &mut keyring)?;
+    let (epoch, state) = believed(&backup.store, &keyring)?;
+
+    let there = match Embedded::open(dir) {
+        Ok(store) => Some(store),
+        Err(StoreError::NotFound { .. }) => None,
+        Err(e) => return Err(e.into()),
+    };
+    let known = there
+        .as_ref()
+        .map(|s| last_epoch(s, &keyring))
+        .transpose()?
+        .flatten();
+    let mut restored = Restored {
+        id: backup.id,
+        secrets: state.secrets.iter().filter(|s| s.is_active()).count(),
+        versions: state.versions.len(),
+        epoch: epoch.epoch,
+        present: known.as_ref().map_or(0, |e| e.epoch),
+    };
+    older(&restored, rollback)?;
+    if trial == Trial::DryRun {
+        return Ok(restored);
+    }
+
+    let store = match there {
+        Some(store) => store,
+        None => Embedded::create(dir)?,
+    };
+    let key = || keyring.derive(crate::seal::Purpose::Audit);
+    let (audit, anchor) = (dir.join("audit"), known.as_ref().unwrap_or(&epoch).anchor.clone());
+    let log = match Log::create(&audit, backup.id, key()?, settings.log.clone()) {
+        Err(LogError::Exists { .. }) => Log::open(&audit, backup.id, key()?, settings.log.clone(), &anchor)?,
+        made => made?,
+    };
+    restored.present = restored.present.max(log.last_epoch());
+    older(&restored, rollback)?;
+
+    let next = restored.epoch.max(restored.present) + 1;
+    let mut outbox = Vec::new();
+    for pending in epoch.outbox.iter().chain(known.iter().flat_map(|k| &k.outbox)) {
+        if !log.contains_since(&anchor, pending.body.event_id())? {
+            outbox.push(pending.body.clone());
+        }
+    }
+    outbox.push(body);
+    let record = EpochRecord {
+        epoch: next,
+        // Numbers are never given twice, not even those that the backup does not know of.
+        next_secret: epoch.next_secret.max(known.as_ref().map_or(0, |k| k.next_secret)),
+        next_version: epoch
+            .next_version
+            .max(known.as_ref().map_or(0, |k| k.next_version)),
+        sum: epoch.sum,
+        anchor: log.sync()?,
+        outbox: outbox
+            .into_iter()
+            .map(|body| Pending { epoch: next, body })
+            .collect(),
+    };
+    let mut batch = Batch::new();
+    store.dump(&mut |table, key, _| {
+        batch.delete(table, key);
+        ControlFlow::Continue(())
+    })?;
+    backup.store.dump(&mut |table, key, bytes| {
+        batch.put(table, key, bytes);
+        ControlFlow::Continue(())
+    })?;
+    let sealed = keyring.seal_record(EPOCH, 0, &serde_json::to_vec(&record)?)?;
+    batch.put(Table::Epoch, b"epoch".as_slice(), sealed.0.to_vec());
+    store.commit(store.revision()?, &batch)?;
+    drop((store, log));
+    if let Opener::Recovery(key) = opener {
+        recover(dir, settings, key)?;
+    }
+    // Which brings the record of it into the log.
+    drop(Vault::open(dir, settings)?);
+    Ok(restored)
+}
+
+/// The epoch record of the store that is there, if it can be believed.
+fn last_epoch(store: &dyn Store, keyring: &Keyring) -> Result<Option<EpochRecord>, VaultError> {
+    let Some(header) = store.get(Table::Header, header::KEY)? else {
+        return Ok(None);
+    };
+    if Header::decode(&header)?.id != keyring.store() {
+        return Err(VaultError::Occupied("another store is there".into()));
+    }
+    let sealed = store.get(Table::Epoch, b"epoch")?;
+    let opened = sealed.and_then(|s| keyring.open_record(EPOCH, 0, &s).ok());
+    Ok(opened.and_then(|json| serde_json::from_slice(&json).ok()))
+}
+
+fn older(restored: &Restored, rollback: Rollback) -> Result<(), VaultError> {
+    match rollback {
+        Rollback::Refused if restored.present > restored.epoch => Err(VaultError::OldBackup {
+            backup: restored.epoch,
+            present: restored.present,
+        }),
+        _ => Ok(()),
+    }
+}
