@@ -196,6 +196,37 @@ impl Config {
         interpret(text).map_err(|fault| diagnose(text, &fault))
     }
 
+    /// With other values for some keys, each written as in the file or as bare text: `audit.segment_bytes`, `1048576`.
+    ///
+    /// # Errors
+    /// A key that is unknown or a table, a value of another type or out of bounds ([`Exit::Usage`]).
+    pub fn with(self, settings: &[(String, String)]) -> Result<Config, Problem> {
+        let mut config = self;
+        for (key, text) in settings {
+            let what = format!("-o {} is not understood", printable(&format!("{key}={text}")));
+            let bad = |why: String| {
+                Problem::new(Exit::Usage, &what, why)
+                    .next("the keys are those of wardfs.toml: wardfs man wardfs.toml")
+            };
+            let mut table = toml::Table::try_from(&config).map_err(|e| bad(e.to_string()))?;
+            let (section, name) = key.split_once('.').unwrap_or(("", key));
+            let place = match section {
+                "" => Some(&mut table),
+                section => table.get_mut(section).and_then(toml::Value::as_table_mut),
+            };
+            let slot = place.and_then(|t| t.get_mut(name)).filter(|v| !v.is_table());
+            let slot = slot.ok_or_else(|| bad(format!("there is no such key {:?}", printable(key))))?;
+            *slot = match slot {
+                toml::Value::String(_) => toml::Value::String(text.clone()),
+                _ => text
+                    .parse()
+                    .map_err(|_| bad(format!("a {} is needed", slot.type_str())))?,
+            };
+            config = interpret(&table.to_string()).map_err(|fault| bad(fault.message))?;
+        }
+        Ok(config)
+    }
+
     /// The root key's file, for the store directory `dir`.
     pub fn key_path(&self, dir: &Path) -> PathBuf {
         dir.join(&self.key_file)

@@ -308,12 +308,21 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     let vfs = Arc::new(Vfs::new(access.clone(), plan.config.max_handles_per_uid));
 
     let mounted = mount_on(&plan.target)?;
+    let mut mounted = mounted;
     let guard = Unmount {
         target: mounted.target.clone(),
+        keeper: mounted.keeper.take(),
     };
-    // The public mount is read-only from its first moment; only this clone is not.
-    let clone = mount::split(&mounted).map_err(|e| failed(&e))?;
-    let notifier = notifier::spawn(Path::new("/proc/self/exe"), clone).map_err(|e| failed(&e))?;
+    let notifier = if guard.keeper.is_some() {
+        tracing::info!(
+            "mounted without root: for this user alone, and watchers by inotify are not told of changes"
+        );
+        None
+    } else {
+        // The public mount is read-only from its first moment; only this clone is not.
+        let clone = mount::split(&mounted).map_err(|e| failed(&e))?;
+        Some(notifier::spawn(Path::new("/proc/self/exe"), clone).map_err(|e| failed(&e))?)
+    };
     // Before there are threads: capabilities are each thread's own.
     harden::drop_capabilities(&[harden::Capability::SysAdmin, harden::Capability::IpcLock])
         .map_err(|e| failed(&e))?;
@@ -324,12 +333,14 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
         .spawn(move || session.run())
         .map_err(|e| failed(&e))?;
     let mut watch = mount::watch_unmounted(&guard.target).map_err(|e| failed(&e))?;
-    let notifier = Arc::new(Announcer::start(notifier, &vfs).map_err(|e| failed(&e))?);
-    let (for_vfs, for_notifier) = (vfs.clone(), notifier.clone());
-    vault.listen(vec![
-        Box::new(move |change| for_vfs.changed(change)),
-        Box::new(move |change| for_notifier.announce(change)),
-    ]);
+    let notifier = notifier.map(|n| Announcer::start(n, &vfs)).transpose();
+    let notifier = notifier.map_err(|e| failed(&e))?.map(Arc::new);
+    let for_vfs = vfs.clone();
+    let mut listeners: Vec<crate::vault::Listener> = vec![Box::new(move |change| for_vfs.changed(change))];
+    if let Some(notifier) = notifier.clone() {
+        listeners.push(Box::new(move |change| notifier.announce(change)));
+    }
+    vault.listen(listeners);
     let serving = Serving {
         stop: stop.clone(),
         vfs: vfs.clone(),
@@ -353,14 +364,16 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     ready(&plan.target);
     tell_manager("READY=1");
     let outside = wait(&stop, &mut watch, &vault, || {
-        sessions.is_finished() || !notifier.alive()
+        sessions.is_finished() || notifier.as_ref().is_some_and(|n| !n.alive())
     });
 
     tell_manager("STOPPING=1");
     let _ = std::fs::remove_file(&socket);
     record(&vault, Event::Shutdown);
     drop(guard);
-    notifier.stop();
+    if let Some(notifier) = notifier {
+        notifier.stop();
+    }
     if let Err(e) = vault.tick() {
         tracing::error!("the log's last anchor was not written: {e}");
     }
@@ -416,7 +429,11 @@ fn mount_on(target: &Path) -> Result<mount::Mounted, Problem> {
             .next("name another directory, or unmount it"));
         }
     }
-    mount::mount(target, &mount::Options::default()).map_err(|e| cannot(&e))
+    let options = mount::Options::default();
+    match nix::unistd::geteuid().is_root() {
+        true => mount::mount(target, &options).map_err(|e| cannot(&e)),
+        false => mount::mount_unprivileged(target, &options.fsname).map_err(|e| cannot(&e)),
+    }
 }
 
 /// Until the end: keep the log anchored, and look whether the mount is still there.
@@ -470,10 +487,15 @@ fn record(vault: &Vault, event: Event) {
 /// Unmounts when service ends, also by an error on the way up.
 struct Unmount {
     target: PathBuf,
+    /// Who unmounts, where this process may not.
+    keeper: Option<mount::Keeper>,
 }
 
 impl Drop for Unmount {
     fn drop(&mut self) {
+        if let Some(keeper) = self.keeper.take() {
+            return drop(keeper);
+        }
         match mount::unmount(&self.target) {
             Ok(()) | Err(mount::MountError::Target { .. }) => {}
             Err(e) => tracing::error!("{} stays mounted: {e}", self.target.display()),

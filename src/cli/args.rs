@@ -73,6 +73,73 @@ pub struct Global {
     pub verbose: u8,
 }
 
+impl Cli {
+    /// The definition, with `--user` on every command that has no flag of that name.
+    pub fn definition() -> clap::Command {
+        fn own(command: clap::Command) -> clap::Command {
+            let subs: Vec<String> = command
+                .get_subcommands()
+                .map(|s| s.get_name().to_string())
+                .collect();
+            let taken = command.get_arguments().any(|a| a.get_long() == Some("user"));
+            let command = subs.iter().fold(command, |c, sub| c.mut_subcommand(sub, own));
+            if taken || command.is_hide_set() {
+                return command;
+            }
+            command.arg(
+                clap::Arg::new(OWN)
+                    .long("user")
+                    .action(ArgAction::SetTrue)
+                    .help_heading("Global options")
+                    .help("Use your own store, in $XDG_DATA_HOME/wardfs (needs no root)"),
+            )
+        }
+        own(<Cli as clap::CommandFactory>::command())
+    }
+
+    /// What was typed.
+    ///
+    /// # Errors
+    /// What is not understood; help and version, too.
+    pub fn typed(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Cli, clap::Error> {
+        let mut definition = Cli::definition();
+        let matches = definition.try_get_matches_from_mut(args)?;
+        let mut cli = <Cli as clap::FromArgMatches>::from_arg_matches(&matches)?;
+        let (mut at, mut own, mut store) = (Some(&matches), false, false);
+        while let Some(found) = at {
+            own |= matches!(found.try_get_one::<bool>(OWN), Ok(Some(true)));
+            store |= found.value_source("store") == Some(clap::parser::ValueSource::CommandLine);
+            at = found.subcommand().map(|(_, sub)| sub);
+        }
+        if own && store {
+            return Err(definition.error(
+                clap::error::ErrorKind::ArgumentConflict,
+                "--user and --store each name a store: give one of them",
+            ));
+        }
+        if own {
+            cli.global.store = own_store().ok_or_else(|| {
+                definition.error(clap::error::ErrorKind::Io, "there is no home directory (HOME)")
+            })?;
+        }
+        Ok(cli)
+    }
+}
+
+/// The id of `--user`.
+const OWN: &str = "own";
+
+/// The store of this user: `$XDG_DATA_HOME/wardfs`, in `~/.local/share` by default (XDG Base Directory Specification).
+fn own_store() -> Option<PathBuf> {
+    let absolute = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|p| p.is_absolute())
+    };
+    let data = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")))?;
+    Some(data.join("wardfs"))
+}
+
 /// Every command.
 #[derive(Subcommand, Debug)]
 pub enum Command {
@@ -274,7 +341,9 @@ Examples:
     #[command(after_help = "\
 Examples:
   wardfs mount /run/secrets &
-  wardfs mount /run/secrets --threads 8")]
+  wardfs mount /run/secrets --threads 8
+  wardfs mount /run/secrets -o root_describes=false -o audit.segment_bytes=1048576
+  wardfs mount --user ~/secrets")]
     Mount {
         /// The directory
         #[arg(value_hint = ValueHint::DirPath)]
@@ -282,6 +351,9 @@ Examples:
         /// Threads that serve (1 to 64; default: `threads` of wardfs.toml)
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
         threads: Option<u8>,
+        /// A setting of wardfs.toml for this service, as in -o max_handles_per_uid=100 (repeatable)
+        #[arg(short, long = "option", value_name = "KEY=VALUE", action = ArgAction::Append)]
+        option: Vec<String>,
     },
 
     /// End the service and unmount
@@ -343,6 +415,13 @@ Examples:
         /// Write every page into man1 and man5 of this directory
         #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
         output: Option<PathBuf>,
+    },
+
+    /// Unmounts when its standard input ends; started by `mount` without root
+    #[command(name = crate::sys::mount::KEEP, hide = true)]
+    Unmounter {
+        /// The mount.
+        target: PathBuf,
     },
 
     /// The event writer's process; started by `mount`

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use clap::CommandFactory;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 use serde_json::json;
@@ -32,7 +31,7 @@ impl Page {
         if matches!(typed, [one] if one == crate::config::FILE) {
             return Ok(Page::Settings);
         }
-        let mut command = Cli::command();
+        let mut command = Cli::definition();
         let mut path = Vec::new();
         for word in typed {
             let Some(sub) = command.find_subcommand(word).filter(|s| !s.is_hide_set()) else {
@@ -59,7 +58,7 @@ impl Page {
         match self {
             Page::Settings => Ok(settings_page()),
             Page::Command(path) => {
-                let mut command = Cli::command();
+                let mut command = Cli::definition();
                 command.build();
                 for word in path {
                     command = command.find_subcommand(word).cloned().unwrap_or(command);
@@ -96,7 +95,7 @@ fn pages() -> Vec<Page> {
         }
     }
     let mut pages = vec![Page::Settings];
-    add(&Cli::command(), &[], &mut pages);
+    add(&Cli::definition(), &[], &mut pages);
     pages
 }
 
@@ -186,7 +185,7 @@ pub fn write_all(dir: &Path, output: &mut Output) -> Result<(), Stop> {
 /// If the output cannot be written.
 pub fn completions(shell: clap_complete::Shell, output: &mut Output) -> Result<(), Stop> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "wardfs", &mut script);
+    clap_complete::generate(shell, &mut Cli::definition(), "wardfs", &mut script);
     let script = String::from_utf8_lossy(&script);
     if output.json {
         return Ok(output.json(&json!({ "shell": shell.to_string(), "script": script }))?);

@@ -24,7 +24,6 @@ use crate::control::protocol::Request;
 use crate::id::SecretName;
 use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
-use clap::Parser;
 use render::Output;
 use run::Stop;
 use std::ffi::OsString;
@@ -156,7 +155,7 @@ pub trait World {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = match args::Cli::try_parse() {
+    let cli = match args::Cli::typed(std::env::args_os()) {
         Ok(cli) => cli,
         Err(e) => return refused(&e),
     };

@@ -71,6 +71,8 @@ pub enum Plan {
         target: PathBuf,
         /// With how many threads, if not as configured.
         threads: Option<usize>,
+        /// Settings, by key.
+        options: Vec<(String, String)>,
     },
     /// End the service.
     Unmount {
@@ -93,6 +95,8 @@ pub enum Plan {
     ManAll(PathBuf),
     /// Show it all.
     Demo,
+    /// Unmount when standard input ends.
+    Unmounter(PathBuf),
     /// The event writer.
     Notifier(Vec<OsString>),
 }
@@ -223,9 +227,17 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
         Command::Store(args::Store::Recover) => Plan::Recover,
         Command::Store(args::Store::BreakGlass(typed)) => policies::break_glass(typed)?,
         Command::Status => Plan::Ask(Request::Status),
-        Command::Mount { target, threads } => Plan::Mount {
+        Command::Mount {
+            target,
+            threads,
+            option,
+        } => Plan::Mount {
             target: absolute(&target)?,
             threads: threads.map(usize::from),
+            options: option
+                .iter()
+                .map(|o| policies::pair(o, "-o"))
+                .collect::<Result<_, _>>()?,
         },
         Command::Unmount { target } => Plan::Unmount {
             target: absolute(&target)?,
@@ -237,6 +249,7 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
         } => Plan::ManAll(dir),
         Command::Man { of, output: None } => Plan::Man(manual::Page::parse(&of)?),
         Command::Demo => Plan::Demo,
+        Command::Unmounter { target } => Plan::Unmounter(target),
         Command::Notifier { args } => Plan::Notifier(args),
     })
 }

@@ -58,8 +58,12 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
         Plan::Why { target, about } => refusal(&target, &about, &mut *world.backend(store)?, output),
         Plan::Tail { lines, follow } => log::tail(store, lines, follow, output),
         Plan::Query(query) => log::query(store, &query, output),
-        Plan::Mount { target, threads } => {
-            let mut config = Config::load(store)?;
+        Plan::Mount {
+            target,
+            threads,
+            options,
+        } => {
+            let mut config = Config::load(store)?.with(&options)?;
             config.threads = threads.unwrap_or(config.threads);
             Ok(world.mount(&MountPlan {
                 store: store.to_owned(),
@@ -78,6 +82,10 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
         Plan::Man(page) => manual::print(&page, output),
         Plan::ManAll(dir) => manual::write_all(&dir, output),
         Plan::Demo => world.demo(output),
+        Plan::Unmounter(target) => Ok(crate::sys::mount::keep(&target).map_err(|e| {
+            let what = format!("cannot unmount {}", printable(&target.to_string_lossy()));
+            Problem::new(Exit::Failed, what, e).next("fusermount3 -u -z DIR")
+        })?),
         Plan::Notifier(args) => Ok(world.notifier(&args)?),
     }
 }

@@ -1,9 +1,8 @@
 use super::*;
-use clap::CommandFactory;
 
 #[test]
 fn the_definition_is_sound() {
-    Cli::command().debug_assert();
+    Cli::definition().debug_assert();
 }
 
 fn each(command: &clap::Command, path: &str, see: &mut impl FnMut(&clap::Command, &str)) {
@@ -16,7 +15,7 @@ fn each(command: &clap::Command, path: &str, see: &mut impl FnMut(&clap::Command
 #[test]
 fn every_command_says_what_it_does_with_an_example_that_parses() {
     let mut seen = 0;
-    each(&Cli::command(), "wardfs", &mut |command, path| {
+    each(&Cli::definition(), "wardfs", &mut |command, path| {
         seen += 1;
         assert!(command.get_about().is_some(), "{path}");
         let help = command
@@ -42,7 +41,7 @@ fn every_command_says_what_it_does_with_an_example_that_parses() {
                 .replace("'TLS key'", "key");
             let typed = typed.split(['#', '>', '<', '&', '|']).next().unwrap();
             let args = std::iter::once("wardfs").chain(typed.split_whitespace());
-            assert!(Cli::try_parse_from(args).is_ok(), "{path}: {example}");
+            assert!(Cli::typed(args).is_ok(), "{path}: {example}");
         }
         for arg in command.get_arguments().filter(|a| !a.is_hide_set()) {
             assert!(
@@ -58,7 +57,7 @@ fn every_command_says_what_it_does_with_an_example_that_parses() {
 #[test]
 fn global_flags_may_stand_anywhere() {
     for line in ["wardfs --json --store /s list", "wardfs list --json --store /s"] {
-        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        let cli = Cli::typed(line.split(' ')).unwrap();
         assert!(cli.global.json);
         assert_eq!(cli.global.store, PathBuf::from("/s"));
     }

@@ -196,7 +196,7 @@ pub(super) fn tags(typed: &[String], flag: &str) -> Result<BTreeMap<String, Stri
     }
 }
 
-fn pair(text: &str, flag: &str) -> Result<(String, String), Problem> {
+pub(super) fn pair(text: &str, flag: &str) -> Result<(String, String), Problem> {
     match text.split_once('=').filter(|(key, _)| !key.is_empty()) {
         Some((key, value)) => Ok((key.into(), value.into())),
         None => Err(Problem::new(
@@ -204,6 +204,6 @@ fn pair(text: &str, flag: &str) -> Result<(String, String), Problem> {
             format!("{flag} {:?} is not understood", printable(text)),
             "it has no KEY=VALUE",
         )
-        .next(format!("write {flag} team=data"))),
+        .next(format!("write {flag} KEY=VALUE"))),
     }
 }

@@ -1,10 +1,9 @@
 use super::*;
-use clap::Parser;
 
 fn typed(line: &[&str]) -> Result<Plan, Problem> {
     let args = std::iter::once("wardfs").chain(line.iter().copied());
     plan(
-        args::Cli::try_parse_from(args)
+        args::Cli::typed(args)
             .unwrap_or_else(|e| panic!("{line:?}: {e}"))
             .command,
     )

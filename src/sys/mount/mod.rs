@@ -8,6 +8,7 @@
 //! The order in a serving process: [`mount`], [`split`] (the notifier's writable clone), then the session on the device.
 
 mod attach;
+mod helper;
 mod table;
 
 use std::ffi::{CString, OsStr};
@@ -23,6 +24,7 @@ use nix::mount::{MntFlags, MsFlags};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::checked;
+pub use helper::{KEEP, Keeper, keep};
 pub use table::{MountEntry, mounts};
 
 /// The file system type of a wardfs mount in the mount table.
@@ -115,6 +117,8 @@ pub struct Mounted {
     pub target: PathBuf,
     /// The number of the FUSE connection, as in `/sys/fs/fuse/connections`.
     pub connection: u32,
+    /// The helper that keeps the mount, where this process may not mount by itself.
+    pub keeper: Option<Keeper>,
     /// The root of the mount, as an `O_PATH` descriptor.
     root: OwnedFd,
 }
@@ -156,6 +160,31 @@ pub fn mount(target: &Path, options: &Options) -> Result<Mounted, MountError> {
         device: device.into(),
         target,
         connection,
+        keeper: None,
+        root,
+    })
+}
+
+/// As [`mount`] without privilege, through the setuid helper of fuse3. Only the mounting user reaches the mount, and
+/// there can be no [`split`].
+///
+/// # Errors
+/// As [`mount`], or if the helper is missing or refuses.
+pub fn mount_unprivileged(target: &Path, fsname: &str) -> Result<Mounted, MountError> {
+    let (target, found) = examine(target)?;
+    if found != TargetState::EmptyDirectory {
+        return Err(MountError::Target { target, state: found });
+    }
+    let (device, keeper) = helper::mount(&target, fsname).map_err(failed("mount on", &target))?;
+    let root = open_path(&target).map_err(failed("open", &target))?;
+    let connection = super::statx(root.as_fd(), libc::AT_STATX_DONT_SYNC, 0)
+        .map_err(failed("look at the mount for", &target))?
+        .stx_dev_minor;
+    Ok(Mounted {
+        device,
+        target,
+        connection,
+        keeper: Some(keeper),
         root,
     })
 }
@@ -236,8 +265,11 @@ pub fn unmount(target: &Path) -> Result<(), MountError> {
         let (target, state) = examine(&place)?;
         return Err(MountError::Target { target, state });
     }
-    nix::mount::umount2(&by_descriptor(&fd), MntFlags::MNT_DETACH)
-        .map_err(|e| failed("unmount", &place)(e.into()))
+    match nix::mount::umount2(&by_descriptor(&fd), MntFlags::MNT_DETACH) {
+        Ok(()) => Ok(()),
+        Err(Errno::EPERM) => helper::unmount(&place).map_err(failed("unmount", &place)),
+        Err(e) => Err(failed("unmount", &place)(e.into())),
+    }
 }
 
 /// The number of the FUSE connection of the wardfs mount at `target`.
