@@ -15,6 +15,11 @@ use super::run::test_key;
 /// Live mounts as (test, path), for the deadline.
 static LIVE: Mutex<Vec<(u64, PathBuf)>> = Mutex::new(Vec::new());
 
+/// Held while a child is forked: a copy that is locked by a thread which the child does not have would never open.
+pub(super) fn still() -> std::sync::MutexGuard<'static, Vec<(u64, PathBuf)>> {
+    LIVE.lock().unwrap_or_else(|e| e.into_inner())
+}
+
 thread_local! {
     static PRIVATE: Cell<bool> = const { Cell::new(false) };
 }

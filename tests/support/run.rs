@@ -151,6 +151,7 @@ impl Run {
         let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).expect("pipe");
         let key = test_key();
         let mut live = LIVE.lock().unwrap_or_else(|e| e.into_inner());
+        let mounts = super::mount::still();
         // SAFETY: the child runs `work` and ends by _exit; it never returns into the test harness.
         match unsafe { libc::fork() } {
             -1 => panic!("fork: {}", io::Error::last_os_error()),
@@ -158,6 +159,7 @@ impl Run {
                 // The copied list is about the parent's children.
                 live.clear();
                 drop(live);
+                drop(mounts);
                 drop(read);
                 if !self.keep_device {
                     close_devices();
@@ -171,6 +173,7 @@ impl Run {
             pid => {
                 live.push((key, pid));
                 drop(live);
+                drop(mounts);
                 Child {
                     pid,
                     reaped: false,
