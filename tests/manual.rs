@@ -1,5 +1,7 @@
 //! Manual pages and completions, by the programs that take them.
 
+mod support;
+
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -48,25 +50,98 @@ fn every_page_renders_without_a_warning() {
     assert!(pages > 30, "{pages} pages");
 }
 
+/// What bash offers for a line, by the script and by the program.
+fn complete(typed: &str, environment: &[(&str, &str)]) -> Vec<String> {
+    let script = wardfs(&["completions", "bash"]);
+    let words: Vec<String> = typed.split(' ').map(|w| format!("'{w}'")).collect();
+    let last = words.len() - 1;
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_wardfs"));
+    let path = format!(
+        "{}:/usr/bin:/bin",
+        program.parent().expect("a directory").display()
+    );
+    let set: String = environment
+        .iter()
+        .map(|(k, v)| format!("export {k}='{v}'\n"))
+        .collect();
+    let ask = format!(
+        "export PATH='{path}'\n{set}{script}\nCOMP_WORDS=({}); COMP_CWORD={last}; COMP_TYPE=9\n_clap_complete_wardfs wardfs {} {}\nprintf '%s\\n' \"${{COMPREPLY[@]}}\"",
+        words.join(" "),
+        words[last],
+        words[last - 1]
+    );
+    let (out, err) = piped("bash", &["--norc"], &ask);
+    assert!(!err.contains("panicked"), "{err}");
+    out.lines().map(|l| l.trim().to_string()).collect()
+}
+
 #[test]
 fn bash_completes_commands_and_flags() {
-    let script = wardfs(&["completions", "bash"]);
-    let complete = |typed: &str| {
-        let words: Vec<&str> = typed.split(' ').collect();
-        let last = words.len() - 1;
-        let quoted = words
+    assert_eq!(complete("wardfs pol", &[]), ["policy"]);
+    assert!(complete("wardfs policy ", &[]).iter().any(|w| w == "check"));
+    assert!(
+        complete("wardfs put x --vis", &[])
             .iter()
-            .map(|w| format!("'{w}'"))
-            .collect::<Vec<_>>()
-            .join(" ");
-        let ask = format!(
-            "{script}\nCOMP_WORDS=({quoted}); COMP_CWORD={last}; _wardfs wardfs '{}' '{}'; echo \"${{COMPREPLY[@]}}\"",
-            words[last],
-            words[last - 1]
-        );
-        piped("bash", &["--norc"], &ask).0
+            .any(|w| w == "--visibility")
+    );
+    assert!(!complete("wardfs ", &[]).iter().any(|w| w.starts_with("__")));
+}
+
+#[test]
+fn other_shells_have_scripts() {
+    for shell in ["zsh", "fish", "elvish", "powershell"] {
+        assert!(wardfs(&["completions", shell]).contains("wardfs"), "{shell}");
+    }
+}
+
+/// Names complete for those who may see them, with and without a daemon.
+#[test]
+fn bash_completes_the_names_that_the_caller_may_see() {
+    let _deadline = support::Deadline::new(std::time::Duration::from_secs(60), "completion");
+    let mut product = support::product::Product::mounted();
+    product.put("app/db", "1", &["--allow", "uid:61001"]);
+    product.put("app/key", "1", &["--visibility", "hidden"]);
+    product.put("web", "1", &[]);
+    let store = product.store();
+    let store = store.to_str().expect("a path");
+    let set = [("WARDFS_STORE", store)];
+    assert_eq!(complete("wardfs get app/", &set), ["app/db", "app/key"]);
+    assert_eq!(complete("wardfs policy set w", &set), ["web"]);
+    assert_eq!(
+        complete(&format!("wardfs --store {store} describe app/d"), &[]),
+        ["app/db"]
+    );
+    assert!(!complete("wardfs guardrail get ", &set).iter().any(|w| w == "web"));
+    let asked = |uid: u32| {
+        let args = ["--", "wardfs", "get", ""];
+        let program = std::fs::File::open(env!("CARGO_BIN_EXE_wardfs")).expect("the program");
+        let number = nix::fcntl::fcntl(&program, nix::fcntl::FcntlArg::F_DUPFD(100)).expect("dup");
+        // SAFETY: a new descriptor that nobody else owns.
+        let _held: std::os::fd::OwnedFd = unsafe { std::os::fd::FromRawFd::from_raw_fd(number) };
+        let mut command = Command::new(format!("/proc/self/fd/{number}"));
+        command
+            .args(args)
+            .env("WARDFS_STORE", store)
+            .env("WARDFS_COMPLETE", "bash")
+            .env("_CLAP_COMPLETE_INDEX", "2")
+            .env("_CLAP_IFS", "\n")
+            .current_dir("/");
+        // SAFETY: raw system calls on this child alone.
+        unsafe {
+            std::os::unix::process::CommandExt::pre_exec(&mut command, move || {
+                support::become_ids(uid, uid, &[])
+            });
+        }
+        let out = command.output().expect("run");
+        assert!(out.status.success(), "{out:?}");
+        String::from_utf8(out.stdout).expect("text")
     };
-    assert_eq!(complete("wardfs pol").trim(), "policy");
-    assert!(complete("wardfs policy ").contains("check"));
-    assert!(complete("wardfs put x --vis").contains("--visibility"));
+    let names = asked(61001);
+    assert!(
+        names.contains("app/db") && !names.contains("app/key") && !names.contains("web"),
+        "{names}"
+    );
+    product.stop();
+    assert_eq!(complete("wardfs get we", &set), ["web"]);
+    assert_eq!(complete("wardfs get we", &[("WARDFS_STORE", "/nowhere")]), [""]);
 }

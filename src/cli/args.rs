@@ -130,7 +130,7 @@ impl Cli {
 const OWN: &str = "own";
 
 /// The store of this user: `$XDG_DATA_HOME/wardfs`, in `~/.local/share` by default (XDG Base Directory Specification).
-fn own_store() -> Option<PathBuf> {
+pub fn own_store() -> Option<PathBuf> {
     let absolute = |name: &str| {
         std::env::var_os(name)
             .map(PathBuf::from)

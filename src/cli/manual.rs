@@ -179,20 +179,6 @@ pub fn write_all(dir: &Path, output: &mut Output) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Prints the completion script of a shell.
-///
-/// # Errors
-/// If the output cannot be written.
-pub fn completions(shell: clap_complete::Shell, output: &mut Output) -> Result<(), Stop> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::definition(), "wardfs", &mut script);
-    let script = String::from_utf8_lossy(&script);
-    if output.json {
-        return Ok(output.json(&json!({ "shell": shell.to_string(), "script": script }))?);
-    }
-    Ok(output.text(&script)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

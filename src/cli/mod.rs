@@ -2,6 +2,7 @@
 //! where a failure becomes words and an exit code.
 
 mod args;
+mod complete;
 mod demo;
 mod dry_run;
 mod explain;
@@ -155,6 +156,7 @@ pub trait World {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    complete::answer();
     let cli = match args::Cli::typed(std::env::args_os()) {
         Ok(cli) => cli,
         Err(e) => return refused(&e),

@@ -4,7 +4,7 @@ use super::plan::policies::Target;
 use super::plan::{Plan, ValueFrom, Which};
 use super::render::Output;
 use super::value::{self, Limit};
-use super::{Backend, MountPlan, World, dry_run, explain, log, manual, settings, view, why};
+use super::{Backend, MountPlan, World, complete, dry_run, explain, log, manual, settings, view, why};
 use crate::config::{Config, VALUE_CEILING};
 use crate::control::protocol::{Put, Request, WhyAbout};
 use crate::id::{SecretName, printable};
@@ -78,7 +78,7 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
         Plan::Restore(plan) => restore(&plan, store, world, output),
         Plan::Recover => recover(store, world, output),
         Plan::ConfigCheck(file) => settings::check(store, file.as_deref(), output),
-        Plan::Completions(shell) => manual::completions(shell, output),
+        Plan::Completions(shell) => complete::script(shell, output),
         Plan::Man(page) => manual::print(&page, output),
         Plan::ManAll(dir) => manual::write_all(&dir, output),
         Plan::Demo => world.demo(output),
