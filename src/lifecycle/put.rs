@@ -335,7 +335,7 @@ impl Lifecycle {
             return Err(Problem::new(
                 Exit::Conflict,
                 what,
-                format_args!("{other} is there: a name is a file or a directory, never both"),
+                format_args!("{other}; a name is a file or a directory, never both"),
             )
             .next("choose another name"));
         }
