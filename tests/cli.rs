@@ -1,9 +1,13 @@
 //! What the program says: transcripts of help and bad input, and how it behaves where its output goes nowhere.
 
+mod support;
+
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+
+use support::terminal::at_a_terminal;
 
 fn wardfs() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wardfs"));
@@ -252,57 +256,13 @@ fn following_the_log_shows_new_records_of_new_segments() {
     child.wait().unwrap();
 }
 
-/// Types `keys` at a terminal of its own, each when its prompt has appeared: what was shown, and the exit code.
-fn at_a_terminal(args: &[&str], keys: &[(&str, &[u8])]) -> (String, Option<i32>) {
-    use std::io::Read;
-    let pty = nix::pty::openpty(None, None).unwrap();
-    let slave = || Stdio::from(pty.slave.try_clone().unwrap());
-    // A session of its own, or /dev/tty would be the terminal of whoever runs the tests. The limit ends a test
-    // that would wait for ever.
-    let mut child = Command::new("timeout")
-        .args([
-            "--foreground",
-            "20",
-            "setsid",
-            "--ctty",
-            "--wait",
-            env!("CARGO_BIN_EXE_wardfs"),
-            "--store",
-            "/nonexistent/store",
-        ])
-        .args(args)
-        .stdin(slave())
-        .stdout(slave())
-        .stderr(slave())
-        .spawn()
-        .unwrap();
-    drop(pty.slave);
-    let mut master = std::fs::File::from(pty.master);
-    let mut shown = Vec::new();
-    let mut keys = keys.iter();
-    let mut next = keys.next();
-    let mut buffer = [0; 1024];
-    let mut from = 0;
-    // Reading fails when the last process has closed the terminal.
-    while let Ok(n @ 1..) = master.read(&mut buffer) {
-        shown.extend_from_slice(&buffer[..n]);
-        if let Some((prompt, line)) = next
-            && text(&shown[from..]).contains(prompt)
-        {
-            from = shown.len();
-            master.write_all(line).unwrap();
-            next = keys.next();
-        }
-    }
-    (String::from_utf8(shown).unwrap(), child.wait().unwrap().code())
-}
-
 #[test]
 fn a_terminal_is_asked_and_shows_nothing() {
     let (first, again) = ("Value of app/x (not shown): ", "The same again: ");
+    let nowhere = Path::new("/nonexistent/store");
     let put = ["put", "app/x"];
 
-    let (shown, code) = at_a_terminal(&put, &[(first, b"hunter2\r"), (again, b"hunter3\r")]);
+    let (shown, code) = at_a_terminal(nowhere, &put, &[(first, b"hunter2\r"), (again, b"hunter3\r")]);
     assert_eq!(code, Some(2), "{shown}");
     assert!(
         shown.contains("the two are not the same") && !shown.contains("hunter"),
@@ -310,24 +270,52 @@ fn a_terminal_is_asked_and_shows_nothing() {
     );
 
     // Both the same: it goes on to the store, which is not there.
-    let (shown, code) = at_a_terminal(&put, &[(first, b"hunter2\r"), (again, b"hunter2\r")]);
+    let (shown, code) = at_a_terminal(nowhere, &put, &[(first, b"hunter2\r"), (again, b"hunter2\r")]);
     assert!(
         !matches!(code, Some(0 | 2)) && shown.contains(again) && !shown.contains("hunter"),
         "{code:?}: {shown}"
     );
 
-    let (shown, code) = at_a_terminal(&put, &[(first, b"hunter2\x03")]);
+    let (shown, code) = at_a_terminal(nowhere, &put, &[(first, b"hunter2\x03")]);
     assert_eq!(code, Some(1), "{shown}");
     assert!(shown.contains("it was cancelled"), "{shown}");
 
-    let (shown, code) = at_a_terminal(&put, &[(first, b"one\rtwo\r")]);
+    let (shown, code) = at_a_terminal(nowhere, &put, &[(first, b"one\rtwo\r")]);
     assert_eq!(code, Some(2), "{shown}");
     assert!(
         shown.contains("more than one line") && !shown.contains("two"),
         "{shown}"
     );
 
-    let (shown, code) = at_a_terminal(&put, &[(first, b"\r")]);
+    let (shown, code) = at_a_terminal(nowhere, &put, &[(first, b"\r")]);
     assert_eq!(code, Some(2), "{shown}");
     assert!(shown.contains("the value is empty"), "{shown}");
+}
+
+#[test]
+fn who_waits_at_a_terminal_is_told_for_what() {
+    let product = support::product::Product::mounted();
+    let pid = nix::unistd::Pid::from_raw(product.pid() as i32);
+    let signal = |signal| nix::sys::signal::kill(pid, signal).unwrap();
+    let check = |args: &[&str]| {
+        signal(nix::sys::signal::Signal::SIGSTOP);
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                std::thread::sleep(std::time::Duration::from_millis(2500));
+                signal(nix::sys::signal::Signal::SIGCONT);
+            });
+            at_a_terminal(&product.store(), args, &[])
+        })
+    };
+    let (shown, code) = check(&["store", "check"]);
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(
+        shown.starts_with("\rchecking the store, 1 s\u{1b}[K"),
+        "{shown:?}"
+    );
+    let (_, rest) = shown.rsplit_once("\u{1b}[K").expect("a line that was taken back");
+    assert!(!rest.contains("checking"), "{shown:?}");
+    let (shown, code) = check(&["--quiet", "store", "check"]);
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(!shown.contains("checking the store"), "{shown:?}");
 }

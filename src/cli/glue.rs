@@ -2,6 +2,7 @@
 
 use super::plan::Which;
 use super::plan::policies::{Broken, Target};
+use super::progress::Progress;
 use super::render::Output;
 use super::run::Stop;
 use super::value;
@@ -102,8 +103,10 @@ impl World for Machine {
         &daemon::Names
     }
 
-    fn mount(&self, plan: &MountPlan) -> Result<(), Problem> {
+    fn mount(&self, plan: &MountPlan, opening: Progress) -> Result<(), Problem> {
+        let opening = std::cell::Cell::new(Some(opening));
         let ready = |target: &Path| {
+            drop(opening.take());
             if plan.json {
                 println!(
                     "{}",
@@ -152,8 +155,13 @@ impl Backend for Served {
         Ok(reply)
     }
 
-    fn backup(&mut self, file: File) -> Result<serde_json::Value, Problem> {
-        self.client.call(&Request::Backup, Some(Enclosed::File(file)))
+    fn long(
+        &mut self,
+        request: &Request,
+        file: Option<File>,
+        told: &mut dyn FnMut(u64),
+    ) -> Result<serde_json::Value, Problem> {
+        self.client.follow(request, file.map(Enclosed::File), told)
     }
 
     fn value(&mut self, name: &SecretName, which: &Which) -> Result<SecretBytes, Problem> {
@@ -178,12 +186,17 @@ struct Opened {
 impl Backend for Opened {
     fn call(&mut self, request: &Request, value: Option<SecretBytes>) -> Result<serde_json::Value, Problem> {
         self.desk
-            .answer(request, value.map(Enclosed::Value), &mut myself())
+            .answer(request, value.map(Enclosed::Value), &mut |_| {}, &mut myself())
     }
 
-    fn backup(&mut self, file: File) -> Result<serde_json::Value, Problem> {
-        let file = Some(Enclosed::File(file));
-        self.desk.answer(&Request::Backup, file, &mut myself())
+    fn long(
+        &mut self,
+        request: &Request,
+        file: Option<File>,
+        told: &mut dyn FnMut(u64),
+    ) -> Result<serde_json::Value, Problem> {
+        self.desk
+            .answer(request, file.map(Enclosed::File), told, &mut myself())
     }
 
     fn value(&mut self, name: &SecretName, which: &Which) -> Result<SecretBytes, Problem> {

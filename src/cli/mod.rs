@@ -11,6 +11,7 @@ mod glue;
 mod log;
 mod manual;
 mod plan;
+mod progress;
 mod render;
 mod run;
 mod settings;
@@ -25,6 +26,7 @@ use crate::control::protocol::Request;
 use crate::id::SecretName;
 use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
+use progress::Progress;
 use render::Output;
 use run::Stop;
 use std::ffi::OsString;
@@ -39,11 +41,16 @@ pub trait Backend {
     /// What the store answered, or that it does not.
     fn call(&mut self, request: &Request, value: Option<SecretBytes>) -> Result<serde_json::Value, Problem>;
 
-    /// Writes a backup into `file`.
+    /// A request that may take long: `told` hears how many pieces are done. A backup's `file` goes with it.
     ///
     /// # Errors
-    /// [`Exit::Denied`] for anybody but the store's owner, [`Exit::Failed`], [`Exit::Unavailable`].
-    fn backup(&mut self, file: std::fs::File) -> Result<serde_json::Value, Problem>;
+    /// What the store answered, or that it does not.
+    fn long(
+        &mut self,
+        request: &Request,
+        file: Option<std::fs::File>,
+        told: &mut dyn FnMut(u64),
+    ) -> Result<serde_json::Value, Problem>;
 
     /// A value, to this process's caller: through the mount where a daemon runs, by the same decision and with
     /// the same record where none does.
@@ -129,11 +136,11 @@ pub trait World {
     /// The users and groups of this machine.
     fn directory(&self) -> &dyn crate::policy::Directory;
 
-    /// Serves until it is told to end.
+    /// Serves until it is told to end; `opening` is shown until it does.
     ///
     /// # Errors
     /// Why it cannot serve.
-    fn mount(&self, plan: &MountPlan) -> Result<(), Problem>;
+    fn mount(&self, plan: &MountPlan, opening: Progress) -> Result<(), Problem>;
 
     /// Unmounts what a daemon that is gone has left behind; never a living mount.
     ///

@@ -1,5 +1,6 @@
 //! What people see: one place that writes, and the pieces that the views are made of.
 
+use super::progress::Progress;
 use crate::clock::Timestamp;
 use crate::id::{SecretName, printable};
 use crate::problem::Problem;
@@ -18,6 +19,8 @@ pub struct Output {
     pub terminal: bool,
     colour: bool,
     colour_err: bool,
+    /// Whether a line of standard error can be kept up to date.
+    live: bool,
     out: Box<dyn Write>,
     err: Box<dyn Write>,
 }
@@ -29,15 +32,17 @@ impl Output {
     /// When standard output is closed.
     pub fn standard(json: bool, quiet: bool) -> io::Result<Output> {
         let terminal = io::stdout().is_terminal();
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
-            || std::env::var_os("TERM").is_some_and(|t| t == "dumb");
+        let dumb = std::env::var_os("TERM").is_some_and(|t| t == "dumb");
+        let plain = dumb || std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+        let terminal_err = io::stderr().is_terminal();
         let out = std::fs::File::from(io::stdout().as_fd().try_clone_to_owned()?);
         Ok(Output {
             json,
             quiet,
             terminal,
             colour: terminal && !plain,
-            colour_err: io::stderr().is_terminal() && !plain,
+            colour_err: terminal_err && !plain,
+            live: terminal_err && !dumb && !quiet,
             out: Box::new(out),
             err: Box::new(io::stderr()),
         })
@@ -91,6 +96,14 @@ impl Output {
         }
     }
 
+    /// Shows on a terminal what is waited for, until it is dropped.
+    pub fn progress(&self, doing: &'static str) -> Progress {
+        match self.live {
+            true => Progress::shown(doing, io::stderr()),
+            false => Progress::silent(),
+        }
+    }
+
     /// The one way in which a failure is told.
     pub fn problem(&mut self, problem: &Problem) {
         let text = if self.json {
@@ -117,6 +130,7 @@ impl Output {
             terminal: false,
             colour: false,
             colour_err: false,
+            live: false,
             out: Box::new(out.clone()),
             err: Box::new(err.clone()),
         };

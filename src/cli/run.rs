@@ -49,7 +49,7 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
         Plan::Init => init(store, world, output),
         Plan::Put { put, from } => store_value(put, &from, store, world, output),
         Plan::Get { name, which } => get(&name, &which, store, world, output),
-        Plan::Ask(request) => ask(request, &mut *world.backend(store)?, output),
+        Plan::Ask(request) => ask(request, store, world, output),
         Plan::Simulate(scenario) => explain::scenario(&scenario, world.directory(), output),
         Plan::BreakGlass(broken) => break_glass(&broken, store, world, output),
         Plan::PolicyDryRun { name, text, strict } => {
@@ -65,13 +65,14 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
         } => {
             let mut config = Config::load(store)?.with(&options)?;
             config.threads = threads.unwrap_or(config.threads);
-            Ok(world.mount(&MountPlan {
+            let plan = MountPlan {
                 store: store.to_owned(),
                 target,
                 config,
                 json: output.json,
                 quiet: output.quiet,
-            })?)
+            };
+            Ok(world.mount(&plan, output.progress("opening the store"))?)
         }
         Plan::Unmount { target } => unmount(&target, store, world, output),
         Plan::Backup(file) => backup(&file, store, world, output),
@@ -136,7 +137,10 @@ fn backup(file: &Path, store: &Path, world: &dyn World, output: &mut Output) -> 
         let exit = if exists { Exit::Conflict } else { Exit::Failed };
         Problem::new(exit, "the store was not backed up", e).next("name a new file in a directory that is there")
     })?;
-    let made = backend.backup(new).inspect_err(|_| {
+    let progress = output.progress("writing the backup");
+    let made = backend.long(&Request::Backup, Some(new), &mut |done| progress.tell(done));
+    drop(progress);
+    let made = made.inspect_err(|_| {
         // What is there of it is no backup.
         let _ = std::fs::remove_file(file);
     })?;
@@ -170,7 +174,10 @@ fn restore(
         true => Some(value::recovery_key(world)?),
         false => None,
     };
-    let reply = world.restore(store, plan, key.as_ref())?;
+    let progress = output.progress("restoring the store");
+    let reply = world.restore(store, plan, key.as_ref());
+    drop(progress);
+    let reply = reply?;
     if output.json {
         return Ok(output.json(&reply)?);
     }
@@ -252,8 +259,17 @@ fn get(
     Ok(())
 }
 
-fn ask(request: Request, backend: &mut dyn Backend, output: &mut Output) -> Result<(), Stop> {
-    let reply = backend.call(&request, None)?;
+fn ask(request: Request, store: &Path, world: &dyn World, output: &mut Output) -> Result<(), Stop> {
+    let progress = output.progress(match request {
+        Request::StoreCheck => "checking the store",
+        Request::AuditVerify => "verifying the log",
+        _ => "waiting for the store",
+    });
+    let reply = world
+        .backend(store)
+        .and_then(|mut b| b.long(&request, None, &mut |done| progress.tell(done)));
+    drop(progress);
+    let reply = reply?;
     if matches!(request, Request::PolicyExplain { .. }) {
         return explain::answer(&reply, output);
     }

@@ -58,9 +58,14 @@ impl Backend for Fake {
             .unwrap_or_else(|| Ok(json!({})))
     }
 
-    fn backup(&mut self, _: std::fs::File) -> Result<Value, Problem> {
-        self.calls.borrow_mut().push(json!({"command": "backup"}));
-        Ok(json!({ "records": 1, "bytes": 2 }))
+    fn long(
+        &mut self,
+        request: &Request,
+        _: Option<std::fs::File>,
+        told: &mut dyn FnMut(u64),
+    ) -> Result<Value, Problem> {
+        told(1);
+        self.call(request, None)
     }
 
     fn value(&mut self, _: &SecretName, _: &plan::Which) -> Result<SecretBytes, Problem> {
@@ -111,7 +116,7 @@ impl World for Fake {
     fn directory(&self) -> &dyn crate::policy::Directory {
         &crate::daemon::Names
     }
-    fn mount(&self, plan: &MountPlan) -> Result<(), Problem> {
+    fn mount(&self, plan: &MountPlan, _: Progress) -> Result<(), Problem> {
         self.calls
             .borrow_mut()
             .push(json!({"command": "mount", "threads": plan.config.threads}));

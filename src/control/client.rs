@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::problem::{Exit, Problem};
 use crate::sys::socket::{Connection, sealed_memfd};
 
-use super::protocol::{Enclosed, Envelope, FORMAT, PACKET, Reply, Request};
+use super::protocol::{Enclosed, Envelope, FORMAT, PACKET, Part, Reply, Request};
 
 /// How long an answer may take: a check of a large store or log takes a while.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -67,6 +67,19 @@ impl Client {
         request: &Request,
         enclosed: Option<Enclosed>,
     ) -> Result<serde_json::Value, Problem> {
+        self.follow(request, enclosed, &mut |_| {})
+    }
+
+    /// The same; `told` hears how many pieces of a long task are done.
+    ///
+    /// # Errors
+    /// What the daemon says, or that it does not answer.
+    pub fn follow(
+        &mut self,
+        request: &Request,
+        enclosed: Option<Enclosed>,
+        told: &mut dyn FnMut(u64),
+    ) -> Result<serde_json::Value, Problem> {
         let gone = |e: &dyn std::fmt::Display| {
             Problem::new(Exit::Unavailable, "the daemon did not answer", e)
                 .next("is it running? wardfs status")
@@ -90,12 +103,17 @@ impl Client {
                 .connection
                 .recv(&mut packet, Some(PATIENCE))
                 .map_err(|e| gone(&e))?;
-            let Some((more, chunk)) = packet[..message.len].split_first() else {
+            let Some((kind, chunk)) = packet[..message.len].split_first() else {
                 return Err(gone(&"it closed the connection"));
             };
-            answer.extend_from_slice(chunk);
-            if *more == 0 {
-                break;
+            match (Part::from_byte(*kind), chunk.try_into()) {
+                (Some(Part::Progress), Ok(done)) => told(u64::from_be_bytes(done)),
+                (Some(Part::More), _) => answer.extend_from_slice(chunk),
+                (Some(Part::Last), _) => {
+                    answer.extend_from_slice(chunk);
+                    break;
+                }
+                (Some(Part::Progress) | None, _) => return Err(gone(&"its answer is not understood")),
             }
         }
         match serde_json::from_slice(&answer).map_err(|e| gone(&e))? {

@@ -52,7 +52,7 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// Answers one request of `caller`.
+    /// Answers one request of `caller`; `told` hears how many pieces of a long task are done.
     ///
     /// # Errors
     /// What the user is to be told.
@@ -60,6 +60,7 @@ impl Desk {
         &self,
         request: &Request,
         enclosed: Option<Enclosed>,
+        told: &mut dyn FnMut(u64),
         caller: &mut C,
     ) -> Result<Value, Problem> {
         match request {
@@ -103,10 +104,10 @@ impl Desk {
             Request::LayerRemove { key, dry_run } => self.lifecycle.remove_layer(key, *dry_run, caller),
             Request::Why { name, about } => self.report.why(name, about, caller),
             Request::Delete { name, purge, dry_run } => self.lifecycle.delete(name, *purge, *dry_run, caller),
-            Request::Backup => self.backup(enclosed, caller),
-            Request::StoreCheck => self.store_check(caller),
+            Request::Backup => self.backup(enclosed, told, caller),
+            Request::StoreCheck => self.store_check(told, caller),
             Request::Status => Ok(self.status(caller)),
-            Request::AuditVerify => self.verify(caller),
+            Request::AuditVerify => self.verify(told, caller),
             Request::Unmount => {
                 self.owner_only("cannot unmount", caller)?;
                 self.service.stop()
@@ -114,7 +115,12 @@ impl Desk {
         }
     }
 
-    fn backup<C: Caller>(&self, enclosed: Option<Enclosed>, caller: &mut C) -> Result<Value, Problem> {
+    fn backup<C: Caller>(
+        &self,
+        enclosed: Option<Enclosed>,
+        told: &mut dyn FnMut(u64),
+        caller: &mut C,
+    ) -> Result<Value, Problem> {
         let what = "cannot back the store up";
         self.owner_only(what, caller)?;
         let Some(Enclosed::File(file)) = enclosed else {
@@ -136,18 +142,18 @@ impl Desk {
             .append(&record)
             .map_err(|e| Problem::new(Exit::Unavailable, what, e))?;
         let mut out = std::io::BufWriter::new(&file);
-        let saved = self.vault.backup(&mut out).map_err(|e| e.problem(what))?;
+        let saved = self.vault.backup(&mut out, told).map_err(|e| e.problem(what))?;
         std::io::Write::flush(&mut out)
             .and_then(|()| file.sync_all())
             .map_err(|e| Problem::new(Exit::Failed, what, e))?;
         Ok(json!({ "store": self.vault.id().to_string(), "records": saved.records, "bytes": saved.bytes }))
     }
 
-    fn store_check<C: Caller>(&self, caller: &mut C) -> Result<Value, Problem> {
+    fn store_check<C: Caller>(&self, told: &mut dyn FnMut(u64), caller: &mut C) -> Result<Value, Problem> {
         self.owner_only("cannot check the store", caller)?;
         let findings = self
             .vault
-            .check(&mut |_| {})
+            .check(told)
             .map_err(|e| e.problem("cannot check the store"))?;
         let ok = findings.problems.is_empty();
         let mut answer = json!(findings);
@@ -179,9 +185,9 @@ impl Desk {
         answer
     }
 
-    fn verify<C: Caller>(&self, caller: &mut C) -> Result<Value, Problem> {
+    fn verify<C: Caller>(&self, told: &mut dyn FnMut(u64), caller: &mut C) -> Result<Value, Problem> {
         self.owner_only("cannot verify the log", caller)?;
-        verified(self.vault.verify_log(&mut |_| {}))
+        verified(self.vault.verify_log(told))
     }
 
     fn owner_only<C: Caller>(&self, what: &str, caller: &mut C) -> Result<(), Problem> {

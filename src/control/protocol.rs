@@ -18,8 +18,29 @@ pub use crate::vault::{LayerKey, Visibility};
 pub const FORMAT: u32 = 1;
 /// A request is at most this many bytes.
 pub const MAX_REQUEST: usize = 128 * 1024;
-/// A reply is cut into packets of at most this many bytes; the first byte of each says whether more follow.
+/// A reply is cut into packets of at most this many bytes; the first byte of each is its [`Part`].
 pub const PACKET: usize = 64 * 1024;
+
+/// What a packet of a reply is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Part {
+    /// The end of the reply.
+    Last = 0,
+    /// A piece of the reply, after which more follow.
+    More = 1,
+    /// How many pieces of a long task are done: 8 bytes, big-endian. The reply is still to come.
+    Progress = 2,
+}
+
+impl Part {
+    /// The part of a packet's first byte.
+    pub fn from_byte(byte: u8) -> Option<Part> {
+        [Part::Last, Part::More, Part::Progress]
+            .into_iter()
+            .find(|part| *part as u8 == byte)
+    }
+}
 
 /// What travels to the daemon.
 #[derive(Debug, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::access::{Caller, KnownCaller};
 use crate::audit::{Event, Identity, Outcome, Record};
@@ -14,12 +14,14 @@ use crate::sys::caller::{Header, Observer};
 use crate::sys::socket::{Connection, Listener, Message, Peer, read_sealed_memfd};
 
 use super::Desk;
-use super::protocol::{Enclosed, Envelope, FORMAT, MAX_REQUEST, PACKET, Reply, Request};
+use super::protocol::{Enclosed, Envelope, FORMAT, MAX_REQUEST, PACKET, Part, Reply, Request};
 
 /// Connections of one uid that are served at the same time.
 const PER_UID: usize = 16;
 /// How long a connection may be silent.
 const IDLE: Duration = Duration::from_secs(30);
+/// How often a long task says how far it is.
+const TELL: Duration = Duration::from_millis(250);
 
 /// The listening side.
 pub struct Server {
@@ -94,7 +96,8 @@ impl Server {
                 return Ok(());
             }
             let text = &buffer[..message.len.min(MAX_REQUEST)];
-            let reply = match self.handle(text, message, peer) {
+            let mut told = Told::new(connection);
+            let reply = match self.handle(text, message, peer, &mut |done| told.tell(done)) {
                 Ok(value) => Reply::Done(value),
                 Err(problem) => Reply::Failed(problem),
             };
@@ -102,7 +105,13 @@ impl Server {
         }
     }
 
-    fn handle(&self, text: &[u8], message: Message, peer: &Peer) -> Result<serde_json::Value, Problem> {
+    fn handle(
+        &self,
+        text: &[u8],
+        message: Message,
+        peer: &Peer,
+        told: &mut dyn FnMut(u64),
+    ) -> Result<serde_json::Value, Problem> {
         let refused = |why: &str| Problem::new(Exit::Usage, "the daemon did not understand the request", why);
         if message.truncated || message.len > MAX_REQUEST {
             return Err(refused("it is too long"));
@@ -123,7 +132,7 @@ impl Server {
             .next("use the command that came with the daemon"));
         }
         let enclosed = self.enclosed(message, &envelope.request)?;
-        self.desk.answer(&envelope.request, enclosed, &mut caller)
+        self.desk.answer(&envelope.request, enclosed, told, &mut caller)
     }
 
     /// Who sent this very message. The connection's credentials are those of whoever connected, which may be
@@ -209,11 +218,34 @@ fn answer(connection: &Connection, reply: &Reply) -> std::io::Result<()> {
     let mut chunks = text.chunks(PACKET - 1).peekable();
     while let Some(chunk) = chunks.next() {
         let mut packet = Vec::with_capacity(chunk.len() + 1);
-        packet.push(u8::from(chunks.peek().is_some()));
+        let part = chunks.peek().map_or(Part::Last, |_| Part::More);
+        packet.push(part as u8);
         packet.extend_from_slice(chunk);
         connection.send(&packet, &[])?;
     }
     Ok(())
+}
+
+/// Tells the asking side how far a long task is, a few times a second.
+struct Told<'c> {
+    connection: &'c Connection,
+    last: Instant,
+}
+
+impl<'c> Told<'c> {
+    fn new(connection: &'c Connection) -> Told<'c> {
+        let last = Instant::now();
+        Told { connection, last }
+    }
+
+    fn tell(&mut self, done: u64) {
+        if self.last.elapsed() >= TELL {
+            self.last = Instant::now();
+            let packet = [&[Part::Progress as u8][..], &done.to_be_bytes()].concat();
+            // Whoever asked and went away is noticed at the answer.
+            let _ = self.connection.send(&packet, &[]);
+        }
+    }
 }
 
 /// One of a uid's places among the connections.

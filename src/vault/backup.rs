@@ -98,11 +98,12 @@ impl Hashed<'_> {
 }
 
 impl Vault {
-    /// Writes a backup. Readers and changes go on meanwhile; it holds one moment.
+    /// Writes a backup. Readers and changes go on meanwhile; it holds one moment. `progress` is called with the
+    /// number of records written so far.
     ///
     /// # Errors
     /// If the store cannot be read, or `out` not written.
-    pub fn backup(&self, out: &mut dyn Write) -> Result<Saved, VaultError> {
+    pub fn backup(&self, out: &mut dyn Write, progress: &mut dyn FnMut(u64)) -> Result<Saved, VaultError> {
         let failed = |e| VaultError::Io("cannot write the backup".into(), e);
         let mut out = Hashed {
             out,
@@ -121,6 +122,7 @@ impl Vault {
         let mut failure = None;
         self.store.dump(&mut |table, key, bytes| {
             records += 1;
+            progress(records);
             match out.record(table, key, bytes) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(e) => {

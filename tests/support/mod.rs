@@ -6,6 +6,7 @@
 //! * [`pass_fd`], [`receive_fd`]: descriptors over a Unix socket.
 //! * [`TempMount`]: a FUSE file system on a directory of its own, served by threads of this process.
 //! * [`sys`]: the few system calls that neither std nor nix offers here, made safe.
+//! * [`terminal`]: a command at a terminal of its own.
 //! * [`pin_to_cpu`], [`wait_until`].
 //!
 //! Whatever these make is gone when the guard drops, also when the test panics. Mounts are made in a mount
@@ -17,6 +18,7 @@ mod mount;
 pub mod product;
 mod run;
 pub mod sys;
+pub mod terminal;
 
 pub use mount::{TempMount, private_mounts};
 pub use run::{Child, Run, become_ids, set_fsids};
