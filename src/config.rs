@@ -139,7 +139,10 @@ impl Config {
             Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
                 return Err(Problem::new(Exit::Denied, what(), e).next("run the command as root"));
             }
-            Err(e) => return Err(Problem::new(Exit::Failed, what(), e)),
+            Err(e) => {
+                return Err(Problem::new(Exit::Failed, what(), e)
+                    .next("mend what the system says, then: wardfs config check"));
+            }
         };
         check_owner(&file).map_err(|why| {
             Problem::new(Exit::Usage, what(), why).next(format!(
@@ -153,13 +156,19 @@ impl Config {
                     Exit::Usage,
                     what(),
                     format!("it is longer than {FILE_CEILING} bytes"),
-                ));
+                )
+                .next("remove what is no setting: man wardfs.toml"));
             }
             Ok(_) => {}
             Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
-                return Err(Problem::new(Exit::Usage, what(), "it is not UTF-8 text"));
+                return Err(
+                    Problem::new(Exit::Usage, what(), "it is not UTF-8 text").next("save it as UTF-8")
+                );
             }
-            Err(e) => return Err(Problem::new(Exit::Failed, what(), e)),
+            Err(e) => {
+                return Err(Problem::new(Exit::Failed, what(), e)
+                    .next("mend what the system says, then: wardfs config check"));
+            }
         }
         Config::parse(&text).map_err(|why| {
             Problem::new(Exit::Usage, what(), why).next(format!("correct the line in {shown}"))

@@ -137,8 +137,10 @@ pub fn init(dir: &Path) -> Result<(PathBuf, crate::secret::SecretBytes), Problem
     let config = Config::load(dir)?;
     let settings = settings(dir, &config);
     let created = crate::vault::create(dir, &settings).map_err(|e| e.problem(&what))?;
-    Config::install(dir)
-        .map_err(|e| Problem::new(Exit::Failed, &what, format_args!("{}: {e}", crate::config::FILE)))?;
+    Config::install(dir).map_err(|e| {
+        Problem::new(Exit::Failed, &what, format_args!("{}: {e}", crate::config::FILE))
+            .next("write the file yourself: man wardfs.toml")
+    })?;
     Ok((settings.key_file, created.recovery))
 }
 
@@ -177,7 +179,7 @@ pub fn restore<C: crate::access::Caller>(
             std::io::ErrorKind::NotFound => Exit::NotFound,
             _ => Exit::Failed,
         };
-        Problem::new(exit, &what, format_args!("{}: {e}", backup.display()))
+        Problem::new(exit, &what, format_args!("{}: {e}", backup.display())).next("name the backup file")
     })?;
     let opener = recovery_key.map_or(Opener::KeyFile, Opener::Recovery);
     let body = Record {
@@ -193,11 +195,16 @@ pub fn restore<C: crate::access::Caller>(
         VaultError::File(_) => e
             .problem(&what)
             .next("put the store's key file there, or use --recovery-key"),
+        VaultError::Integrity(_) => e
+            .problem(&what)
+            .next("take another file that wardfs store backup wrote; nothing was changed"),
         _ => e.problem(&what),
     })?;
     if trial == Trial::Real && !dir.join(crate::config::FILE).exists() {
-        Config::install(dir)
-            .map_err(|e| Problem::new(Exit::Failed, &what, format_args!("{}: {e}", crate::config::FILE)))?;
+        Config::install(dir).map_err(|e| {
+            Problem::new(Exit::Failed, &what, format_args!("{}: {e}", crate::config::FILE))
+                .next("write the file yourself: man wardfs.toml")
+        })?;
     }
     Ok(serde_json::json!({
         "store": restored.id.to_string(),
@@ -215,17 +222,19 @@ pub fn restore<C: crate::access::Caller>(
 /// If there is no such mount.
 pub fn unmount_dead(target: &Path) -> Result<(), Problem> {
     let what = format!("cannot unmount {}", target.display());
-    match mount::state(target).map_err(|e| Problem::new(Exit::Failed, &what, e))? {
-        mount::TargetState::OurMount { dead: true } => {
-            mount::unmount(target).map_err(|e| Problem::new(Exit::Failed, what, e))
-        }
+    match mount::state(target)
+        .map_err(|e| Problem::new(Exit::Failed, &what, e).next("give the path of the mount"))?
+    {
+        mount::TargetState::OurMount { dead: true } => mount::unmount(target)
+            .map_err(|e| Problem::new(Exit::Failed, what, e).next("see who uses it: fuser -m DIR")),
         mount::TargetState::OurMount { dead: false } => {
             Err(
                 Problem::new(Exit::Unavailable, what, "a daemon of another store serves it")
                     .next("name that store with --store"),
             )
         }
-        _ => Err(Problem::new(Exit::NotFound, what, "no mount of wardfs is there")),
+        _ => Err(Problem::new(Exit::NotFound, what, "no mount of wardfs is there")
+            .next("see what is mounted: wardfs status")),
     }
 }
 
@@ -295,7 +304,9 @@ impl Service for Serving {
 /// If the store cannot be opened, the target is not fit, or a self-test fails: then nothing stays mounted.
 pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     let what = format!("cannot serve {}", plan.target.display());
-    let failed = |why: &dyn std::fmt::Display| Problem::new(Exit::Failed, &what, why);
+    let failed = |why: &dyn std::fmt::Display| {
+        Problem::new(Exit::Failed, &what, why).next("mend what the system says, then mount again")
+    };
     let stop = Arc::new(Stop::default());
     harden::no_dumps().map_err(|e| failed(&e))?;
     harden::raise_nofile().map_err(|e| failed(&e))?;
@@ -358,6 +369,7 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
                 format!("cannot listen on {}", socket.display()),
                 e,
             )
+            .next("the directory of the store must be writable, and its path at most 90 bytes long")
         })?;
 
     record(&vault, Event::Startup);
@@ -401,6 +413,7 @@ enum End {
 fn mount_on(target: &Path) -> Result<mount::Mounted, Problem> {
     let cannot = |why: &dyn std::fmt::Display| {
         Problem::new(Exit::Failed, format!("cannot mount on {}", target.display()), why)
+            .next("name an empty directory on a local file system")
     };
     match mount::state(target).map_err(|e| cannot(&e))? {
         mount::TargetState::Missing => std::fs::create_dir_all(target).map_err(|e| cannot(&e))?,

@@ -110,14 +110,7 @@ impl Lifecycle {
             AccessError::Hidden(_) if self.access.peek(secret, caller).is_err() => {
                 self.missing(&secret.meta.name, what)
             }
-            _ => denied(
-                what,
-                format_args!(
-                    "{} is not allowed to you ({})",
-                    action.name(),
-                    refusal.reason.code()
-                ),
-            ),
+            _ => refusal.problem(what, action),
         })
     }
 
@@ -172,5 +165,5 @@ impl From<VaultError> for Problem {
 }
 
 fn denied(what: &str, why: impl std::fmt::Display) -> Problem {
-    Problem::new(Exit::Denied, what, why)
+    Problem::new(Exit::Denied, what, why).next("ask who administers this store")
 }

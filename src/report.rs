@@ -200,15 +200,7 @@ impl Report {
         Err(
             match self.access.refuse(secret, refusal, Event::DescribeSecret, caller) {
                 AccessError::Hidden(_) => not_found(),
-                _ => Problem::new(
-                    Exit::Denied,
-                    what,
-                    format_args!(
-                        "{} is not allowed to you ({})",
-                        action.name(),
-                        refusal.reason.code()
-                    ),
-                ),
+                _ => refusal.problem(what, action),
             },
         )
     }

@@ -17,6 +17,7 @@ fn program(uid: u32, name: &str) -> Command {
     let mut command = Command::new(name);
     command
         .env_clear()
+        .envs(support::coverage())
         .env("PATH", "/usr/bin:/bin")
         .env("LC_ALL", "C.UTF-8")
         .env("HOME", "/nonexistent")

@@ -40,6 +40,7 @@ fn shell(line: &str, bin: &Path) -> Command {
     command
         .args(["-c", line])
         .env_clear()
+        .envs(support::coverage())
         .env("PATH", format!("{}:/usr/bin:/bin:/usr/sbin", bin.display()))
         .env("LC_ALL", "C")
         .current_dir("/")

@@ -47,6 +47,7 @@ impl Home {
         command
             .args(args)
             .env_clear()
+            .envs(support::coverage())
             .env("HOME", self.dir.path())
             .current_dir(self.dir.path())
             .stdin(Stdio::null());

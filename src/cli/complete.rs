@@ -90,7 +90,10 @@ fn store(line: impl Iterator<Item = OsString>) -> Option<PathBuf> {
 /// # Errors
 /// If the output cannot be written.
 pub fn script(shell: clap_complete::Shell, output: &mut Output) -> Result<(), Stop> {
-    let failed = |why: String| Problem::new(Exit::Failed, "there is no completion script", why);
+    let failed = |why: String| {
+        Problem::new(Exit::Failed, "there is no completion script", why)
+            .next("name another shell: wardfs completions --help")
+    };
     let shells = Shells::builtins();
     let completer = shells
         .completer(&shell.to_string())

@@ -31,8 +31,10 @@ type Seen = Result<String, String>;
 /// If a step did not hold, or the stage could not be set.
 pub fn run(output: &mut Output) -> Result<(), Stop> {
     let root = nix::unistd::geteuid().is_root();
-    let mut stage =
-        Stage::set().map_err(|e| Problem::new(Exit::Failed, "the demonstration cannot begin", e))?;
+    let mut stage = Stage::set().map_err(|e| {
+        Problem::new(Exit::Failed, "the demonstration cannot begin", e)
+            .next("it needs room in the temporary directory (TMPDIR)")
+    })?;
     let mut steps = Steps::new(output);
     let acts: &[Act] = if root { ROOT_ACTS } else { USER_ACTS };
     for (what, act) in acts {

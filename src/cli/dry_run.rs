@@ -1,5 +1,7 @@
 //! `policy set --dry-run`: who would gain and who would lose reading.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::Backend;
@@ -62,18 +64,26 @@ fn readers(answer: &Value) -> Vec<String> {
     lines.filter_map(|l| Some(l.as_str()?.to_string())).collect()
 }
 
-/// Who gains and who loses. An exception that goes is a gain, one that comes a loss.
+/// Who gains and who loses.
 fn compare(before: &[String], after: &[String]) -> (Vec<String>, Vec<String>) {
-    let only = |these: &[String], others: &[String], excepted: bool| {
-        let new = these.iter().filter(|l| !others.contains(l));
-        let new = new.filter(|l| l.starts_with(EXCEPT) == excepted);
-        new.map(|l| l.trim_start_matches(EXCEPT).to_string())
-            .collect::<Vec<_>>()
-    };
-    (
-        [only(after, before, false), only(before, after, true)].concat(),
-        [only(before, after, false), only(after, before, true)].concat(),
-    )
+    (gained(before, after), gained(after, before))
+}
+
+/// Who is allowed in `after` and was not, and whose exception is gone while somebody like him is allowed.
+fn gained(before: &[String], after: &[String]) -> Vec<String> {
+    let allowed = |line: &&String| !line.starts_with(EXCEPT);
+    let new = after.iter().filter(|l| !before.contains(l)).filter(allowed);
+    let freed = (before.iter().filter(|l| !after.contains(l)))
+        .filter_map(|l| l.strip_prefix(EXCEPT))
+        .filter(|who| after.iter().filter(allowed).any(|l| may_be(l, who)));
+    let gained: BTreeSet<&str> = new.map(String::as_str).chain(freed).collect();
+    gained.into_iter().map(str::to_string).collect()
+}
+
+/// Whether what a line allows may be `who`: a user is himself alone, and may be in any group or unit.
+fn may_be(line: &str, who: &str) -> bool {
+    let one = |line: &str| line.starts_with("uid ") || line.starts_with("user ");
+    line == who || !one(line) || !one(who)
 }
 
 #[cfg(test)]
@@ -86,8 +96,20 @@ mod tests {
         let before = lines(&["user a (uid 1)", "group g (gid 5)", "but not uid 7"]);
         let after = lines(&["user b (uid 2)", "group g (gid 5)", "but not uid 8"]);
         let (gain, lose) = compare(&before, &after);
-        assert_eq!(gain, ["user b (uid 2)", "uid 7"]);
-        assert_eq!(lose, ["user a (uid 1)", "uid 8"]);
+        assert_eq!(gain, ["uid 7", "user b (uid 2)"]);
+        assert_eq!(lose, ["uid 8", "user a (uid 1)"]);
         assert_eq!(compare(&after, &after), (Vec::new(), Vec::new()));
+    }
+
+    #[test]
+    fn an_exception_that_goes_gives_nobody_what_nothing_allows() {
+        let lines = |l: &[&str]| l.iter().map(|s| s.to_string()).collect::<Vec<_>>();
+        let before = lines(&["uid 1", "but not uid 7"]);
+        assert_eq!(compare(&before, &[]), (Vec::new(), lines(&["uid 1"])));
+        assert_eq!(compare(&before, &lines(&["uid 1"])), (Vec::new(), Vec::new()));
+        assert_eq!(
+            compare(&before, &lines(&["uid 1", "uid 7"])),
+            (lines(&["uid 7"]), Vec::new())
+        );
     }
 }

@@ -62,9 +62,12 @@ fn text(reply: &Value) -> String {
         (Some(statement), Some(layer)) => format!("{layer} statement {}", printable(statement)),
         (None, Some("administration")) => "the built-in layer".to_string(),
         (None, Some("guardrail")) => "a guardrail's Allow statements, none of which matches".to_string(),
-        _ => "nothing allows it, and the default is deny".to_string(),
+        _ => String::new(),
     };
-    lines.push(format!("decision: {decision}, by {by}"));
+    lines.push(match by.is_empty() {
+        true => format!("decision: {decision}: nothing allows it, and the default is deny"),
+        false => format!("decision: {decision}, by {by}"),
+    });
     if reply["reason"] == "no_pid" {
         lines.push("reason: it depends on facts of the process, and they cannot be had".to_string());
     }

@@ -154,6 +154,7 @@ impl Dice {
                         "no password was made: the system gives no randomness",
                         e,
                     )
+                    .next("try again when the machine has started completely")
                 })?;
                 self.used = 0;
             }

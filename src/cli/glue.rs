@@ -32,8 +32,10 @@ pub struct Machine;
 
 impl World for Machine {
     fn backend(&self, store: &Path) -> Result<Box<dyn Backend>, Problem> {
-        crate::sys::harden::no_dumps()
-            .map_err(|e| Problem::new(Exit::Failed, "this process cannot be protected", e))?;
+        crate::sys::harden::no_dumps().map_err(|e| {
+            Problem::new(Exit::Failed, "this process cannot be protected", e)
+                .next("run it where prctl(2) is not forbidden")
+        })?;
         let begin = Instant::now();
         loop {
             if let Some(client) = Client::connect(&daemon::socket_path(store))? {
@@ -51,7 +53,10 @@ impl World for Machine {
     }
 
     fn memory(&self, len: usize) -> Result<SecretBytes, Problem> {
-        crate::sys::mem::secret(len).map_err(|e| Problem::new(Exit::Failed, "no memory for a value", e))
+        crate::sys::mem::secret(len).map_err(|e| {
+            Problem::new(Exit::Failed, "no memory for a value", e)
+                .next("raise the limit of locked memory: ulimit -l")
+        })
     }
 
     fn init(&self, store: &Path) -> Result<Made, Problem> {
@@ -172,6 +177,7 @@ impl Backend for Served {
                 format!("{name} cannot be read"),
                 "the daemon has no mount",
             )
+            .next("see what it does: wardfs status")
         })?;
         value::through_mount(&Machine, &mount, name, which)
     }
@@ -218,7 +224,8 @@ impl Backend for Opened {
             AccessError::Integrity(why) => {
                 Problem::new(Exit::Integrity, what(), why).next("see what is broken: wardfs store check")
             }
-            AccessError::Log(e) => Problem::new(Exit::Unavailable, what(), e),
+            AccessError::Log(e) => Problem::new(Exit::Unavailable, what(), e)
+                .next("make room for the log, or see what is wrong with it: wardfs audit verify"),
             AccessError::Unavailable(e) => e.problem(what()),
         };
         let state = self.access.vault().state();

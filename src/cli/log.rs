@@ -95,7 +95,9 @@ fn problem(store: &Path, e: &LogError) -> Problem {
         }
         LogError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => missing(what),
         LogError::Missing { .. } => missing(what),
-        other => Problem::new(Exit::Failed, what, other),
+        other => {
+            Problem::new(Exit::Failed, what, other).next("see what is wrong with it: wardfs audit verify")
+        }
     }
 }
 

@@ -361,11 +361,10 @@ fn plan_policy(policy: args::Policy) -> Result<Request, Problem> {
                 [named, file] => (Some(named.to_string_lossy().into_owned()), file),
                 [file] => (None, file),
                 _ => {
-                    return Err(Problem::new(
-                        Exit::Usage,
-                        "nothing was checked",
-                        "no document was named",
-                    ));
+                    return Err(
+                        Problem::new(Exit::Usage, "nothing was checked", "no document was named")
+                            .next("write wardfs policy check [NAME] FILE"),
+                    );
                 }
             };
             if named.is_some() && flag.is_some() {
@@ -382,11 +381,10 @@ fn plan_policy(policy: args::Policy) -> Result<Request, Problem> {
         }
         // Planned before: it need not be a question to the store.
         args::Policy::Explain(_) => {
-            return Err(Problem::new(
-                Exit::Usage,
-                "nothing was explained",
-                "nothing was asked",
-            ));
+            return Err(
+                Problem::new(Exit::Usage, "nothing was explained", "nothing was asked")
+                    .next("write wardfs policy explain NAME --as user:NAME"),
+            );
         }
     })
 }
@@ -445,8 +443,10 @@ fn local(text: &str) -> Result<Local, Problem> {
 }
 
 fn parse_label(text: &str) -> Result<Label, Problem> {
-    text.parse()
-        .map_err(|e: NameError| Problem::new(Exit::Usage, format!("{:?} is not a label", printable(text)), e))
+    text.parse().map_err(|e: NameError| {
+        Problem::new(Exit::Usage, format!("{:?} is not a label", printable(text)), e)
+            .next("give a label like blue or 2026-11")
+    })
 }
 
 fn version(text: &str) -> Result<VersionId, Problem> {
@@ -467,7 +467,8 @@ pub fn real_uid(uid: u32) -> Result<u32, Problem> {
             Exit::Usage,
             format!("{uid} is not a uid"),
             "the kernel reserves that number",
-        ));
+        )
+        .next("give a number from 0 to 4294967294"));
     }
     Ok(uid)
 }
@@ -478,7 +479,8 @@ fn not_empty(text: String, flag: &str, needed: &str) -> Result<String, Problem> 
             Exit::Usage,
             format!("{flag} {:?} is not understood", printable(&text)),
             needed,
-        ));
+        )
+        .next("leave it away, or give it text of one line"));
     }
     Ok(text)
 }
@@ -521,12 +523,14 @@ fn document(path: &Path) -> Result<String, Problem> {
             Exit::Usage,
             what(),
             format!("it is longer than {DOCUMENT_CEILING} bytes"),
-        )),
+        )
+        .next("split it: a guardrail or identity policies may carry a part")),
         Ok(_) => Ok(text),
         Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
-            Err(Problem::new(Exit::Usage, what(), "it is not UTF-8 text"))
+            Err(Problem::new(Exit::Usage, what(), "it is not UTF-8 text").next("save it as UTF-8"))
         }
-        Err(e) => Err(Problem::new(file_exit(&e), what(), e)),
+        Err(e) => Err(Problem::new(file_exit(&e), what(), e)
+            .next("name a file that can be read, or - for standard input")),
     }
 }
 
@@ -547,6 +551,7 @@ pub fn absolute(path: &Path) -> Result<PathBuf, Problem> {
             format!("{:?} is not a path", printable(&path.to_string_lossy())),
             e,
         )
+        .next("give a path that is not empty")
     })
 }
 

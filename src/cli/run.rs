@@ -35,7 +35,10 @@ impl From<io::Error> for Stop {
     fn from(e: io::Error) -> Self {
         match e.kind() {
             io::ErrorKind::BrokenPipe => Stop::Closed,
-            _ => Stop::Problem(Problem::new(Exit::Failed, "the output cannot be written", e)),
+            _ => Stop::Problem(
+                Problem::new(Exit::Failed, "the output cannot be written", e)
+                    .next("make room, or send it elsewhere"),
+            ),
         }
     }
 }
@@ -148,9 +151,10 @@ fn backup(file: &Path, store: &Path, world: &dyn World, output: &mut Output) -> 
         .parent()
         .filter(|p| !p.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    std::fs::File::open(dir)
-        .and_then(|d| d.sync_all())
-        .map_err(|e| Problem::new(Exit::Failed, format!("{shown} may not be safe on disk"), e))?;
+    std::fs::File::open(dir).and_then(|d| d.sync_all()).map_err(|e| {
+        Problem::new(Exit::Failed, format!("{shown} may not be safe on disk"), e)
+            .next("run sync(1) before you rely on it")
+    })?;
     if output.json {
         let mut made = made;
         made["file"] = json!(file.to_string_lossy());
@@ -186,9 +190,9 @@ fn restore(
         Trial::DryRun => "Would restore",
     };
     output.line(&format!(
-        "{done} {} secrets with {} versions into {}",
-        reply["secrets"],
-        reply["versions"],
+        "{done} {} with {} into {}",
+        super::render::count(&reply["secrets"], "secret"),
+        super::render::count(&reply["versions"], "version"),
         printable(&store.to_string_lossy())
     ))?;
     Ok(())
@@ -311,11 +315,10 @@ fn refusal(
         why::Target::Name(_) => None,
         why::Target::Path(_) => mounted_at(&backend.call(&Request::Status, None)?),
     };
-    let mut answer = Err(Problem::new(
-        Exit::NotFound,
-        "there is no such secret",
-        "the path names none",
-    ));
+    let mut answer = Err(
+        Problem::new(Exit::NotFound, "there is no such secret", "the path names none")
+            .next("name a file below the mount, or see the names: wardfs list"),
+    );
     for name in target.names(mount.as_deref())? {
         let request = Request::Why {
             name,

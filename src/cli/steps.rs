@@ -88,7 +88,8 @@ impl<'a> Steps<'a> {
                 Exit::Failed,
                 "the demonstration failed",
                 format!("{} of {tried} steps did not hold", self.broke),
-            ))
+            )
+            .next("the step that did not hold says why"))
         })
     }
 }

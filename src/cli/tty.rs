@@ -147,7 +147,10 @@ pub fn ask_twice(world: &dyn World, name: &SecretName, limit: usize) -> Result<O
         let _ = quiet.tty.write_all(b"\n");
         match end {
             Step::Full => return Ok(None),
-            Step::Cancelled => return Err(Problem::new(Exit::Failed, what(), "it was cancelled")),
+            Step::Cancelled => {
+                return Err(Problem::new(Exit::Failed, what(), "it was cancelled")
+                    .next("nothing was changed; run it again"));
+            }
             Step::Done | Step::More => {}
         }
         if quiet.pending() {

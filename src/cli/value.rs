@@ -68,6 +68,7 @@ pub fn read(
             format!("{name} was not stored: its value cannot be read from {shown}"),
             e,
         )
+        .next("name a file that can be read, or - for standard input")
     };
     let value = match from {
         ValueFrom::Generated(recipe) => Some(recipe.password(world)?).filter(|p| p.len() <= limit.bytes),
@@ -106,14 +107,16 @@ pub fn recovery_key(world: &dyn World) -> Result<SecretBytes, Problem> {
             Ok(0) => break,
             Ok(n) => len += n,
             Err(Errno::EINTR) => continue,
-            Err(e) => return Err(Problem::new(Exit::Usage, what, e)),
+            Err(e) => {
+                return Err(Problem::new(Exit::Usage, what, e)
+                    .next("type it at a terminal, or send it by standard input"));
+            }
         }
         if len > LONGEST {
-            return Err(Problem::new(
-                Exit::Usage,
-                what,
-                format!("it is longer than {LONGEST} bytes"),
-            ));
+            return Err(
+                Problem::new(Exit::Usage, what, format!("it is longer than {LONGEST} bytes"))
+                    .next("give the recovery key alone, as init printed it"),
+            );
         }
         if terminal && key.expose()[..len].ends_with(b"\n") {
             break;
@@ -197,8 +200,9 @@ pub fn through_mount(
         .next("wardfs status; wardfs store check"),
         Some(libc::ENOTCONN) => {
             Problem::new(Exit::Unavailable, what(), "the daemon behind the mount is gone")
+                .next("mount it again: wardfs unmount DIR, then wardfs mount DIR")
         }
-        _ => Problem::new(Exit::Failed, what(), e),
+        _ => Problem::new(Exit::Failed, what(), e).next("see whether the daemon serves: wardfs status"),
     };
     let file = OpenOptions::new()
         .read(true)
@@ -212,6 +216,7 @@ pub fn through_mount(
             what(),
             format!("it is longer than {VALUE_CEILING} bytes"),
         )
+        .next("see what is broken: wardfs store check")
     })
 }
 

@@ -31,11 +31,10 @@ impl Service for StoppedService {
         json!({ "running": false })
     }
     fn stop(&self) -> Result<Value, Problem> {
-        Err(Problem::new(
-            Exit::NotFound,
-            "cannot unmount",
-            "no daemon serves this store",
-        ))
+        Err(
+            Problem::new(Exit::NotFound, "cannot unmount", "no daemon serves this store")
+                .next("see what is mounted: wardfs status"),
+        )
     }
 }
 
@@ -67,7 +66,8 @@ impl Desk {
             Request::Put(put) => {
                 let Some(Enclosed::Value(value)) = enclosed else {
                     let what = format!("cannot put {}", put.name);
-                    return Err(Problem::new(Exit::Usage, what, "no value came with it"));
+                    return Err(Problem::new(Exit::Usage, what, "no value came with it")
+                        .next("use the command that came with the daemon"));
                 };
                 self.lifecycle.put(put, &value, caller)
             }
@@ -124,10 +124,13 @@ impl Desk {
         let what = "cannot back the store up";
         self.owner_only(what, caller)?;
         let Some(Enclosed::File(file)) = enclosed else {
-            return Err(Problem::new(Exit::Usage, what, "no file came with it"));
+            return Err(Problem::new(Exit::Usage, what, "no file came with it")
+                .next("use the command that came with the daemon"));
         };
         if !file.metadata().is_ok_and(|m| m.is_file()) {
-            return Err(Problem::new(Exit::Usage, what, "it is no regular file"));
+            return Err(
+                Problem::new(Exit::Usage, what, "it is no regular file").next("name a new regular file")
+            );
         }
         let record = Record {
             event: Event::BackupStore,
@@ -136,16 +139,17 @@ impl Desk {
             who: caller.who(Identity::Full),
             ..Record::default()
         };
-        let _recorded = self
-            .vault
-            .log()
-            .append(&record)
-            .map_err(|e| Problem::new(Exit::Unavailable, what, e))?;
+        let _recorded = self.vault.log().append(&record).map_err(|e| {
+            Problem::new(Exit::Unavailable, what, e)
+                .next("make room for the log, or see what is wrong with it: wardfs audit verify")
+        })?;
         let mut out = std::io::BufWriter::new(&file);
         let saved = self.vault.backup(&mut out, told).map_err(|e| e.problem(what))?;
         std::io::Write::flush(&mut out)
             .and_then(|()| file.sync_all())
-            .map_err(|e| Problem::new(Exit::Failed, what, e))?;
+            .map_err(|e| {
+                Problem::new(Exit::Failed, what, e).next("make room for the backup, or name a file elsewhere")
+            })?;
         Ok(json!({ "store": self.vault.id().to_string(), "records": saved.records, "bytes": saved.bytes }))
     }
 

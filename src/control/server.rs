@@ -70,7 +70,8 @@ impl Server {
                 Exit::Unavailable,
                 "too many connections",
                 format_args!("uid {} has {PER_UID} open", peer.uid),
-            );
+            )
+            .next("end some of them first");
             let _ = answer(&connection, &Reply::Failed(problem));
             return;
         };
@@ -112,7 +113,10 @@ impl Server {
         peer: &Peer,
         told: &mut dyn FnMut(u64),
     ) -> Result<serde_json::Value, Problem> {
-        let refused = |why: &str| Problem::new(Exit::Usage, "the daemon did not understand the request", why);
+        let refused = |why: &str| {
+            Problem::new(Exit::Usage, "the daemon did not understand the request", why)
+                .next("use the command that came with the daemon")
+        };
         if message.truncated || message.len > MAX_REQUEST {
             return Err(refused("it is too long"));
         }
@@ -204,7 +208,8 @@ impl Server {
             return Ok(Some(Enclosed::File(fd.into())));
         }
         if !matches!(request, Request::Put(_)) {
-            return Err(Problem::new(Exit::Usage, what, "the request takes none"));
+            return Err(Problem::new(Exit::Usage, what, "the request takes none")
+                .next("use the command that came with the daemon"));
         }
         let value = read_sealed_memfd(fd, self.max_value).map_err(|e| {
             Problem::new(Exit::Usage, what, e).next(format!("a value is 1 to {} bytes", self.max_value))

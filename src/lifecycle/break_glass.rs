@@ -42,7 +42,7 @@ impl Lifecycle {
         };
         if reason.trim().is_empty() || reason.len() > MAX_REASON {
             let why = format!("a reason has 1 to {MAX_REASON} bytes");
-            return Err(Problem::new(Exit::Usage, what, why));
+            return Err(Problem::new(Exit::Usage, what, why).next("say why, for whoever reads the log"));
         }
         if !self.owns(caller) {
             return Err(
@@ -102,5 +102,5 @@ impl Lifecycle {
 
 /// Ends a dry run in the place of a change; nobody is told.
 fn dry(what: &str) -> Problem {
-    Problem::new(Exit::Failed, what, "only tried")
+    Problem::new(Exit::Failed, what, "only tried").next("leave --dry-run away")
 }

@@ -129,7 +129,8 @@ fn at_its_place(
 ) -> Result<(), Problem> {
     if holder == from {
         return match (holder, to) {
-            (None, None) => Err(Problem::new(Exit::NotFound, what, "no version has it")),
+            (None, None) => Err(Problem::new(Exit::NotFound, what, "no version has it")
+                .next("see them: wardfs versions NAME")),
             _ => Ok(()),
         };
     }
@@ -137,9 +138,10 @@ fn at_its_place(
         Some(holder) => format!("version {holder} has it"),
         None => "no version has it".into(),
     };
-    let next = match holder {
-        Some(holder) => format!("say so, if that is meant: --from {holder}"),
-        None => format!("leave --from away to set {label}"),
+    let next = match (holder, to) {
+        (Some(holder), _) => format!("say so, if that is meant: --from {holder}"),
+        (None, Some(_)) => format!("leave --from away to set {label}"),
+        (None, None) => "see them: wardfs versions NAME".into(),
     };
     Err(Problem::new(Exit::Conflict, what, why).next(next))
 }

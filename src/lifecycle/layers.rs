@@ -151,10 +151,7 @@ impl Lifecycle {
     ) -> Result<(), Problem> {
         match self.access.decide_layers(action, event, caller) {
             Ok(_grant) => Ok(()),
-            Err(refusal) => Err(super::denied(
-                what,
-                format_args!("{action} is not allowed to you ({})", refusal.reason.code()),
-            )),
+            Err(refusal) => Err(refusal.problem(what, action)),
         }
     }
 }

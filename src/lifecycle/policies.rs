@@ -100,7 +100,7 @@ impl Lifecycle {
         let what = "the policy is not valid";
         let any: SecretName = "any-name"
             .parse()
-            .map_err(|e| Problem::new(Exit::Failed, what, e))?;
+            .map_err(|e| Problem::new(Exit::Failed, what, e).next("try again"))?;
         let name = name.unwrap_or(&any);
         let state = self.access.vault().state();
         let secret = state.secrets.by_name(name.as_str());
@@ -144,9 +144,10 @@ impl Lifecycle {
             };
         }
         self.resolve(&document.to_json_pretty(), name, arn, what)
+            .map_err(|e| e.next("name users and groups of this machine, as user:www-data or gid:34"))
     }
 }
 
 pub(super) fn bad_policy(what: &str, e: &PolicyError) -> Problem {
-    Problem::new(Exit::Usage, what, e)
+    Problem::new(Exit::Usage, what, e).next("correct the document, and try it: wardfs policy check FILE")
 }

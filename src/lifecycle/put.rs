@@ -182,7 +182,8 @@ impl Lifecycle {
                 Exit::Usage,
                 what,
                 "--policy and --allow/--deny exclude each other",
-            ));
+            )
+            .next("use one of them"));
         }
         tags::check(&put.tags, what)?;
         if put.labels.contains("previous") {
@@ -217,7 +218,8 @@ impl Lifecycle {
                 Exit::Usage,
                 what,
                 format_args!("the description is longer than {MAX_DESCRIPTION} bytes"),
-            ));
+            )
+            .next("give a shorter one"));
         }
         Ok(())
     }
@@ -234,6 +236,7 @@ impl Lifecycle {
                         what,
                         format_args!("there is no user {:?}", crate::id::printable(name)),
                     )
+                    .next("name a user of this machine, or a uid")
                 })
         });
         let group = put.group.as_deref().map(|name| {
@@ -247,6 +250,7 @@ impl Lifecycle {
                         what,
                         format_args!("there is no group {:?}", crate::id::printable(name)),
                     )
+                    .next("name a group of this machine, or a gid")
                 })
         });
         Ok(Appearance {
@@ -324,12 +328,19 @@ impl Lifecycle {
         let _created = self
             .access
             .decide_new(&put.name, Action::CreateSecret, asked, caller)
-            .map_err(|_| may_not_create(what))?;
+            .map_err(|refusal| match self.owns(caller) {
+                true => refusal.problem(what, Action::CreateSecret),
+                false => may_not_create(what),
+            })?;
         if !put.tags.is_empty() {
             let _tagged = self
                 .access
                 .decide_new(&put.name, Action::TagResource, asked, caller)
-                .map_err(|_| denied(what, "TagResource is not allowed to you").next("leave --tag away"))?;
+                .map_err(|refusal| {
+                    refusal
+                        .problem(what, Action::TagResource)
+                        .next("leave --tag away")
+                })?;
         }
         if let Some(other) = draft.state().secrets.conflict(&put.name) {
             return Err(Problem::new(

@@ -90,7 +90,7 @@ pub(super) fn check(tags: &BTreeMap<String, String>, what: &str) -> Result<(), P
         } else {
             continue;
         };
-        return Err(Problem::new(Exit::Usage, what, why));
+        return Err(Problem::new(Exit::Usage, what, why).next("give another key or a shorter value"));
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use super::facts::{Facts, Request};
 use super::layers::Shared;
 use super::rule::{Cost, Part, Rule};
 use crate::id::{Gid, SecretId, Uid};
+use crate::problem::{Exit, Problem};
 
 /// The built-in layer: the store's owner and the members of a group administer, and nobody reads by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +84,17 @@ pub struct Refusal {
     pub reason: Reason,
     /// What decided.
     pub basis: Basis,
+}
+
+impl Refusal {
+    /// As whoever asked for `action` is told.
+    pub fn problem(&self, what: impl Into<String>, action: Action) -> Problem {
+        let why = format!("{} is not allowed to you ({})", action.name(), self.reason.code());
+        Problem::new(Exit::Denied, what, why).next(match self.basis.layer {
+            Layer::Guardrail => "guardrails bind everybody, root included: wardfs guardrail list",
+            _ => "ask root, or whoever else administers this store",
+        })
+    }
 }
 
 /// What decided.

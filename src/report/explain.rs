@@ -44,7 +44,10 @@ impl Report {
         caller: &mut C,
     ) -> Result<Value, Problem> {
         let what = format!("cannot explain the policy of {name}");
-        let bad = |e: &dyn std::fmt::Display| Problem::new(Exit::Usage, &what, e);
+        let bad = |e: &dyn std::fmt::Display| {
+            Problem::new(Exit::Usage, &what, e)
+                .next("write an action like GetSecretValue or secretsmanager:GetSecretValue")
+        };
         let action: Action = question.action.parse().map_err(|e| bad(&e))?;
         let mut about = self.subject(&question.subject, &what)?;
         let owner = caller.uid() == self.access.vault().administration().owner;
@@ -121,6 +124,7 @@ impl Report {
                 what,
                 format_args!("there is no {kind} {}", printable(name)),
             )
+            .next("name one of this machine, or its number")
         };
         let uid = match &subject.who {
             Local::User(user) => self.directory.uid_of(user).ok_or_else(|| unknown("user", user))?,

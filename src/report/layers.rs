@@ -71,10 +71,7 @@ impl Report {
         self.access
             .decide_layers(action, event, caller)
             .map(drop)
-            .map_err(|refusal| {
-                let why = format!("{action} is not allowed to you ({})", refusal.reason.code());
-                Problem::new(Exit::Denied, what, why)
-            })
+            .map_err(|refusal| refusal.problem(what, action))
     }
 }
 

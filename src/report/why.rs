@@ -51,12 +51,14 @@ impl Report {
                         &what,
                         format_args!("there is no user {}", printable(user)),
                     )
+                    .next("name a user of this machine, or give --uid N")
                 })?;
                 self.supposed(uid)
             }
             WhyAbout::Uid(uid) => self.supposed(Uid(*uid)),
             WhyAbout::Pid(pid) => process(*pid).ok_or_else(|| {
                 Problem::new(Exit::NotFound, &what, format_args!("there is no process {pid}"))
+                    .next("give the pid of a process that runs")
             })?,
         };
         if !root && about.uid != caller.uid() {

@@ -169,7 +169,19 @@ impl VaultError {
                 "put back the key file, or name it in wardfs.toml; if it is lost: wardfs store recover"
             }
             VaultError::File(_) => "chown root: and chmod 0600 it; it must be a regular file, not a link",
-            _ => "",
+            VaultError::Store(StoreError::Io { .. } | StoreError::Full { .. }) | VaultError::Io(..) => {
+                "mend what the system says, and try again"
+            }
+            VaultError::Log(_) | VaultError::Unrecorded(_) => {
+                "make room for the log, or see what is wrong with it: wardfs audit verify"
+            }
+            VaultError::Seal(SealError::RecoveryLength { .. } | SealError::RecoveryGroup { .. }) => {
+                "give the recovery key as wardfs init printed it"
+            }
+            VaultError::Seal(SealError::Memory(_)) => {
+                "raise the limit of locked memory: ulimit -l, LimitMEMLOCK="
+            }
+            _ => "see what is wrong: wardfs store check",
         };
         Problem::new(self.exit(), what, self).next(next)
     }

@@ -196,3 +196,9 @@ pub fn receive_fd(socket: &impl AsRawFd) -> std::io::Result<OwnedFd> {
         "no descriptor came with the message",
     ))
 }
+
+/// Where a program under `-C instrument-coverage` leaves its counts (`tests/errors`): kept in a clean environment.
+pub fn coverage() -> Option<(&'static str, std::ffi::OsString)> {
+    let name = "LLVM_PROFILE_FILE";
+    Some((name, std::env::var_os(name)?))
+}

@@ -190,6 +190,7 @@ impl Product {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wardfs"));
         command
             .env_clear()
+            .envs(super::coverage())
             .env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command
             .arg("--store")
@@ -229,6 +230,7 @@ impl Product {
         let mut command = Command::new(format!("/proc/self/fd/{number}"));
         command
             .env_clear()
+            .envs(super::coverage())
             .arg("--store")
             .arg(self.store())
             .args(args)
@@ -335,9 +337,19 @@ fn said(mut command: Command, input: &[u8]) -> Said {
     });
     let output = child.wait_with_output().expect("wait");
     let _ = writer.join();
-    Said {
+    let said = Said {
         status: output.status,
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
         err: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    };
+    has_three_lines(&said.err);
+    said
+}
+
+/// Every error of ours says what, why, and what to do next, in whichever test it is seen.
+#[track_caller]
+pub fn has_three_lines(err: &str) {
+    let count = |text: &str| err.matches(text).count();
+    assert!(count("\n  why:  ") <= count("\n  next: "), "no next step: {err}");
+    assert!(!err.contains("\"next\":\"\""), "no next step: {err}");
 }

@@ -107,10 +107,10 @@ fn scenario(typed: Explain) -> Result<Scenario, Problem> {
     let resource = typed
         .resource
         .ok_or_else(|| missing("--resource", "write --resource NAME, or the ARN of a secret"))?;
-    let action = typed
-        .action
-        .parse()
-        .map_err(|e| Problem::new(Exit::Usage, what, e))?;
+    let action = typed.action.parse().map_err(|e| {
+        Problem::new(Exit::Usage, what, e)
+            .next("write an action like GetSecretValue or secretsmanager:GetSecretValue")
+    })?;
     let documents =
         |files: &[std::path::PathBuf]| files.iter().map(|f| document(f)).collect::<Result<Vec<_>, _>>();
     let context = |text: &String| {
@@ -148,11 +148,10 @@ pub fn break_glass(typed: BreakGlass) -> Result<Plan, Problem> {
         }
         (None, Some(guardrail)) => Target::Guardrail(guardrail),
         (None, None) => {
-            return Err(Problem::new(
-                Exit::Usage,
-                "nothing was done",
-                "no secret is named",
-            ));
+            return Err(
+                Problem::new(Exit::Usage, "nothing was done", "no secret is named")
+                    .next("name a secret, or --guardrail NAME"),
+            );
         }
     };
     Ok(Plan::BreakGlass(Broken {
@@ -180,10 +179,13 @@ pub(super) fn tags(typed: &[String], flag: &str) -> Result<BTreeMap<String, Stri
                 Exit::Usage,
                 what(),
                 "a tag's key has 1 to 128 characters, its value at most 256",
-            ));
+            )
+            .next("give a shorter one"));
         }
         if all.insert(key, value).is_some() {
-            return Err(Problem::new(Exit::Usage, what(), "that key is given twice"));
+            return Err(
+                Problem::new(Exit::Usage, what(), "that key is given twice").next("give each key once")
+            );
         }
     }
     match all.len() > 50 {
@@ -191,7 +193,8 @@ pub(super) fn tags(typed: &[String], flag: &str) -> Result<BTreeMap<String, Stri
             Exit::Usage,
             format!("{flag} is given too often"),
             "there are at most 50 tags",
-        )),
+        )
+        .next("give fewer")),
         false => Ok(all),
     }
 }
