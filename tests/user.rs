@@ -43,12 +43,17 @@ impl Home {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(self.path("wardfs"));
+        self.program(self.path("wardfs").as_ref(), args)
+    }
+
+    fn program(&self, program: &std::ffi::OsStr, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command
             .args(args)
             .env_clear()
             .envs(support::coverage())
             .env("HOME", self.dir.path())
+            .env("PATH", format!("{}:/usr/bin:/bin", self.dir.path().display()))
             .current_dir(self.dir.path())
             .stdin(Stdio::null());
         // SAFETY: raw system calls on this child alone.
@@ -227,4 +232,39 @@ fn settings_for_one_service() {
         (first.is_ok(), second)
     });
     assert_eq!(both, (true, Err(Some(libc::EMFILE))));
+}
+
+#[test]
+fn the_readme_word_for_word() {
+    let _deadline = Deadline::new(Duration::from_secs(60), "the README's words for a user");
+    let home = Home::new();
+    let (_, text) = include_str!("../README.md")
+        .split_once("\n### Without root\n")
+        .expect("the heading");
+    let (_, text) = text.split_once("```console\n").expect("a block");
+    let (block, _) = text.split_once("```").expect("its end");
+    let commands: Vec<&str> = block.lines().filter_map(|l| l.strip_prefix("$ ")).collect();
+    let said: Vec<&str> = block.lines().filter(|l| !l.starts_with("$ ")).collect();
+    assert!(commands.len() >= 5, "{commands:?}");
+    let script: String = commands
+        .iter()
+        .map(|line| match line.strip_suffix(" &") {
+            Some(served) => format!("{served} > ready &\nuntil grep -q READY ready; do sleep 0.05; done\n"),
+            // What is expected is what `cat` says.
+            None if line.starts_with("cat ") => format!("{line}; echo\n"),
+            None => format!("{line} >> other 2>&1\n"),
+        })
+        .collect();
+    let script = format!("set -e\n{script}wait\n");
+    let output = home
+        .program("bash".as_ref(), &["-c", &script])
+        .output()
+        .expect("start");
+    let other = std::fs::read_to_string(home.path("other"));
+    assert!(output.status.success(), "{output:?} {other:?}");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout).trim_end(),
+        said.join("\n")
+    );
+    assert!(!mounted(&home.path("secrets")));
 }
