@@ -57,6 +57,10 @@ pub struct Audit {
     pub segment_bytes: u64,
     /// Bytes set aside so that administration can be recorded on a full disk: 0 to 64 MiB.
     pub reserve_bytes: u64,
+    /// While the log's file system has less free, in bytes, each uid's budget binds: 0 (never) to 1 PiB.
+    pub low_space_bytes: u64,
+    /// That budget, in bytes of records a second: 64 to 1 GiB. 16 seconds' worth may come at once.
+    pub uid_bytes_per_second: u64,
 }
 
 impl Default for Config {
@@ -72,6 +76,8 @@ impl Default for Config {
             audit: Audit {
                 segment_bytes: 64 * 1024 * 1024,
                 reserve_bytes: 4 * 1024 * 1024,
+                low_space_bytes: 1024 * 1024 * 1024,
+                uid_bytes_per_second: 64 * 1024,
             },
             principals: BTreeMap::new(),
         }
@@ -98,6 +104,8 @@ struct Written {
 struct WrittenAudit {
     segment_bytes: Option<Spanned<u64>>,
     reserve_bytes: Option<Spanned<u64>>,
+    low_space_bytes: Option<Spanned<u64>>,
+    uid_bytes_per_second: Option<Spanned<u64>>,
 }
 
 /// A fault at a place of the text.
@@ -302,6 +310,18 @@ fn interpret(text: &str) -> Result<Config, Fault> {
                 default.audit.reserve_bytes,
                 0,
                 64 << 20,
+            )?,
+            low_space_bytes: bounded(
+                written.audit.low_space_bytes,
+                default.audit.low_space_bytes,
+                0,
+                1 << 50,
+            )?,
+            uid_bytes_per_second: bounded(
+                written.audit.uid_bytes_per_second,
+                default.audit.uid_bytes_per_second,
+                64,
+                1 << 30,
             )?,
         },
         principals: written

@@ -51,6 +51,8 @@ pub fn settings(store: &Path, config: &Config) -> Settings {
         log: crate::audit::Options {
             segment_bytes: config.audit.segment_bytes,
             reserve_bytes: config.audit.reserve_bytes,
+            low_space_bytes: config.audit.low_space_bytes,
+            uid_bytes_per_second: config.audit.uid_bytes_per_second,
             ..Default::default()
         },
         administration: Administration {
@@ -225,8 +227,9 @@ pub fn unmount_dead(target: &Path) -> Result<(), Problem> {
     match mount::state(target)
         .map_err(|e| Problem::new(Exit::Failed, &what, e).next("give the path of the mount"))?
     {
-        mount::TargetState::OurMount { dead: true } => mount::unmount(target)
-            .map_err(|e| Problem::new(Exit::Failed, what, e).next("see who uses it: fuser -m DIR")),
+        mount::TargetState::OurMount { dead: true } => mount::unmount(target).map_err(|e| {
+            Problem::new(Exit::Failed, what, e).next("close what is open there, then try again")
+        }),
         mount::TargetState::OurMount { dead: false } => {
             Err(
                 Problem::new(Exit::Unavailable, what, "a daemon of another store serves it")

@@ -100,7 +100,11 @@ fn every_command_is_in_the_table_and_every_document_is_there() {
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let documents = std::fs::read_dir(root.join("packaging/doc")).unwrap().flatten();
-    for page in documents.map(|e| e.path()).chain([root.join("README.md")]) {
+    for page in documents
+        .map(|e| e.path())
+        .filter(|p| p.is_file())
+        .chain([root.join("README.md")])
+    {
         let text = std::fs::read_to_string(&page).unwrap();
         for link in text.split("](").skip(1).map(|l| l.split(')').next().unwrap()) {
             let local = !link.starts_with("http") && link.ends_with(".md");

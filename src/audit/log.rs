@@ -4,14 +4,16 @@ use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::stat::fstat;
 use nix::unistd::{AccessFlags, faccessat};
 
-use crate::id::{Epoch, StoreId};
+use crate::id::{Epoch, StoreId, Uid};
 use crate::secret::SecretBytes;
 
+use super::budget::Budget;
 use super::error::LogError;
 use super::flood::{Floods, Verdict};
 use super::record::{Body, Event, Outcome, Record};
@@ -41,7 +43,11 @@ pub struct Log {
     chain: Mutex<Writer>,
     /// Taken before `chain`, never after it.
     floods: Mutex<Floods>,
+    budget: Budget,
 }
+
+/// What a line has beside the fields of its record, about: sequence, time, id, MAC.
+const FRAME: u64 = 192;
 
 thread_local! {
     /// Where a thread lays out its record before it takes the chain's lock.
@@ -103,12 +109,14 @@ impl Log {
     }
 
     fn with(ctx: Context, writer: Writer) -> Log {
-        let floods = Mutex::new(Floods::new(&ctx.options));
-        Log {
-            ctx,
+        let log = Log {
+            floods: Mutex::new(Floods::new(&ctx.options)),
+            budget: Budget::new(ctx.options.uid_bytes_per_second),
             chain: Mutex::new(writer),
-            floods,
-        }
+            ctx,
+        };
+        log.look_at_space();
+        log
     }
 
     /// Appends a record with one write(2). When it returns, the record is in the file (not yet on the disk).
@@ -126,6 +134,10 @@ impl Log {
             let seq = self
                 .chain()
                 .append(&self.ctx, Stamp::Fresh, fields, record.epoch, reserve)?;
+            if !reserve {
+                let bytes = fields.len() as u64 + FRAME;
+                self.budget.charge(record.who.uid, bytes, Instant::now());
+            }
             Ok(Receipt { seq })
         })
     }
@@ -148,7 +160,7 @@ impl Log {
 
     /// Records a refusal, or counts it if there are too many of its kind: per uid, event, secret and reason the
     /// first ten in a second are written, and one record with the exact number of the others when the second is
-    /// over. A record that is no refusal is appended as it is.
+    /// over. Those of a uid over its budget are all counted. A record that is no refusal is appended as it is.
     ///
     /// # Errors
     /// If the record could not be written. It is counted then, and the count is written when the log can be.
@@ -160,6 +172,10 @@ impl Log {
         let write = &mut |fields: &[u8]| self.append_fields(fields);
         match floods.admit(record.who.uid, record.event, record.secret, reason, write) {
             Verdict::Counted => Ok(()),
+            Verdict::Write if !self.budget.wait(record.who.uid, Instant::now()).is_zero() => {
+                floods.count(record.who.uid, record.event, record.secret, reason);
+                Ok(())
+            }
             Verdict::Write => self.append(record).map(drop).inspect_err(|_| {
                 floods.count(record.who.uid, record.event, record.secret, reason);
             }),
@@ -169,6 +185,7 @@ impl Log {
     /// To be called at least each 250 ms by the owner: writes the counts of windows that are over, notices a log
     /// that was moved away, and brings a failed one back.
     pub fn tick(&self) {
+        self.look_at_space();
         let full = {
             let mut chain = self.chain();
             chain.tick(&self.ctx);
@@ -179,6 +196,20 @@ impl Log {
             let _ = self
                 .floods()
                 .close(false, &mut |fields| self.append_fields(fields));
+        }
+    }
+
+    /// How long the next read of `uid` must wait: zero, but for a uid that floods the log while its file system has
+    /// less than [`Options::low_space_bytes`] free.
+    pub fn wait(&self, uid: Uid) -> Duration {
+        self.budget.wait(uid.0, Instant::now())
+    }
+
+    fn look_at_space(&self) {
+        // A file system that does not answer this has other troubles, which an append meets.
+        if let Ok(here) = nix::sys::statvfs::statvfs(&self.ctx.dir) {
+            let free = u64::from(here.blocks_available()).saturating_mul(here.fragment_size());
+            self.budget.bind(free < self.ctx.options.low_space_bytes);
         }
     }
 

@@ -6,6 +6,7 @@
 //! directory alone. `packaging/doc/audit.md` has the fields, the chain and what verifying finds.
 
 mod anchor;
+mod budget;
 mod chain;
 mod error;
 mod flood;
@@ -38,6 +39,10 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Bytes kept allocated behind the last record, so that administration remains possible on a full disk.
     pub reserve_bytes: u64,
+    /// While the file system has less free than this, in bytes, each uid's budget binds.
+    pub low_space_bytes: u64,
+    /// The budget: bytes of records of reads for each uid and second, and 16 seconds' worth at once.
+    pub uid_bytes_per_second: u64,
     /// Refusals of one kind (uid, event, secret, reason) written one by one in a window; the others are counted.
     pub refusals_per_window: u32,
     /// How long a window of refusals is.
@@ -51,6 +56,8 @@ impl Default for Options {
         Options {
             segment_bytes: 64 << 20,
             reserve_bytes: 4 << 20,
+            low_space_bytes: 1 << 30,
+            uid_bytes_per_second: 64 << 10,
             refusals_per_window: 10,
             refusal_window: Duration::from_secs(1),
             refusal_kinds: 4096,

@@ -40,7 +40,16 @@ fn the_template_says_the_defaults_and_every_key() {
         assert!(keys.contains(&key), "{key} is not in the template");
     }
     let audit = table["audit"].as_table().unwrap();
-    assert!(audit.contains_key("segment_bytes") && audit.contains_key("reserve_bytes") && audit.len() == 2);
+    let keys: Vec<&str> = audit.keys().map(String::as_str).collect();
+    assert_eq!(
+        keys,
+        [
+            "low_space_bytes",
+            "reserve_bytes",
+            "segment_bytes",
+            "uid_bytes_per_second"
+        ]
+    );
 }
 
 #[test]

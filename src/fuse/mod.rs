@@ -14,12 +14,14 @@ use fuser::{
     ReplyXattr, Request, SessionACL, TimeOrNow,
 };
 
+use self::held::Held;
 use crate::access::{Caller, Range};
 use crate::audit::{Event, Identity, Outcome, Record};
 use crate::id::{Gid, Tid, Uid};
 use crate::sys::caller::{Header, Observer};
 use crate::vfs::{Asked, Attr, Errno, Kind, Level, Node, RequestCaller, Vfs, VfsError, Waker};
 
+mod held;
 #[cfg(test)]
 mod tests;
 
@@ -36,7 +38,23 @@ pub struct Session {
 }
 
 struct Adapter {
+    server: Server,
+    held: Held<HeldRead>,
+}
+
+/// What answers requests, on whichever thread.
+#[derive(Clone)]
+struct Server {
     vfs: Arc<Vfs>,
+}
+
+/// A READ and where its answer goes.
+struct HeldRead {
+    header: Header,
+    handle: u64,
+    range: Range,
+    direct: bool,
+    reply: ReplyData,
 }
 
 struct Wake(fuser::Notifier);
@@ -64,7 +82,8 @@ impl Session {
         let mut config = Config::default();
         config.acl = SessionACL::All;
         config.n_threads = Some(threads);
-        let inner = fuser::Session::from_fd(Adapter { vfs: vfs.clone() }, device, SessionACL::All, config)?;
+        let adapter = Adapter::new(vfs.clone())?;
+        let inner = fuser::Session::from_fd(adapter, device, SessionACL::All, config)?;
         vfs.set_waker(Box::new(Wake(inner.notifier())));
         Ok(Session { inner })
     }
@@ -117,6 +136,16 @@ fn errno(e: &VfsError, what: &str) -> fuser::Errno {
 }
 
 impl Adapter {
+    fn new(vfs: Arc<Vfs>) -> std::io::Result<Adapter> {
+        let server = Server { vfs };
+        let (log, later) = (server.vfs.clone(), server.clone());
+        let held = Held::start(
+            move |uid| log.access().vault().log().wait(Uid(uid)),
+            move |read: HeldRead| later.read(read),
+        )?;
+        Ok(Adapter { server, held })
+    }
+
     /// Runs one request for its caller.
     fn call<T>(
         &self,
@@ -124,12 +153,56 @@ impl Adapter {
         req: &Request,
         f: impl FnOnce(&Vfs, &mut RequestCaller<'_>) -> Result<T, VfsError>,
     ) -> Result<T, fuser::Errno> {
-        let header = Header {
-            uid: Uid(req.uid()),
-            gid: Gid(req.gid()),
-            tid: Tid(req.pid()),
-        };
-        self.guarded(what, header, f).map_err(|e| errno(&e, what))
+        self.server
+            .guarded(what, header(req), f)
+            .map_err(|e| errno(&e, what))
+    }
+
+    fn node(ino: INodeNo) -> Result<Node, VfsError> {
+        Node::from_ino(ino.0).ok_or(VfsError::NoEntry)
+    }
+
+    /// Whatever would change something: EROFS, counted.
+    fn read_only(&self) -> fuser::Errno {
+        fuser::Errno::EROFS
+    }
+
+    fn unsupported(&self) -> fuser::Errno {
+        self.server
+            .vfs
+            .counters
+            .unsupported
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        errno(&VfsError::Unsupported, "request")
+    }
+}
+
+fn header(req: &Request) -> Header {
+    Header {
+        uid: Uid(req.uid()),
+        gid: Gid(req.gid()),
+        tid: Tid(req.pid()),
+    }
+}
+
+impl Server {
+    /// Decides, and answers.
+    fn read(&self, read: HeldRead) {
+        let HeldRead {
+            header,
+            handle,
+            range,
+            direct,
+            reply,
+        } = read;
+        let result = self.guarded("read", header, |vfs, caller| {
+            vfs.read(handle, range, direct, caller)
+        });
+        match result {
+            Ok(Some(bytes)) => reply.data(bytes.expose()),
+            Ok(None) => reply.data(&[]),
+            Err(e) => reply.error(errno(&e, "read")),
+        }
     }
 
     /// A panic is an EIO, a record and a counter, never the end of service.
@@ -170,23 +243,6 @@ impl Adapter {
             tracing::error!("a panic in {what} could not be recorded");
         }
         VfsError::Panic
-    }
-
-    fn node(ino: INodeNo) -> Result<Node, VfsError> {
-        Node::from_ino(ino.0).ok_or(VfsError::NoEntry)
-    }
-
-    /// Whatever would change something: EROFS, counted.
-    fn read_only(&self) -> fuser::Errno {
-        fuser::Errno::EROFS
-    }
-
-    fn unsupported(&self) -> fuser::Errno {
-        self.vfs
-            .counters
-            .unsupported
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        errno(&VfsError::Unsupported, "request")
     }
 }
 
@@ -258,18 +314,18 @@ impl fuser::Filesystem for Adapter {
         lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let range = Range { offset, length: size };
-        let result = self.call("read", req, |vfs, caller| {
-            vfs.read(fh.0, range, lock_owner.is_some(), caller)
-        });
-        reply!(
-            result,
+        let read = HeldRead {
+            header: header(req),
+            handle: fh.0,
+            range: Range { offset, length: size },
+            direct: lock_owner.is_some(),
             reply,
-            |bytes: Option<crate::access::Bytes>| match &bytes {
-                Some(bytes) => reply.data(bytes.expose()),
-                None => reply.data(&[]),
-            }
-        );
+        };
+        // Nothing is decided before its turn: what changes while it waits counts.
+        match self.server.vfs.must_wait(read.header.uid) {
+            false => self.server.read(read),
+            true => self.held.hold(read.header.uid.0, read),
+        }
     }
 
     fn write(
@@ -306,7 +362,7 @@ impl fuser::Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.vfs.release(fh.0);
+        self.server.vfs.release(fh.0);
         reply.ok();
     }
 
@@ -344,7 +400,7 @@ impl fuser::Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.vfs.release(fh.0);
+        self.server.vfs.release(fh.0);
         reply.ok();
     }
 

@@ -15,9 +15,7 @@ fn adapter(dir: &std::path::Path) -> Adapter {
     };
     crate::vault::create(dir, &settings).unwrap();
     let vault = Arc::new(Vault::open(dir, &settings).unwrap());
-    Adapter {
-        vfs: Arc::new(Vfs::new(Arc::new(Access::new(vault, false)), 16)),
-    }
+    Adapter::new(Arc::new(Vfs::new(Arc::new(Access::new(vault, false)), 16))).unwrap()
 }
 
 #[test]
@@ -34,13 +32,16 @@ fn a_panic_is_an_eio_a_record_and_a_counter_and_service_goes_on() {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     for _ in 0..3 {
-        let result = adapter.guarded::<()>("read", header, |_, _| panic!("a fault in a handler"));
+        let result = adapter
+            .server
+            .guarded::<()>("read", header, |_, _| panic!("a fault in a handler"));
         assert!(matches!(result, Err(VfsError::Panic)));
     }
     std::panic::set_hook(hook);
     assert_eq!(VfsError::Panic.errno().0, Errno(libc::EIO));
     assert_eq!(
         adapter
+            .server
             .vfs
             .counters
             .list()
@@ -50,10 +51,18 @@ fn a_panic_is_an_eio_a_record_and_a_counter_and_service_goes_on() {
     );
     assert!(
         adapter
+            .server
             .guarded("getattr", header, |vfs, caller| vfs.getattr(Node::Root, caller))
             .is_ok()
     );
-    adapter.vfs.access().vault().log().flush_refusals().unwrap();
+    adapter
+        .server
+        .vfs
+        .access()
+        .vault()
+        .log()
+        .flush_refusals()
+        .unwrap();
     let records = crate::audit::tail(&store.join("audit"), 10).unwrap();
     assert!(
         records

@@ -63,11 +63,13 @@ pub struct Counters {
     pub unsupported: AtomicU64,
     /// Panics of handlers that were caught.
     pub panics: AtomicU64,
+    /// READs that had to wait for their uid's turn.
+    pub held: AtomicU64,
 }
 
 impl Counters {
     /// Names and values.
-    pub fn list(&self) -> [(&'static str, u64); 6] {
+    pub fn list(&self) -> [(&'static str, u64); 7] {
         let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
         [
             ("lookups", get(&self.lookups)),
@@ -76,6 +78,7 @@ impl Counters {
             ("refused", get(&self.refused)),
             ("unsupported", get(&self.unsupported)),
             ("panics", get(&self.panics)),
+            ("held", get(&self.held)),
         ]
     }
 }
@@ -106,6 +109,15 @@ impl Vfs {
             waker: OnceLock::new(),
             started: Timestamp::now(),
         }
+    }
+
+    /// Whether a READ of `uid` waits for its turn, because its records flood a log that has little space.
+    pub fn must_wait(&self, uid: crate::id::Uid) -> bool {
+        let waits = !self.access.vault().log().wait(uid).is_zero();
+        if waits {
+            count(&self.counters.held);
+        }
+        waits
     }
 
     /// The decisions behind it.

@@ -1,0 +1,106 @@
+//! What each uid may still write while the log's file system runs low, so that one that floods it is slowed, alone.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A uid that was quiet may write this much time's bytes at once.
+const BURST: Duration = Duration::from_secs(16);
+/// Uids whose debt is forgotten together when it is paid.
+const MANY: usize = 4096;
+
+/// Each uid's debt, as the time at which it is paid (the generic cell rate algorithm, ITU-T I.371).
+pub(super) struct Budget {
+    low: AtomicBool,
+    per_second: u64,
+    paid: Mutex<HashMap<u32, Instant>>,
+}
+
+impl Budget {
+    /// `per_second` bytes for each uid.
+    pub(super) fn new(per_second: u64) -> Budget {
+        Budget {
+            low: AtomicBool::new(false),
+            per_second: per_second.max(1),
+            paid: Mutex::default(),
+        }
+    }
+
+    /// Budgets bind while space is `low`. What was written before is not held against anybody.
+    pub(super) fn bind(&self, low: bool) {
+        if self.low.swap(low, Ordering::Relaxed) && !low {
+            self.paid().clear();
+        }
+    }
+
+    /// Takes `bytes` from the budget of `uid`.
+    pub(super) fn charge(&self, uid: u32, bytes: u64, now: Instant) {
+        if !self.low.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut paid = self.paid();
+        if paid.len() >= MANY {
+            paid.retain(|_, until| *until > now);
+        }
+        let until = paid.entry(uid).or_insert(now);
+        let cost = Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / self.per_second);
+        *until = (*until).max(now) + cost;
+    }
+
+    /// How long `uid` has to wait before its next record; zero for all who do not flood.
+    pub(super) fn wait(&self, uid: u32, now: Instant) -> Duration {
+        if !self.low.load(Ordering::Relaxed) {
+            return Duration::ZERO;
+        }
+        let paid = self.paid();
+        paid.get(&uid).map_or(Duration::ZERO, |until| {
+            until.saturating_duration_since(now).saturating_sub(BURST)
+        })
+    }
+
+    fn paid(&self) -> MutexGuard<'_, HashMap<u32, Instant>> {
+        self.paid.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_floods_waits_alone_and_only_while_space_is_low() {
+        let (budget, now) = (Budget::new(100), Instant::now());
+        budget.charge(1, 1_000_000, now);
+        assert_eq!(budget.wait(1, now), Duration::ZERO, "there is space");
+        budget.bind(true);
+        assert_eq!(budget.wait(1, now), Duration::ZERO, "what was written before");
+        budget.charge(1, 1600, now);
+        assert_eq!(
+            budget.wait(1, now),
+            Duration::ZERO,
+            "sixteen seconds' bytes at once"
+        );
+        budget.charge(1, 50, now);
+        assert_eq!(budget.wait(1, now), Duration::from_millis(500));
+        assert_eq!(budget.wait(2, now), Duration::ZERO);
+        let later = now + Duration::from_millis(500);
+        assert_eq!(budget.wait(1, later), Duration::ZERO);
+        // What is paid is not saved up beyond the burst.
+        let much_later = now + Duration::from_secs(3600);
+        budget.charge(1, 1700, much_later);
+        assert_eq!(budget.wait(1, much_later), Duration::from_secs(1));
+        budget.bind(false);
+        assert_eq!(budget.wait(1, much_later), Duration::ZERO);
+    }
+
+    #[test]
+    fn uids_that_owe_nothing_are_forgotten() {
+        let (budget, now) = (Budget::new(1 << 20), Instant::now());
+        budget.bind(true);
+        for uid in 0..3 * MANY as u32 {
+            budget.charge(uid, 1, now + Duration::from_millis(u64::from(uid)));
+        }
+        assert!(budget.paid().len() <= MANY);
+    }
+}
