@@ -448,3 +448,124 @@ fn a_flood_is_bounded_and_counted_exactly() {
     println!("{attempts} refusals: {written} written, {suppressed} counted, {seconds} s");
     product.run(&["audit", "verify"]).ok();
 }
+
+fn held(product: &Product) -> u64 {
+    let status = product.run(&["--json", "status"]).ok().json();
+    status["counters"]["held"].as_u64().expect("a counter")
+}
+
+/// Bytes of the log that speak of this uid's reads.
+fn bytes_of(product: &Product, uid: u32) -> usize {
+    let text = std::fs::read_to_string(segment(product, 1)).expect("log");
+    let mine = format!("\"uid\":{uid},");
+    let lines = text
+        .lines()
+        .filter(|l| l.contains(&mine) && l.contains("GetSecretValue"));
+    lines.map(str::len).sum()
+}
+
+#[test]
+fn under_siege_the_flooding_uid_is_slowed_alone() {
+    let _deadline = Deadline::new(Duration::from_secs(60), "siege");
+    const RATE: usize = 16384;
+    let mut product = product(&format!("uid_bytes_per_second = {RATE}"));
+    product.put("other", VALUE, &["--allow", &format!("uid:{B}")]);
+    let _small = Small::under(&product, "16m");
+    product.mount();
+    let (path, began) = (product.path(NAME), Instant::now());
+    let flood = || {
+        let mut reads = 0;
+        while began.elapsed() < Duration::from_secs(6) {
+            assert_eq!(std::fs::read(&path).expect("an allowed read"), VALUE);
+            reads += 1;
+        }
+        reads
+    };
+    let floods: Vec<_> = (0..4).map(|_| Run::uid(A).start(flood)).collect();
+    // Once the burst is spent, another uid's reads are as quick as ever.
+    support::wait_until(Duration::from_secs(10), "the first read is held", || {
+        held(&product) > 0
+    });
+    let mut slowest = Duration::ZERO;
+    for _ in 0..300 {
+        let one = Instant::now();
+        assert_eq!(read_as(B, &[], &product.path("other")), Ok(VALUE.to_vec()));
+        slowest = slowest.max(one.elapsed());
+    }
+    let reads: u32 = floods.into_iter().map(|flood| flood.join()).sum();
+    let (took, bytes) = (began.elapsed(), bytes_of(&product, A));
+    println!("{reads} reads, {bytes} bytes in {took:?}; the other's slowest {slowest:?}");
+    let most = RATE * 16 + (RATE as f64 * took.as_secs_f64()) as usize;
+    assert!(bytes <= most + RATE / 4, "{bytes} bytes of at most {most}");
+    assert!(bytes >= most / 2, "{bytes} bytes: slowed more than was said");
+    assert!(slowest < Duration::from_secs(1), "the other waited {slowest:?}");
+    product.stop();
+    product.run(&["audit", "verify"]).ok();
+}
+
+#[test]
+fn a_read_that_was_held_back_is_decided_when_it_is_answered() {
+    let _deadline = Deadline::new(Duration::from_secs(60), "held");
+    let mut product = product("uid_bytes_per_second = 64");
+    product.put("other", VALUE, &["--allow", &format!("uid:{B}")]);
+    let _small = Small::under(&product, "16m");
+    product.mount();
+    let until_refused = |path: PathBuf| {
+        move || {
+            let mut got = 0;
+            loop {
+                match std::fs::read(&path) {
+                    Ok(bytes) => got += usize::from(bytes == VALUE),
+                    Err(e) => return (got, e.raw_os_error()),
+                }
+            }
+        }
+    };
+    let reader = Run::uid(A).start(until_refused(product.path(NAME)));
+    support::wait_until(Duration::from_secs(10), "a read is held", || held(&product) > 0);
+    product.run(&["policy", "deny", NAME, &format!("uid:{A}")]).ok();
+    let (got, error) = reader.join();
+    assert_eq!(error, Some(libc::EACCES));
+    assert!((1..10).contains(&got), "{got}");
+    // The refusal may meet the second READ of `read`, at the value's end.
+    let recorded = recorded_reads(&product);
+    assert!(
+        recorded == got || recorded == got + 1,
+        "{recorded} records of {got}"
+    );
+    // The daemon ends although somebody waits, who is told.
+    let before = held(&product);
+    let waiting = Run::uid(B).start(until_refused(product.path("other")));
+    support::wait_until(Duration::from_secs(10), "another read is held", || {
+        held(&product) > before
+    });
+    product.stop();
+    assert!(waiting.join().1.is_some());
+}
+
+#[test]
+fn who_is_over_his_budget_has_his_refusals_counted() {
+    let _deadline = Deadline::new(Duration::from_secs(60), "refusals under siege");
+    let mut product = product("uid_bytes_per_second = 64");
+    let _small = Small::under(&product, "16m");
+    product.mount();
+    for _ in 0..200 {
+        assert_eq!(read_as(B, &[], &product.path(NAME)), Err(libc::EACCES));
+    }
+    product.stop();
+    let records = product.records();
+    let of_b = |r: &&Value| r["uid"] == B;
+    let written = records
+        .iter()
+        .filter(of_b)
+        .filter(|r| r["outcome"] == "denied")
+        .count();
+    let counted: u64 = records
+        .iter()
+        .filter(of_b)
+        .filter_map(|r| r["suppressed"].as_u64())
+        .sum();
+    assert!(written <= 10, "{written}");
+    assert!(written as u64 + counted >= 200, "{written} + {counted}");
+    product.run(&["audit", "verify"]).ok();
+}

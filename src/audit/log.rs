@@ -208,7 +208,7 @@ impl Log {
     fn look_at_space(&self) {
         // A file system that does not answer this has other troubles, which an append meets.
         if let Ok(here) = nix::sys::statvfs::statvfs(&self.ctx.dir) {
-            let free = u64::from(here.blocks_available()).saturating_mul(here.fragment_size());
+            let free = here.blocks_available().saturating_mul(here.fragment_size());
             self.budget.bind(free < self.ctx.options.low_space_bytes);
         }
     }
