@@ -293,6 +293,30 @@ fn a_terminal_is_asked_and_shows_nothing() {
 }
 
 #[test]
+fn a_terminal_that_cannot_be_asked_is_told() {
+    let pty = nix::pty::openpty(None, None).unwrap();
+    let out = Command::new("setsid")
+        .args([
+            "--wait",
+            env!("CARGO_BIN_EXE_wardfs"),
+            "--store",
+            "/nonexistent/store",
+            "put",
+            "app/x",
+        ])
+        .stdin(Stdio::from(pty.slave))
+        .output()
+        .unwrap();
+    assert_eq!(out.status.code(), Some(2));
+    let said = text(&out.stderr);
+    assert!(
+        said.contains("the terminal cannot be asked for the value"),
+        "{said}"
+    );
+    assert!(said.contains("next: wardfs put app/x < FILE"), "{said}");
+}
+
+#[test]
 fn who_waits_at_a_terminal_is_told_for_what() {
     let product = support::product::Product::mounted();
     let pid = nix::unistd::Pid::from_raw(product.pid() as i32);

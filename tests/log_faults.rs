@@ -465,6 +465,44 @@ fn bytes_of(product: &Product, uid: u32) -> usize {
 }
 
 #[test]
+fn full_without_a_daemon_and_for_a_backup() {
+    let _deadline = Deadline::new(Duration::from_secs(60), "full, without a daemon");
+    let mut product = product("reserve_bytes = 262144");
+    product.put("mine", VALUE, &["--allow", "uid:0"]);
+    let backup = product.dir().join("backup");
+    let backup = ["store", "backup", backup.to_str().expect("a path")];
+    let small = Small::under(&product, "1m");
+    small.fill();
+    let refused = (0..2000)
+        .map(|_| product.run(&["get", "mine"]))
+        .find(|said| said.code() != 0);
+    let refused = refused.expect("a refusal");
+    assert_eq!(refused.code(), 7, "{refused:?}");
+    assert!(
+        refused.err.contains("no space left for audit records"),
+        "{refused:?}"
+    );
+    // Opened anew on a full disk, it has no reserve.
+    assert_eq!(product.run(&backup).code(), 7);
+    assert!(!std::path::Path::new(backup[2]).exists());
+    small.clear();
+    product.run(&["get", "mine"]).ok();
+    product.run(&backup).ok();
+    // A backup that has no room is told, and leaves nothing that could be taken for one.
+    let elsewhere = product.dir().join("small");
+    std::fs::create_dir(&elsewhere).expect("mkdir");
+    let (none, flags) = (None::<&str>, nix::mount::MsFlags::empty());
+    nix::mount::mount(none, &elsewhere, Some("tmpfs"), flags, Some("size=4k")).expect("tmpfs");
+    let tmpfs = Small(elsewhere);
+    product.put("large", [b'x'; 60_000], &["--allow", "uid:0"]);
+    product.mount();
+    let file = tmpfs.0.join("backup");
+    let said = product.run(&["store", "backup", file.to_str().expect("a path")]);
+    assert_eq!(said.code(), 1, "{said:?}");
+    assert!(!file.exists());
+}
+
+#[test]
 fn under_siege_the_flooding_uid_is_slowed_alone() {
     let _deadline = Deadline::new(Duration::from_secs(60), "siege");
     const RATE: usize = 16384;

@@ -871,6 +871,19 @@ fn a_broken_record_through_the_mount() {
         assert_eq!(read_as(B, &[], &product.path(name)), Err(libc::EACCES), "{name}");
         assert_eq!(product.run(&["get", name]).code(), 6);
     }
+    // No other command believes it either.
+    for command in [
+        &["describe", "app/one"][..],
+        &["versions", "app/one"],
+        &["policy", "get", "app/one"],
+        &["policy", "allow", "app/one", "uid:0"],
+        &["policy", "explain", "app/one", "--as", "uid:0"],
+        &["why", "app/one", "--uid", "0"],
+        &["tag", "app/one", "a=b"],
+    ] {
+        let said = product.run(command);
+        assert_eq!(said.code(), 6, "{command:?}: {said:?}");
+    }
     let versions = product.path(".versions/app/one/current");
     assert_eq!(
         read_as(A, &[], &versions),

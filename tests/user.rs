@@ -51,7 +51,7 @@ impl Home {
         command
             .args(args)
             .env_clear()
-            .envs(support::coverage())
+            .envs(support::coverage_of(USER.0))
             .env("HOME", self.dir.path())
             .env("PATH", format!("{}:/usr/bin:/bin", self.dir.path().display()))
             .current_dir(self.dir.path())

@@ -610,9 +610,12 @@ Examples:
   wardfs policy check policy.json
   wardfs policy check app/db/password policy.json")]
     Check {
-        /// The document (- is standard input), after the secret whose it is to be, if you name one
-        #[arg(value_names = ["NAME", "FILE"], num_args = 1..=2, required = true, value_hint = ValueHint::FilePath)]
-        of: Vec<PathBuf>,
+        /// The document (- is standard input); or first the secret whose it is to be
+        #[arg(value_name = "NAME|FILE", value_hint = ValueHint::FilePath)]
+        first: PathBuf,
+        /// The document, if a secret was named
+        #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+        second: Option<PathBuf>,
         /// The secret, by this flag
         #[arg(long)]
         name: Option<String>,

@@ -180,20 +180,9 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
         }
         Command::Describe { name: n } => Plan::Ask(Request::Describe { name: name(&n)? }),
         Command::Versions { name: n } => Plan::Ask(Request::Versions { name: name(&n)? }),
-        Command::Policy(args::Policy::Set {
-            name: n,
-            file,
-            dry_run: true,
-            strict,
-        }) => Plan::PolicyDryRun {
-            name: name(&n)?,
-            text: document(&file)?,
-            strict,
-        },
-        Command::Policy(args::Policy::Explain(typed)) => policies::explain(*typed)?,
         Command::Guardrail(command) => Plan::Ask(policies::guardrail(command)?),
         Command::Identity(command) => Plan::Ask(policies::identity(command)?),
-        Command::Policy(policy) => Plan::Ask(plan_policy(policy)?),
+        Command::Policy(policy) => plan_policy(policy)?,
         Command::Why(w) => Plan::Why {
             target: why::Target::parse(&w.secret)?,
             about: match (w.user, w.uid, w.pid) {
@@ -326,19 +315,31 @@ fn typed_value(name: &SecretName) -> Problem {
     ))
 }
 
-fn plan_policy(policy: args::Policy) -> Result<Request, Problem> {
+fn plan_policy(policy: args::Policy) -> Result<Plan, Problem> {
     let rules = |who: &[String], rule: fn(Local) -> Rule| {
         who.iter()
             .map(|w| local(w).map(rule))
             .collect::<Result<Vec<_>, _>>()
     };
-    Ok(match policy {
+    Ok(Plan::Ask(match policy {
         args::Policy::Get { name: n } => Request::PolicyGet { name: name(&n)? },
         args::Policy::Set {
             name: n,
             file,
+            dry_run: true,
             strict,
-            dry_run: _,
+        } => {
+            return Ok(Plan::PolicyDryRun {
+                name: name(&n)?,
+                text: document(&file)?,
+                strict,
+            });
+        }
+        args::Policy::Set {
+            name: n,
+            file,
+            strict,
+            dry_run: false,
         } => Request::PolicySet {
             name: name(&n)?,
             text: document(&file)?,
@@ -353,19 +354,14 @@ fn plan_policy(policy: args::Policy) -> Result<Request, Problem> {
             rules: rules(&who, Rule::Deny)?,
         },
         args::Policy::Check {
-            of,
+            first,
+            second,
             name: flag,
             strict,
         } => {
-            let (named, file) = match of.as_slice() {
-                [named, file] => (Some(named.to_string_lossy().into_owned()), file),
-                [file] => (None, file),
-                _ => {
-                    return Err(
-                        Problem::new(Exit::Usage, "nothing was checked", "no document was named")
-                            .next("write wardfs policy check [NAME] FILE"),
-                    );
-                }
+            let (named, file) = match second {
+                Some(file) => (Some(first.to_string_lossy().into_owned()), file),
+                None => (None, first),
             };
             if named.is_some() && flag.is_some() {
                 return Err(
@@ -375,18 +371,12 @@ fn plan_policy(policy: args::Policy) -> Result<Request, Problem> {
             }
             Request::PolicyCheck {
                 name: named.or(flag).map(|n| name(&n)).transpose()?,
-                text: document(file)?,
+                text: document(&file)?,
                 strict,
             }
         }
-        // Planned before: it need not be a question to the store.
-        args::Policy::Explain(_) => {
-            return Err(
-                Problem::new(Exit::Usage, "nothing was explained", "nothing was asked")
-                    .next("write wardfs policy explain NAME --as user:NAME"),
-            );
-        }
-    })
+        args::Policy::Explain(typed) => return policies::explain(*typed),
+    }))
 }
 
 fn plan_delete(delete: args::Delete) -> Result<Request, Problem> {

@@ -122,7 +122,7 @@ impl Report {
             Problem::new(
                 Exit::NotFound,
                 what,
-                format_args!("there is no {kind} {}", printable(name)),
+                format_args!("there is no {kind} {:?}", printable(name)),
             )
             .next("name one of this machine, or its number")
         };

@@ -49,7 +49,7 @@ impl Report {
                     Problem::new(
                         Exit::NotFound,
                         &what,
-                        format_args!("there is no user {}", printable(user)),
+                        format_args!("there is no user {:?}", printable(user)),
                     )
                     .next("name a user of this machine, or give --uid N")
                 })?;

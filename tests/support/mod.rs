@@ -202,3 +202,12 @@ pub fn coverage() -> Option<(&'static str, std::ffi::OsString)> {
     let name = "LLVM_PROFILE_FILE";
     Some((name, std::env::var_os(name)?))
 }
+
+/// The same for a program of this uid, which may not write what another has made.
+pub fn coverage_of(uid: u32) -> Option<(&'static str, std::ffi::OsString)> {
+    let (name, pattern) = coverage()?;
+    let pattern = std::path::PathBuf::from(pattern);
+    let mut file = std::ffi::OsString::from(format!("{uid}-"));
+    file.push(pattern.file_name()?);
+    Some((name, pattern.with_file_name(file).into_os_string()))
+}

@@ -230,7 +230,7 @@ impl Product {
         let mut command = Command::new(format!("/proc/self/fd/{number}"));
         command
             .env_clear()
-            .envs(super::coverage())
+            .envs(super::coverage_of(uid))
             .arg("--store")
             .arg(self.store())
             .args(args)

@@ -142,16 +142,11 @@ pub fn break_glass(typed: BreakGlass) -> Result<Plan, Problem> {
             .next("say why, for whoever reads the log"));
     }
     let what = match (typed.name, typed.guardrail) {
-        (Some(secret), _) => {
-            let policy = typed.policy.as_deref().map(document).transpose()?;
-            Target::Policy(name(&secret)?, policy)
-        }
         (None, Some(guardrail)) => Target::Guardrail(guardrail),
-        (None, None) => {
-            return Err(
-                Problem::new(Exit::Usage, "nothing was done", "no secret is named")
-                    .next("name a secret, or --guardrail NAME"),
-            );
+        // Without either the name is an empty one, which the parser does not let through.
+        (secret, _) => {
+            let policy = typed.policy.as_deref().map(document).transpose()?;
+            Target::Policy(name(&secret.unwrap_or_default())?, policy)
         }
     };
     Ok(Plan::BreakGlass(Broken {

@@ -1,0 +1,104 @@
+//! Errors that the command line itself never causes: another client of the control socket meets them, or an odd machine.
+
+mod support;
+
+use std::fs::File;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::Deadline;
+use support::product::{A, Product};
+use wardfs::control::client::Client;
+use wardfs::control::protocol::{Enclosed, Request, Rule};
+use wardfs::problem::Exit;
+
+fn request(document: Value) -> Request {
+    serde_json::from_value(document).expect("a request")
+}
+
+fn value(bytes: &[u8]) -> Option<Enclosed> {
+    let mut value = wardfs::sys::mem::secret(bytes.len()).expect("memory");
+    value.expose_mut().copy_from_slice(bytes);
+    Some(Enclosed::Value(value))
+}
+
+#[test]
+fn a_client_of_its_own_is_answered_and_changes_nothing() {
+    let _deadline = Deadline::new(Duration::from_secs(60), "odd clients");
+    let product = Product::mounted();
+    let ask = |request: &Request, enclosed: Option<Enclosed>| {
+        let mut client = Client::connect(&product.store().join("run/control.sock"))
+            .expect("connect")
+            .expect("a daemon");
+        client.call(request, enclosed).expect_err("refused")
+    };
+    let backup = request(json!({"command": "backup"}));
+    let list = request(json!({"command": "list", "under": null}));
+    let put = |more: Value| {
+        let mut all = json!({"command": "put", "name": "app/db"});
+        all.as_object_mut()
+            .expect("an object")
+            .extend(more.as_object().cloned().expect("an object"));
+        request(all)
+    };
+    let plain = put(json!({}));
+    let file = || Some(Enclosed::File(File::open("/etc/passwd").expect("open")));
+    let (pipe, _other) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    let pipe = Some(Enclosed::File(File::from(std::os::fd::OwnedFd::from(pipe))));
+    let rule = Rule::Allow(format!("uid:{A}").parse().expect("somebody"));
+    for (request, enclosed, why) in [
+        (&backup, None, "no file came with it"),
+        (&backup, pipe, "it is no regular file"),
+        (&list, value(b"x"), "the request takes none"),
+        (&plain, file(), "did not come in a sealed memfd"),
+        (&plain, None, "no value came with it"),
+        (&plain, value(&[b'x'; 65537]), "bytes; at most"),
+        (&put(json!({"mode": 0o666})), value(b"x"), "more than read bits"),
+        (
+            &put(json!({"policy": "{}", "rules": [rule]})),
+            value(b"x"),
+            "exclude each other",
+        ),
+    ] {
+        let problem = ask(request, enclosed);
+        assert_eq!(problem.exit, Exit::Usage, "{problem}");
+        assert!(problem.why.contains(why), "{why}: {problem}");
+        assert!(!problem.next.is_empty(), "{problem}");
+    }
+    let list = product.run(&["--json", "list"]).ok().json();
+    assert_eq!(list["secrets"], json!([]));
+}
+
+/// A program that links the library and opens the store itself passes by the command line's own checks.
+#[test]
+fn the_library_checks_what_the_command_line_has_checked() {
+    let _deadline = Deadline::new(Duration::from_secs(60), "the library");
+    let product = Product::new();
+    let config = wardfs::config::Config::load(&product.store()).expect("settings");
+    let (desk, _access) = wardfs::daemon::desk(&product.store(), &config).expect("the store");
+    let mut root = wardfs::access::KnownCaller::root();
+    let mut ask = |request: &Request, enclosed| {
+        desk.answer(request, enclosed, &mut |_| {}, &mut root)
+            .expect_err("refused")
+    };
+    let put = request(json!({"command": "put", "name": "app/db"}));
+    for (request, enclosed, exit, why) in [
+        (&put, value(b""), Exit::Usage, "the value is empty"),
+        (
+            &put,
+            value(&[b'x'; 65537]),
+            Exit::Usage,
+            "longer than 65536 bytes",
+        ),
+        (
+            &request(json!({"command": "unmount"})),
+            None,
+            Exit::NotFound,
+            "no daemon serves this store",
+        ),
+    ] {
+        let problem = ask(request, enclosed);
+        assert_eq!(problem.exit, exit, "{problem}");
+        assert!(problem.why.contains(why), "{why}: {problem}");
+    }
+}
