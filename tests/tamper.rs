@@ -871,19 +871,6 @@ fn a_broken_record_through_the_mount() {
         assert_eq!(read_as(B, &[], &product.path(name)), Err(libc::EACCES), "{name}");
         assert_eq!(product.run(&["get", name]).code(), 6);
     }
-    // No other command believes it either.
-    for command in [
-        &["describe", "app/one"][..],
-        &["versions", "app/one"],
-        &["policy", "get", "app/one"],
-        &["policy", "allow", "app/one", "uid:0"],
-        &["policy", "explain", "app/one", "--as", "uid:0"],
-        &["why", "app/one", "--uid", "0"],
-        &["tag", "app/one", "a=b"],
-    ] {
-        let said = product.run(command);
-        assert_eq!(said.code(), 6, "{command:?}: {said:?}");
-    }
     let versions = product.path(".versions/app/one/current");
     assert_eq!(
         read_as(A, &[], &versions),
@@ -907,4 +894,41 @@ fn a_broken_record_through_the_mount() {
         Ok(b"mended too".to_vec())
     );
     product.run(&["audit", "verify"]).ok();
+}
+
+#[test]
+fn a_broken_secret_is_named_by_every_command() {
+    let _deadline = support::Deadline::new(Duration::from_secs(60), "a broken secret");
+    let (mut product, _) = plain_product();
+    {
+        let store = Embedded::open(product.store()).expect("open");
+        let mut batch = Batch::new();
+        let key = 3u64.to_be_bytes();
+        let mut bytes = store.get(Table::Secret, &key).expect("get").expect("a record");
+        *bytes.last_mut().expect("bytes") ^= 1;
+        batch.put(Table::Secret, key.as_slice(), bytes);
+        store
+            .commit(store.revision().expect("revision"), &batch)
+            .expect("commit");
+    }
+    product.mount();
+    assert_eq!(read_as(A, &[], &product.path("three")), Err(libc::EIO));
+    for command in [
+        &["describe", "three"][..],
+        &["versions", "three"],
+        &["policy", "get", "three"],
+        &["policy", "allow", "three", "uid:0"],
+        &["policy", "explain", "three", "--as", "uid:0"],
+        &["why", "three", "--uid", "0"],
+        &["tag", "three", "a=b"],
+        &["get", "three"],
+    ] {
+        let said = product.run(command);
+        assert_eq!(said.code(), 6, "{command:?}: {said:?}");
+        assert!(said.err.contains("store check"), "{command:?}: {said:?}");
+    }
+    product.stop();
+    // And without a daemon.
+    assert_eq!(product.run(&["get", "three"]).code(), 6);
+    assert_eq!(product.run(&["store", "check"]).code(), 6);
 }
