@@ -11,6 +11,27 @@ pub trait SecretMemory: Send + Sync {
     fn bytes_mut(&mut self) -> &mut [u8];
 }
 
+/// Runs `work`, which handles keys, and overwrites the `DEPTH` bytes of stack that it may have used. Ciphers wipe
+/// themselves when they are dropped, but they are moved as they are made, and a move leaves its original behind.
+/// `tests/memory.rs` looks whether `DEPTH` is enough.
+pub fn on_clean_stack<const DEPTH: usize, T>(work: impl FnOnce() -> T) -> T {
+    #[inline(never)]
+    fn alone<T>(work: impl FnOnce() -> T) -> T {
+        work()
+    }
+    #[inline(never)]
+    fn overwrite<const DEPTH: usize>() {
+        std::hint::black_box(&mut [0u8; DEPTH]);
+    }
+    let result = alone(work);
+    match cfg!(debug_assertions) {
+        // Unoptimized frames are several times as large.
+        true => overwrite::<{ 64 * 1024 }>(),
+        false => overwrite::<DEPTH>(),
+    }
+    result
+}
+
 /// Plaintext or key bytes. No `Debug`, no `Clone`, no `Serialize`: it is filled in place, used, and wiped.
 pub struct SecretBytes {
     memory: Box<dyn SecretMemory>,

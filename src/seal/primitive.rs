@@ -4,8 +4,8 @@
 //! product uses. Nothing else calls them with a nonce of its own choice.
 //!
 //! AES and GHASH use the CPU's instructions where it has them (found at run time). Round keys and hash states
-//! live on the stack of one call and are wiped by their crates when it returns; keys and plaintext go straight
-//! between the buffers given.
+//! live on the stack of one call and are wiped when it returns, by their crates and [`on_clean_stack`]; keys and
+//! plaintext go straight between the buffers given.
 
 use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
 
 use super::SealError;
+use crate::secret::on_clean_stack;
 
 /// Bytes of a key, for every primitive here.
 pub const KEY_LEN: usize = 32;
@@ -22,6 +23,11 @@ pub const KEY_LEN: usize = 32;
 pub const NONCE_LEN: usize = 12;
 /// Bytes of an AES-GCM tag.
 pub const TAG_LEN: usize = 16;
+
+/// Stack that AES-256-GCM and HKDF use at most, with room to spare.
+const AES_STACK: usize = 8 * 1024;
+/// Stack that HMAC-SHA256 uses at most, with room to spare.
+pub const HMAC_STACK: usize = 2 * 1024;
 
 /// The tag did not match: nothing was decrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,13 +50,15 @@ pub fn gcm_seal(
         input: plain.len(),
         output: out.len(),
     };
-    let (Ok(cipher), Ok(buffer)) = (Aes256Gcm::new_from_slice(key), InOutBuf::new(plain, out)) else {
-        return Err(wrong);
-    };
-    match cipher.encrypt_inout_detached(nonce.into(), aad, buffer) {
-        Ok(tag) => Ok(tag.into()),
-        Err(aes_gcm::Error) => Err(wrong),
-    }
+    on_clean_stack::<AES_STACK, _>(|| {
+        let (Ok(cipher), Ok(buffer)) = (Aes256Gcm::new_from_slice(key), InOutBuf::new(plain, out)) else {
+            return Err(wrong);
+        };
+        match cipher.encrypt_inout_detached(nonce.into(), aad, buffer) {
+            Ok(tag) => Ok(tag.into()),
+            Err(aes_gcm::Error) => Err(wrong),
+        }
+    })
 }
 
 /// AES-256-GCM decryption of `sealed` into `out`, after the tag was found right.
@@ -66,12 +74,14 @@ pub fn gcm_open(
     tag: &[u8; TAG_LEN],
     out: &mut [u8],
 ) -> Result<(), TagMismatch> {
-    let opened = match (Aes256Gcm::new_from_slice(key), InOutBuf::new(sealed, out)) {
-        (Ok(cipher), Ok(buffer)) => cipher
-            .decrypt_inout_detached(nonce.into(), aad, buffer, tag.into())
-            .is_ok(),
-        _ => false,
-    };
+    let opened = on_clean_stack::<AES_STACK, _>(|| {
+        match (Aes256Gcm::new_from_slice(key), InOutBuf::new(sealed, &mut *out)) {
+            (Ok(cipher), Ok(buffer)) => cipher
+                .decrypt_inout_detached(nonce.into(), aad, buffer, tag.into())
+                .is_ok(),
+            _ => false,
+        }
+    });
     if opened {
         Ok(())
     } else {
@@ -85,22 +95,28 @@ pub fn gcm_open(
 /// # Errors
 /// [`SealError::Lengths`] if more than 8,160 bytes are asked for.
 pub fn hkdf(salt: &[u8], ikm: &[u8], info: &[&[u8]], out: &mut [u8]) -> Result<(), SealError> {
-    let (mut prk, hkdf) = Hkdf::<Sha256>::extract(Some(salt), ikm);
-    prk.as_mut_slice().zeroize();
-    hkdf.expand_multi_info(info, out).map_err(|_| SealError::Lengths {
+    let (input, output) = (salt.len(), out.len());
+    on_clean_stack::<AES_STACK, _>(|| {
+        let (mut prk, hkdf) = Hkdf::<Sha256>::extract(Some(salt), ikm);
+        prk.as_mut_slice().zeroize();
+        hkdf.expand_multi_info(info, out)
+    })
+    .map_err(|_| SealError::Lengths {
         key: ikm.len(),
-        input: salt.len(),
-        output: out.len(),
+        input,
+        output,
     })
 }
 
 /// HMAC-SHA256 (FIPS 198-1) of the concatenated parts.
 pub fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
-    for part in parts {
-        mac.update(part);
-    }
-    mac.finalize().into_bytes().into()
+    on_clean_stack::<HMAC_STACK, _>(|| {
+        let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+        for part in parts {
+            mac.update(part);
+        }
+        mac.finalize().into_bytes().into()
+    })
 }
 
 /// SHA-256 (FIPS 180-4).
