@@ -467,7 +467,7 @@ fn bytes_of(product: &Product, uid: u32) -> usize {
 #[test]
 fn full_without_a_daemon_and_for_a_backup() {
     let _deadline = Deadline::new(Duration::from_secs(60), "full, without a daemon");
-    let mut product = product("reserve_bytes = 262144");
+    let product = product("reserve_bytes = 262144");
     product.put("mine", VALUE, &["--allow", "uid:0"]);
     let backup = product.dir().join("backup");
     let backup = ["store", "backup", backup.to_str().expect("a path")];
@@ -494,12 +494,15 @@ fn full_without_a_daemon_and_for_a_backup() {
     let (none, flags) = (None::<&str>, nix::mount::MsFlags::empty());
     nix::mount::mount(none, &elsewhere, Some("tmpfs"), flags, Some("size=4k")).expect("tmpfs");
     let tmpfs = Small(elsewhere);
-    product.put("large", [b'x'; 60_000], &["--allow", "uid:0"]);
-    product.mount();
+    tmpfs.fill();
     let file = tmpfs.0.join("backup");
-    let said = product.run(&["store", "backup", file.to_str().expect("a path")]);
-    assert_eq!(said.code(), 1, "{said:?}");
-    assert!(!file.exists());
+    for size in [10, 60_000] {
+        product.put("large", vec![b'x'; size], &["--allow", "uid:0"]);
+        let said = product.run(&["store", "backup", file.to_str().expect("a path")]);
+        assert_eq!(said.code(), 1, "{said:?}");
+        assert!(said.err.contains("No space left"), "{said:?}");
+        assert!(!file.exists());
+    }
 }
 
 #[test]

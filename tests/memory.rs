@@ -71,7 +71,7 @@ fn keys(maps: &[Map]) -> HashSet<Vec<u8>> {
 /// Where any of `needles` stands. Pages that hold nothing but zeros are passed over.
 fn find(maps: &[Map], needles: &HashSet<Vec<u8>>, which: impl Fn(&Map) -> bool) -> Vec<String> {
     const PAGE: usize = 4096;
-    let finders: Vec<_> = needles.iter().map(|n| memchr::memmem::Finder::new(n)).collect();
+    let finders: Vec<_> = needles.iter().map(memchr::memmem::Finder::new).collect();
     let mut found = Vec::new();
     for map in maps.iter().filter(|m| which(m)) {
         let pages: Vec<&[u8]> = map.bytes.chunks(PAGE).collect();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::Deadline;
-use support::product::{A, Product};
+use support::product::{A, B, Product};
 use wardfs::control::client::Client;
 use wardfs::control::protocol::{Enclosed, Request, Rule};
 use wardfs::problem::Exit;
@@ -45,6 +45,8 @@ fn a_client_of_its_own_is_answered_and_changes_nothing() {
     let file = || Some(Enclosed::File(File::open("/etc/passwd").expect("open")));
     let (pipe, _other) = std::os::unix::net::UnixStream::pair().expect("a pair");
     let pipe = Some(Enclosed::File(File::from(std::os::fd::OwnedFd::from(pipe))));
+    let label = request(json!({"command": "label", "name": "app/labelled", "label": "x"}));
+    product.put("app/labelled", "v", &[]);
     let rule = Rule::Allow(format!("uid:{A}").parse().expect("somebody"));
     for (request, enclosed, why) in [
         (&backup, None, "no file came with it"),
@@ -53,6 +55,7 @@ fn a_client_of_its_own_is_answered_and_changes_nothing() {
         (&plain, file(), "did not come in a sealed memfd"),
         (&plain, None, "no value came with it"),
         (&plain, value(&[b'x'; 65537]), "bytes; at most"),
+        (&label, None, "no version has it"),
         (&put(json!({"mode": 0o666})), value(b"x"), "more than read bits"),
         (
             &put(json!({"policy": "{}", "rules": [rule]})),
@@ -61,12 +64,17 @@ fn a_client_of_its_own_is_answered_and_changes_nothing() {
         ),
     ] {
         let problem = ask(request, enclosed);
-        assert_eq!(problem.exit, Exit::Usage, "{problem}");
+        let exit = if why == "no version has it" {
+            Exit::NotFound
+        } else {
+            Exit::Usage
+        };
+        assert_eq!(problem.exit, exit, "{problem}");
         assert!(problem.why.contains(why), "{why}: {problem}");
         assert!(!problem.next.is_empty(), "{problem}");
     }
     let list = product.run(&["--json", "list"]).ok().json();
-    assert_eq!(list["secrets"], json!([]));
+    assert_eq!(list["secrets"].as_array().map(Vec::len), Some(1), "{list}");
 }
 
 /// A program that links the library and opens the store itself passes by the command line's own checks.
@@ -100,5 +108,28 @@ fn the_library_checks_what_the_command_line_has_checked() {
         let problem = ask(request, enclosed);
         assert_eq!(problem.exit, exit, "{problem}");
         assert!(problem.why.contains(why), "{why}: {problem}");
+    }
+}
+
+#[test]
+fn somebody_else_is_told_whom_to_ask() {
+    let _deadline = Deadline::new(Duration::from_secs(60), "somebody else");
+    let product = Product::mounted();
+    product.put("app/db", "v", &["--allow", &format!("uid:{B}")]);
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(product.store().join("wardfs.toml"), mode).expect("chmod");
+    for (command, why) in [
+        (
+            &["policy", "explain", "app/db", "--as", "uid:0"][..],
+            "only root may ask about others",
+        ),
+        (&["why", "app/db", "--uid", "0"], "only root may ask about others"),
+        (&["audit", "tail"], "only root reads the log"),
+        (&["config", "check"], "Permission denied"),
+        (&["store", "check"], "this is for root alone"),
+    ] {
+        let said = product.run_as(B, &[], command, b"");
+        assert_eq!(said.code(), 3, "{command:?}: {said:?}");
+        assert!(said.err.contains(why), "{command:?}: {said:?}");
     }
 }

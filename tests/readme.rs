@@ -28,7 +28,7 @@ fn console(heading: &str) -> Vec<&'static str> {
 fn program(dir: &Path) -> PathBuf {
     let bin = dir.join("bin");
     std::fs::create_dir(&bin).unwrap();
-    std::fs::copy(env!("CARGO_BIN_EXE_wardfs"), bin.join("wardfs")).unwrap();
+    support::product::install(&bin.join("wardfs"));
     for path in [&bin, &bin.join("wardfs")] {
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
     }

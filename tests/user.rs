@@ -33,7 +33,7 @@ impl Home {
         std::fs::set_permissions(&device, PermissionsExt::from_mode(0o666)).expect("chmod");
         let flags = nix::mount::MsFlags::MS_BIND;
         nix::mount::mount(Some(&device), "/dev/fuse", None::<&str>, flags, None::<&str>).expect("bind");
-        std::fs::copy(env!("CARGO_BIN_EXE_wardfs"), dir.path().join("wardfs")).expect("copy");
+        support::product::install(&dir.path().join("wardfs"));
         std::os::unix::fs::chown(dir.path(), Some(USER.0), Some(USER.1)).expect("chown");
         Home { dir }
     }

@@ -353,3 +353,14 @@ pub fn has_three_lines(err: &str) {
     assert!(count("\n  why:  ") <= count("\n  next: "), "no next step: {err}");
     assert!(!err.contains("\"next\":\"\""), "no next step: {err}");
 }
+
+/// A copy of the program. It is made by another process: one that is open for writing here could be inherited by
+/// a child that another test starts at this moment, and then not be executed ("text file busy").
+#[track_caller]
+pub fn install(to: &Path) {
+    let status = Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_wardfs"))
+        .arg(to)
+        .status();
+    assert!(status.expect("start cp").success());
+}
