@@ -5,105 +5,15 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::product::{A, Product, read_as};
+use support::rig::{Dice, Rig, SECRETS, number, value};
 use support::{Deadline, Run, wait_until};
 
 fn long_run() -> bool {
     std::env::var("WARDFS_TEST_LONG").as_deref() == Ok("1")
-}
-
-/// Chance that a failure can be repeated with, as far as timing can be.
-struct Dice(u64);
-
-impl Dice {
-    fn new() -> Dice {
-        let time = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a clock");
-        let seed = std::env::var("WARDFS_TEST_SEED")
-            .ok()
-            .and_then(|s| s.parse().ok());
-        let seed = seed.unwrap_or(time.as_nanos() as u64);
-        println!("WARDFS_TEST_SEED={seed}");
-        Dice(seed)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        (self.0 >> 33) % n
-    }
-}
-
-/// What one writer knows of its thing: the last number that was acknowledged, and those tried after it.
-#[derive(Default, Clone)]
-struct Known {
-    acknowledged: u64,
-    tried: Vec<u64>,
-}
-
-impl Known {
-    fn allows(&self, found: u64) -> bool {
-        found == self.acknowledged || self.tried.contains(&found)
-    }
-
-    /// After a crash was looked at: what was found is what is there from now on.
-    fn settle(&mut self, found: u64) {
-        (self.acknowledged, self.tried) = (found, Vec::new());
-    }
-}
-
-const SECRETS: [&str; 2] = ["app/first", "app/second"];
-
-/// Versions carry the number that the value has, padded to what an id needs.
-fn value(name: &str, n: u64) -> String {
-    // Of several lengths, some longer than what is kept in memory.
-    let filler = if n.is_multiple_of(3) {
-        6000
-    } else {
-        (n % 40) as usize
-    };
-    format!("{name}:{n:08}:{}", "x".repeat(filler))
-}
-
-fn number(value: &str) -> u64 {
-    let n = value.split(':').nth(1).and_then(|n| n.parse().ok());
-    n.unwrap_or_else(|| panic!("no value of ours: {value:.60}"))
-}
-
-/// One try of a numbered change; true if it was acknowledged.
-fn change(known: &Mutex<Known>, next: u64, run: impl FnOnce() -> bool) -> bool {
-    known.lock().expect("lock").tried.push(next);
-    let done = run();
-    let mut known = known.lock().expect("lock");
-    if done {
-        known.settle(next);
-    }
-    done
-}
-
-fn policy_file(dir: &Path, n: u64) -> String {
-    let path = dir.join("policy.json");
-    let text = format!(
-        r#"{{"Version":"2012-10-17","Statement":[{{"Sid":"n{n}","Effect":"Allow","Principal":{{"Uid":"{A}"}},"Action":"secretsmanager:GetSecretValue","Resource":"*"}}]}}"#
-    );
-    std::fs::write(&path, text).expect("policy");
-    path.to_str().expect("a path").into()
-}
-
-fn policy_number(text: &str) -> u64 {
-    let at = text
-        .find("\"n")
-        .unwrap_or_else(|| panic!("no Sid of ours: {text}"))
-        + 2;
-    let digits: String = text[at..].chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().expect("a number")
 }
 
 /// Processes of this thread's mount namespace for which `wanted` holds, by command line and state.
@@ -146,85 +56,15 @@ fn nothing_hangs() {
     );
 }
 
-struct Rig {
-    product: Product,
-    known: Vec<Mutex<Known>>,
-    policy: Mutex<Known>,
-    next: std::sync::atomic::AtomicU64,
-}
-
-impl Rig {
-    fn next(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::SeqCst)
-    }
-
-    fn put(&self, i: usize) -> bool {
-        let n = self.next();
-        change(&self.known[i], n, || {
-            let said = self
-                .product
-                .run_with(&["put", SECRETS[i]], value(SECRETS[i], n).as_bytes());
-            // Killed in between, not reached, in use by the one who was faster: all but a damaged store.
-            assert!(matches!(said.code(), 0 | 1 | 7), "{said:?}");
-            said.code() == 0
-        })
-    }
-
-    fn set_policy(&self) -> bool {
-        let n = self.next();
-        change(&self.policy, n, || {
-            let file = policy_file(self.product.dir(), n);
-            let said = self.product.run(&["policy", "set", "policed", &file]);
-            assert!(matches!(said.code(), 0 | 1 | 7), "{said:?}");
-            said.code() == 0
-        })
-    }
-
-    /// Everything acknowledged is there, and nothing that was not tried.
-    fn check(&self) {
-        for (i, name) in SECRETS.iter().enumerate() {
-            let found = number(&self.product.run(&["get", name]).ok().out);
-            let mut known = self.known[i].lock().expect("lock");
-            assert!(
-                known.allows(found),
-                "{name}: {found} is there, {} was acknowledged, then tried: {:?}",
-                known.acknowledged,
-                known.tried
-            );
-            known.settle(found);
-        }
-        let found = policy_number(&self.product.run(&["policy", "get", "policed"]).ok().out);
-        let mut known = self.policy.lock().expect("lock");
-        assert!(
-            known.allows(found),
-            "policy: {found}, not {} or {:?}",
-            known.acknowledged,
-            known.tried
-        );
-        known.settle(found);
-        self.product.run(&["audit", "verify"]).ok();
-    }
-}
-
 #[test]
 fn at_random_moments() {
-    let kills = if long_run() { 200 } else { 40 };
-    let _deadline = Deadline::new(Duration::from_secs(if long_run() { 900 } else { 150 }), "kill");
+    let kills = if long_run() { 1000 } else { 40 };
+    let _deadline = Deadline::new(Duration::from_secs(if long_run() { 4000 } else { 150 }), "kill");
     let mut dice = Dice::new();
     let product = Product::new();
     let seen = product.dir().join("seen");
     std::fs::write(&seen, "").expect("seen");
-    let rules = ["--allow", "uid:0", "--allow", &format!("uid:{A}")];
-    for name in SECRETS {
-        product.put(name, value(name, 0), &rules);
-    }
-    product.put("policed", "value", &["--policy", &policy_file(product.dir(), 0)]);
-    let mut rig = Rig {
-        product,
-        known: SECRETS.iter().map(|_| Mutex::default()).collect(),
-        policy: Mutex::default(),
-        next: 1.into(),
-    };
+    let mut rig = Rig::new(product);
     let (mut acknowledged, mut begun) = (0u64, Instant::now());
     for round in 0..kills {
         if round % 4 == 3 {
@@ -251,7 +91,6 @@ fn at_random_moments() {
         }
         // The mount that the last one left is dead; this one takes its place.
         rig.product.mount();
-        let stop = AtomicBool::new(false);
         let flag = rig.product.dir().join("stop");
         let _ = std::fs::remove_file(&flag);
         let readers: Vec<_> = (0..2)
@@ -288,33 +127,10 @@ fn at_random_moments() {
             .collect();
         let moment = Duration::from_micros(5_000 + dice.below(300_000));
         let pid = rig.product.pid() as i32;
-        acknowledged += std::thread::scope(|scope| {
-            let (rig, stop) = (&rig, &stop);
-            let mut writers = Vec::new();
-            for i in 0..SECRETS.len() {
-                writers.push(scope.spawn(move || {
-                    let mut done = 0;
-                    while !stop.load(Ordering::SeqCst) {
-                        done += u64::from(rig.put(i));
-                    }
-                    done
-                }));
-            }
-            writers.push(scope.spawn(move || {
-                let mut done = 0;
-                while !stop.load(Ordering::SeqCst) {
-                    done += u64::from(rig.set_policy());
-                }
-                done
-            }));
+        acknowledged += rig.load(|| {
             std::thread::sleep(moment);
             // SAFETY: the daemon is our child and not reaped.
             unsafe { libc::kill(pid, libc::SIGKILL) };
-            stop.store(true, Ordering::SeqCst);
-            writers
-                .into_iter()
-                .map(|w| w.join().expect("a writer"))
-                .sum::<u64>()
         });
         rig.product.crash();
         std::fs::write(&flag, "").expect("stop");

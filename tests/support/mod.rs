@@ -16,6 +16,7 @@
 
 mod mount;
 pub mod product;
+pub mod rig;
 mod run;
 pub mod sys;
 pub mod terminal;
