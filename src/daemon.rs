@@ -1,5 +1,6 @@
 //! A serving process: wiring, readiness, signals, order of shutdown.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -395,7 +396,8 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     match outside {
         End::Asked => Ok(()),
         End::Unmounted => {
-            eprintln!(
+            let _ = writeln!(
+                std::io::stderr(),
                 "{} was unmounted from outside; service ended",
                 plan.target.display()
             );
@@ -454,18 +456,22 @@ fn mount_on(target: &Path) -> Result<mount::Mounted, Problem> {
 
 /// Until the end: keep the log anchored, and look whether the mount is still there.
 fn wait(stop: &Stop, watch: &mut mount::UnmountWatch, vault: &Vault, ended: impl Fn() -> bool) -> End {
-    let mut failing = false;
+    const STEP: Duration = Duration::from_millis(100);
+    let (mut failing, mut blind) = (false, false);
     loop {
-        let presence = watch.wait(Duration::from_millis(100));
+        let presence = watch.wait(STEP);
         if stop.asked.load(Ordering::SeqCst) {
             return End::Asked;
         }
         match presence {
-            Ok(mount::Presence::Mounted) => {}
+            Ok(mount::Presence::Mounted) => blind = false,
             Ok(mount::Presence::Gone) => return End::Unmounted,
+            // The end of the session is noticed all the same.
             Err(e) => {
-                tracing::error!("the mount cannot be watched: {e}");
-                return End::Failed;
+                if !std::mem::replace(&mut blind, true) {
+                    tracing::error!("the mount cannot be watched: {e}");
+                }
+                std::thread::sleep(STEP);
             }
         }
         if ended() {

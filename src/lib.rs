@@ -15,6 +15,9 @@
 //! | 1 | [`sys`] | the only unsafe: caller facts, mounts, locked memory, checked opens, hardening |
 //! | 0 | [`id`], [`secret`], [`clock`], [`problem`] | newtypes, plaintext and sealed bytes, time, failures as users see them |
 
+// They panic where nobody can be told any more.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod clock;
 pub mod id;
 pub mod problem;

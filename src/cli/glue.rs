@@ -19,6 +19,7 @@ use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
 use std::ffi::OsString;
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -112,13 +113,14 @@ impl World for Machine {
         let opening = std::cell::Cell::new(Some(opening));
         let ready = |target: &Path| {
             drop(opening.take());
-            if plan.json {
-                println!(
-                    "{}",
-                    serde_json::json!({ "ready": true, "mount": target.to_string_lossy() })
-                );
-            } else {
-                println!("READY {}", printable(&target.to_string_lossy()));
+            let shown = target.to_string_lossy();
+            let line = match plan.json {
+                true => serde_json::json!({ "ready": true, "mount": shown }).to_string(),
+                false => format!("READY {}", printable(&shown)),
+            };
+            // It serves, whether or not somebody can be told.
+            if let Err(e) = writeln!(std::io::stdout(), "{line}") {
+                tracing::warn!("READY could not be said: {e}");
             }
         };
         let serving = daemon::Plan {

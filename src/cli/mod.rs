@@ -30,6 +30,7 @@ use progress::Progress;
 use render::Output;
 use run::Stop;
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -198,7 +199,7 @@ fn refused(e: &clap::Error) -> ExitCode {
             .find(|p| p.starts_with("tip:"))
             .map_or("see wardfs --help", |p| p.trim_start_matches("tip: "));
         let problem = Problem::new(Exit::Usage, "the command line is not understood", why).next(next);
-        eprintln!("{}", render::problem_json(&problem));
+        let _ = writeln!(std::io::stderr(), "{}", render::problem_json(&problem));
     } else {
         // A reader who has gone away has seen enough.
         let _ = e.print();

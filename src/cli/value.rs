@@ -98,7 +98,7 @@ pub fn recovery_key(world: &dyn World) -> Result<SecretBytes, Problem> {
     let what = "the recovery key cannot be read";
     let terminal = io::stdin().is_terminal();
     if terminal {
-        eprint!("Recovery key: ");
+        let _ = write!(io::stderr(), "Recovery key: ");
     }
     let mut key = world.memory(LONGEST + 1)?;
     let mut len = 0;

@@ -65,7 +65,9 @@ impl Stranger {
                     libc::_exit(1);
                 }
                 let byte = u8::from(ok);
-                libc::write(write.as_raw_fd(), std::ptr::from_ref(&byte).cast(), 1);
+                if libc::write(write.as_raw_fd(), std::ptr::from_ref(&byte).cast(), 1) != 1 {
+                    libc::_exit(1);
+                }
                 loop {
                     libc::pause();
                 }
