@@ -313,7 +313,12 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     };
     let stop = Arc::new(Stop::default());
     harden::no_dumps().map_err(|e| failed(&e))?;
-    harden::raise_nofile().map_err(|e| failed(&e))?;
+    let descriptors = harden::raise_nofile().map_err(|e| failed(&e))?;
+    let needed = 64 + 16 * plan.config.threads as u64;
+    if descriptors < needed {
+        let why = format!("{descriptors} open files are allowed, and {needed} are needed");
+        return Err(failed(&why).next("raise the limit: ulimit -Hn, or LimitNOFILE= in a unit"));
+    }
     caller::self_test().map_err(|e| {
         failed(&e).next("is /proc mounted with hidepid, or is this a user or pid namespace of its own?")
     })?;

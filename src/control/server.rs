@@ -18,6 +18,9 @@ use super::protocol::{Enclosed, Envelope, FORMAT, MAX_REQUEST, PACKET, Part, Rep
 
 /// Connections of one uid that are served at the same time.
 const PER_UID: usize = 16;
+/// Connections of all but the store's owner; fewer where there are few descriptors, of which they take a quarter at
+/// most, so that whoever can become many users keeps no reader from being looked at, and not the owner out.
+const OF_STRANGERS: usize = 1024;
 /// How long a connection may be silent.
 const IDLE: Duration = Duration::from_secs(30);
 /// How often a long task says how far it is.
@@ -27,16 +30,22 @@ const TELL: Duration = Duration::from_millis(250);
 pub struct Server {
     desk: Arc<Desk>,
     max_value: usize,
-    busy: Arc<Mutex<HashMap<u32, usize>>>,
+    busy: Arc<Mutex<Busy>>,
 }
 
 impl Server {
     /// Answers with `desk`; values are at most `max_value` bytes.
     pub fn new(desk: Arc<Desk>, max_value: usize) -> Self {
+        // The limit is raised already, by whoever serves; here it is asked for.
+        let descriptors = crate::sys::harden::raise_nofile().unwrap_or(64);
         Server {
             desk,
             max_value,
-            busy: Arc::default(),
+            busy: Arc::new(Mutex::new(Busy {
+                uids: HashMap::new(),
+                strangers: 0,
+                most: OF_STRANGERS.min(usize::try_from(descriptors / 4).unwrap_or(OF_STRANGERS)),
+            })),
         }
     }
 
@@ -65,15 +74,15 @@ impl Server {
 
     fn serve(self: Arc<Self>, connection: Connection) {
         let Ok(peer) = connection.peer() else { return };
-        let Some(place) = Place::take(&self.busy, peer.uid.0) else {
-            let problem = Problem::new(
-                Exit::Unavailable,
-                "too many connections",
-                format_args!("uid {} has {PER_UID} open", peer.uid),
-            )
-            .next("end some of them first");
-            let _ = answer(&connection, &Reply::Failed(problem));
-            return;
+        let stranger = peer.uid != self.desk.vault.administration().owner;
+        let place = match Place::take(&self.busy, peer.uid.0, stranger) {
+            Ok(place) => place,
+            Err(why) => {
+                let problem = Problem::new(Exit::Unavailable, "too many connections", why)
+                    .next("end some of them first, or try again in a while");
+                let _ = answer(&connection, &Reply::Failed(problem));
+                return;
+            }
         };
         let spawned = std::thread::Builder::new()
             .name("control-peer".into())
@@ -253,34 +262,48 @@ impl<'c> Told<'c> {
     }
 }
 
+/// Who has how many connections.
+struct Busy {
+    uids: HashMap<u32, usize>,
+    strangers: usize,
+    most: usize,
+}
+
 /// One of a uid's places among the connections.
 struct Place {
-    busy: Arc<Mutex<HashMap<u32, usize>>>,
+    busy: Arc<Mutex<Busy>>,
     uid: u32,
+    stranger: bool,
 }
 
 impl Place {
-    fn take(busy: &Arc<Mutex<HashMap<u32, usize>>>, uid: u32) -> Option<Place> {
-        let mut counts = busy.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(uid).or_insert(0);
+    fn take(busy: &Arc<Mutex<Busy>>, uid: u32, stranger: bool) -> Result<Place, String> {
+        let mut all = busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if stranger && all.strangers >= all.most {
+            return Err(format!("{} are open", all.most));
+        }
+        let count = all.uids.entry(uid).or_insert(0);
         if *count >= PER_UID {
-            return None;
+            return Err(format!("uid {uid} has {PER_UID} open"));
         }
         *count += 1;
-        Some(Place {
+        all.strangers += usize::from(stranger);
+        Ok(Place {
             busy: busy.clone(),
             uid,
+            stranger,
         })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.uid) {
+        let mut all = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        all.strangers -= usize::from(self.stranger);
+        if let Some(count) = all.uids.get_mut(&self.uid) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&self.uid);
+                all.uids.remove(&self.uid);
             }
         }
     }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fuser::{
@@ -28,8 +28,14 @@ mod tests;
 /// Entries and attributes are never cached: each look is decided.
 const NEVER: Duration = Duration::ZERO;
 
+/// Descriptors for looking at callers, and the threads that share them.
+static SHARED: OnceLock<(usize, usize)> = OnceLock::new();
+
 thread_local! {
-    static OBSERVER: RefCell<Observer> = RefCell::new(Observer::new());
+    static OBSERVER: RefCell<Observer> = RefCell::new(match SHARED.get() {
+        Some((descriptors, threads)) => Observer::sharing(*descriptors, *threads),
+        None => Observer::new(),
+    });
 }
 
 /// Serves requests from a `/dev/fuse` descriptor until the file system is unmounted.
@@ -74,11 +80,14 @@ impl Waker for Wake {
 }
 
 impl Session {
-    /// Answers the kernel's INIT on `device`.
+    /// Answers the kernel's INIT on `device`. Half of the process's descriptors are for looking at callers.
     ///
     /// # Errors
     /// If the device is not that of a fresh mount.
     pub fn start(vfs: Arc<Vfs>, device: OwnedFd, threads: usize) -> std::io::Result<Session> {
+        let descriptors = usize::try_from(crate::sys::harden::raise_nofile()?).unwrap_or(usize::MAX);
+        // Beside those that serve, the one that answers what was held back.
+        SHARED.get_or_init(|| (descriptors / 2, threads + 1));
         let mut config = Config::default();
         config.acl = SessionACL::All;
         config.n_threads = Some(threads);

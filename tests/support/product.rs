@@ -116,10 +116,16 @@ impl Product {
 
     /// Starts `wardfs mount` with more arguments; says what it said if it did not get ready.
     pub fn try_mount(&mut self, more: &[&str]) -> Option<Said> {
+        self.try_mount_as(more, |_| {})
+    }
+
+    /// The same; `prepare` has a last word at the command.
+    #[track_caller]
+    pub fn try_mount_as(&mut self, more: &[&str], prepare: impl FnOnce(&mut Command)) -> Option<Said> {
         let mut command = self.command(&["mount"]);
+        command.arg(self.target()).args(more);
+        prepare(&mut command);
         command
-            .arg(self.target())
-            .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

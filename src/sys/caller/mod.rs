@@ -91,7 +91,7 @@ pub enum Means {
     ProcOnly,
 }
 
-/// Threads whose descriptors an [`Observer`] keeps; each has at most [`DESCRIPTORS_PER_THREAD`].
+/// Threads whose descriptors an [`Observer`] keeps at most; each has at most [`DESCRIPTORS_PER_THREAD`].
 pub const KEPT_THREADS: usize = 64;
 /// Descriptors kept for a thread: a pidfd and four files under `/proc`.
 pub const DESCRIPTORS_PER_THREAD: usize = 5;
@@ -104,6 +104,8 @@ const WORKER_FLAGS: u64 = 0x10 | 0x4000 | 0x0020_0000;
 /// Looks at callers; one for each serving thread, since looking needs `&mut`.
 pub struct Observer {
     means: Means,
+    /// Threads kept: 1 to [`KEPT_THREADS`].
+    kept: usize,
     /// Parallel to `threads`, so that a search touches few cache lines.
     tids: Vec<u32>,
     used: Vec<u64>,
@@ -199,10 +201,20 @@ impl Observer {
         Self::with_means(Means::Best)
     }
 
+    /// Keeps no more than its share of `descriptors` that `observers` have together.
+    pub fn sharing(descriptors: usize, observers: usize) -> Self {
+        let share = descriptors / observers.max(1) / DESCRIPTORS_PER_THREAD;
+        Observer {
+            kept: share.clamp(1, KEPT_THREADS),
+            ..Self::new()
+        }
+    }
+
     /// Uses `means`; for tests of both ways on one kernel.
     pub fn with_means(means: Means) -> Self {
         Observer {
             means,
+            kept: KEPT_THREADS,
             tids: Vec::new(),
             used: Vec::new(),
             threads: Vec::new(),
@@ -263,7 +275,7 @@ impl Observer {
         if stat.flags & WORKER_FLAGS != 0 {
             return Err(Unidentified::IoWorker);
         }
-        if self.threads.len() >= KEPT_THREADS
+        if self.threads.len() >= self.kept
             && let Some(oldest) = (0..self.used.len()).min_by_key(|i| self.used[*i])
         {
             self.forget(oldest);
