@@ -764,3 +764,40 @@ fn a_hidden_secret_is_no_secret_to_strangers() {
     );
     assert_eq!(read_as(B, &[], &product.path("hid/hidden")), Err(libc::ENOENT));
 }
+
+#[test]
+fn every_test_that_a_document_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let source = |file: &str| {
+        let places = [
+            format!("tests/{file}.rs"),
+            format!("tests/kernel_facts/{file}.rs"),
+        ];
+        places
+            .map(|p| std::fs::read_to_string(root.join(p)).unwrap_or_default())
+            .concat()
+    };
+    let mut seen = 0;
+    for page in ["packaging/doc/threat-model.md", "packaging/doc/testing.md"] {
+        let text = std::fs::read_to_string(root.join(page)).unwrap();
+        for quoted in text.split('`').skip(1).step_by(2) {
+            if let Some((file, name)) = quoted.split_once("::").filter(|(f, _)| !f.contains([' ', '/'])) {
+                seen += 1;
+                assert!(
+                    source(file).contains(&format!("fn {name}(")),
+                    "{page}: {quoted} is not there"
+                );
+            }
+            for name in quoted
+                .split("--test ")
+                .skip(1)
+                .filter_map(|w| w.split(' ').next())
+            {
+                seen += 1;
+                let there = root.join(format!("tests/{name}.rs")).exists();
+                assert!(there, "{page}: {quoted}: there is no {name}");
+            }
+        }
+    }
+    assert!(seen > 40, "{seen}");
+}
