@@ -151,6 +151,50 @@ struct Loaded<T> {
     content: Result<T, String>,
 }
 
+/// A record, opened.
+enum Opened {
+    Secret(u64, Box<Loaded<SecretMeta>>),
+    Version(u64, Box<Loaded<VersionMeta>>),
+    Layer(u64, Box<Loaded<LayerMeta>>),
+    Other(u8, u64),
+}
+
+impl Opened {
+    /// Holds a record against its term, and opens it.
+    fn read(kind: RecordKind, id: u64, record: &[u8], term: &Term, keyring: &Keyring) -> Opened {
+        let (revision, opened) = match unframed(record) {
+            Err(_) => (0, Err("its record is cut short".to_string())),
+            Ok((revision, sealed)) if term.ct_eq(&keyring.term(kind, id, revision, sealed)) => (
+                revision,
+                keyring.open_record(kind, id, sealed).map_err(|e| e.to_string()),
+            ),
+            Ok((revision, _)) => (
+                revision,
+                Err("its record is not the one that was written last".to_string()),
+            ),
+        };
+        Opened::parse(kind, id, revision, opened)
+    }
+
+    fn parse(kind: RecordKind, id: u64, revision: u64, opened: Result<Vec<u8>, String>) -> Opened {
+        fn loaded<T: serde::de::DeserializeOwned>(
+            revision: u64,
+            opened: Result<Vec<u8>, String>,
+        ) -> Box<Loaded<T>> {
+            let parse = |bytes: Vec<u8>| serde_json::from_slice(&bytes);
+            let content =
+                opened.and_then(|b| parse(b).map_err(|e| format!("its record is not readable: {e}")));
+            Box::new(Loaded { revision, content })
+        }
+        match kind {
+            SECRET => Opened::Secret(id, loaded(revision, opened)),
+            VERSION => Opened::Version(id, loaded(revision, opened)),
+            LAYER => Opened::Layer(id, loaded(revision, opened)),
+            RecordKind(other) => Opened::Other(other, id),
+        }
+    }
+}
+
 /// Every sealed metadata record, opened and held against its term.
 struct Records {
     secrets: HashMap<u64, Loaded<SecretMeta>>,
@@ -163,13 +207,13 @@ struct Records {
 impl Records {
     fn read(store: &dyn Store, keyring: &Keyring) -> Result<Records, VaultError> {
         let mut terms: HashMap<(u8, u64), Term> = HashMap::new();
-        let mut stored = TermSum::default();
+        let mut summed = Vec::new();
         let mut malformed = false;
         store.list(Table::Term, &mut |key, bytes| {
             match (key.split_first(), <[u8; 32]>::try_from(bytes)) {
                 (Some((kind, id)), Ok(term)) if id.len() == 8 => {
                     let id = u64::from_be_bytes(id.try_into().unwrap_or_default());
-                    stored.add(&keyring.summand(&Term(term)));
+                    summed.push(Term(term));
                     terms.insert((*kind, id), Term(term));
                 }
                 _ => malformed = true,
@@ -178,6 +222,10 @@ impl Records {
         })?;
         if malformed {
             return Err(VaultError::Integrity("the table of terms is damaged".into()));
+        }
+        let mut stored = TermSum::default();
+        for summand in workers::map(summed, |term| keyring.summand(&term)) {
+            stored.add(&summand);
         }
         let mut records = Records {
             secrets: HashMap::new(),
@@ -215,6 +263,7 @@ impl Records {
                 "the record of a named key is missing".into(),
             ));
         }
+        let mut raw = Vec::new();
         for (table, kind) in [
             (Table::Secret, SECRET),
             (Table::Version, VERSION),
@@ -222,53 +271,34 @@ impl Records {
         ] {
             store.list(table, &mut |key, record| {
                 if let Ok(id) = <[u8; 8]>::try_from(key).map(u64::from_be_bytes) {
-                    records.take(kind, id, record, terms.remove(&(kind.0, id)), keyring);
+                    // A record that was deleted and put back has no term: it is not there.
+                    match terms.remove(&(kind.0, id)) {
+                        Some(term) => raw.push((kind, id, record.to_vec(), term)),
+                        None => tracing::warn!(kind = kind.0, id, "a record without a term was ignored"),
+                    }
                 }
                 ControlFlow::Continue(())
             })?;
         }
+        for opened in workers::map(raw, |(kind, id, record, term)| {
+            Opened::read(kind, id, &record, &term, keyring)
+        }) {
+            records.insert(opened);
+        }
         // A term whose record is gone: the record is broken, and stays named.
         for ((kind, id), _) in terms {
-            records.insert(RecordKind(kind), id, 0, Err("its record is missing".to_string()));
+            let why = Err("its record is missing".to_string());
+            records.insert(Opened::parse(RecordKind(kind), id, 0, why));
         }
         Ok(records)
     }
 
-    fn take(&mut self, kind: RecordKind, id: u64, record: &[u8], term: Option<Term>, keyring: &Keyring) {
-        // A record that was deleted and put back has no term: it is not there.
-        let Some(term) = term else {
-            tracing::warn!(kind = kind.0, id, "a record without a term was ignored");
-            return;
-        };
-        let (revision, opened) = match unframed(record) {
-            Err(_) => (0, Err("its record is cut short".to_string())),
-            Ok((revision, sealed)) if term.ct_eq(&keyring.term(kind, id, revision, sealed)) => (
-                revision,
-                keyring.open_record(kind, id, sealed).map_err(|e| e.to_string()),
-            ),
-            Ok((revision, _)) => (
-                revision,
-                Err("its record is not the one that was written last".to_string()),
-            ),
-        };
-        self.insert(kind, id, revision, opened);
-    }
-
-    fn insert(&mut self, kind: RecordKind, id: u64, revision: u64, opened: Result<Vec<u8>, String>) {
-        fn loaded<T: serde::de::DeserializeOwned>(
-            revision: u64,
-            opened: Result<Vec<u8>, String>,
-        ) -> Loaded<T> {
-            let parse = |bytes: Vec<u8>| serde_json::from_slice(&bytes);
-            let content =
-                opened.and_then(|b| parse(b).map_err(|e| format!("its record is not readable: {e}")));
-            Loaded { revision, content }
-        }
-        match kind {
-            SECRET => drop(self.secrets.insert(id, loaded(revision, opened))),
-            VERSION => drop(self.versions.insert(id, loaded(revision, opened))),
-            LAYER => drop(self.layers.insert(id, loaded(revision, opened))),
-            RecordKind(other) => tracing::warn!(kind = other, id, "a term of an unknown kind was ignored"),
+    fn insert(&mut self, opened: Opened) {
+        match opened {
+            Opened::Secret(id, secret) => drop(self.secrets.insert(id, *secret)),
+            Opened::Version(id, version) => drop(self.versions.insert(id, *version)),
+            Opened::Layer(id, layer) => drop(self.layers.insert(id, *layer)),
+            Opened::Other(kind, id) => tracing::warn!(kind, id, "a term of an unknown kind was ignored"),
         }
     }
 
@@ -325,44 +355,52 @@ impl Records {
                     meta,
                 }));
         }
+        let secrets = self.secrets.into_iter().map(|(id, loaded)| {
+            let versions = by_secret.remove(&id).unwrap_or_default();
+            (id, loaded, versions, names.remove(&id))
+        });
+        let secrets = workers::map(secrets.collect(), |(id, loaded, versions, name)| {
+            assembled(id, loaded, versions, name)
+        });
         let mut snapshot = Snapshot::empty();
-        for (id, loaded) in self.secrets {
-            let versions = by_secret
-                .remove(&id)
-                .unwrap_or_default()
-                .into_iter()
-                .map(|v| (v.meta.no, v))
-                .collect();
-            let (meta, broken) = match loaded.content {
-                Ok(meta) => (meta, None),
-                Err(why) => match names.remove(&id) {
-                    Some(name) => (nameless(SecretId(id), name), Some(why)),
-                    None => {
-                        tracing::error!(id, "a secret's record is broken and its name is not known: {why}");
-                        lost.secrets.push((SecretId(id), why));
-                        continue;
-                    }
-                },
-            };
-            let (policy, broken) = match (&meta.policy, broken) {
-                (Some(record), None) => match record.compile(&meta.name, meta.arn.as_deref()) {
-                    Ok(compiled) => (Some(Arc::new(compiled)), None),
-                    Err(e) => (None, Some(format!("its policy does not compile: {e}"))),
-                },
-                (_, broken) => (None, broken),
-            };
-            snapshot.insert(Arc::new(Secret::new(
-                meta,
-                loaded.revision,
-                policy,
-                versions,
-                broken,
-            )));
+        for secret in secrets {
+            match secret {
+                Ok(secret) => snapshot.insert(secret),
+                Err((id, why)) => {
+                    let id = id.0;
+                    tracing::error!(id, "a secret's record is broken and its name is not known: {why}");
+                    lost.secrets.push((SecretId(id), why));
+                }
+            }
         }
         lost.secrets.sort();
         lost.versions.sort();
         (snapshot, owner, lost)
     }
+}
+
+/// A secret from its records; or that it is broken, if not even its name is known.
+fn assembled(
+    id: u64,
+    loaded: Loaded<SecretMeta>,
+    versions: Vec<Arc<Version>>,
+    name: Option<SecretName>,
+) -> Result<Arc<Secret>, (SecretId, String)> {
+    let versions = versions.into_iter().map(|v| (v.meta.no, v)).collect();
+    let (meta, broken) = match (loaded.content, name) {
+        (Ok(meta), _) => (meta, None),
+        (Err(why), Some(name)) => (nameless(SecretId(id), name), Some(why)),
+        (Err(why), None) => return Err((SecretId(id), why)),
+    };
+    let (policy, broken) = match (&meta.policy, broken) {
+        (Some(record), None) => match record.compile(&meta.name, meta.arn.as_deref()) {
+            Ok(compiled) => (Some(Arc::new(compiled)), None),
+            Err(e) => (None, Some(format!("its policy does not compile: {e}"))),
+        },
+        (_, broken) => (None, broken),
+    };
+    let revision = loaded.revision;
+    Ok(Arc::new(Secret::new(meta, revision, policy, versions, broken)))
 }
 
 /// The little that is known of a secret whose record is broken: enough to answer with an integrity error.

@@ -29,6 +29,7 @@ mod load;
 mod meta;
 #[cfg(test)]
 mod tests;
+mod workers;
 
 pub use backup::{Opener, Restored, Rollback, Saved, Trial, restore};
 pub use check::{Finding, Findings};
