@@ -148,15 +148,22 @@ pub fn init(dir: &Path) -> Result<(PathBuf, crate::secret::SecretBytes), Problem
 }
 
 /// Makes a new key file for the store in `dir`, whose old one is lost, with the recovery key that `init` printed;
-/// gives its path. The change is recorded.
+/// gives its path. The change is recorded. A dry run says only whether it would be made.
 ///
 /// # Errors
 /// If the text is no recovery key or another store's, a key file is there, or a daemon has the store.
-pub fn recover(dir: &Path, recovery_key: &crate::secret::SecretBytes) -> Result<PathBuf, Problem> {
+pub fn recover(
+    dir: &Path,
+    recovery_key: &crate::secret::SecretBytes,
+    trial: Trial,
+) -> Result<PathBuf, Problem> {
     let what = format!("cannot recover the store {}", dir.display());
     let config = Config::load(dir)?;
     let settings = settings(dir, &config);
-    crate::vault::recover(dir, &settings, recovery_key).map_err(|e| e.problem(&what))?;
+    crate::vault::recover(dir, &settings, recovery_key, trial).map_err(|e| e.problem(&what))?;
+    if trial == Trial::DryRun {
+        return Ok(settings.key_file);
+    }
     let vault = open(dir, &config)?;
     record(&vault, Event::ReplaceKeySlot);
     vault.tick().map_err(|e| e.problem(&what))?;

@@ -259,7 +259,10 @@ fn every_output_has_the_form_of_its_schema() {
         assert_eq!(run(&mut schemas, &product, "store restore", &more, b"").code(), 0);
     }
     std::fs::remove_file(product.store().join("root.key")).expect("remove");
-    run(&mut schemas, &product, "store recover", &[], recovery.as_bytes());
+    for more in [&["--dry-run"][..], &[]] {
+        let said = run(&mut schemas, &product, "store recover", more, recovery.as_bytes());
+        assert_eq!(said.code(), 0, "{said:?}");
+    }
     // `mount` says READY before it serves, as one line.
     let mut mount = product.command(&["--json", "mount", &target]);
     let mut child = mount.stdout(std::process::Stdio::piped()).spawn().expect("start");

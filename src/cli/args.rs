@@ -795,8 +795,13 @@ Examples:
     #[command(after_help = "\
 Examples:
   wardfs store recover
+  wardfs store recover --dry-run < recovery-key.txt
   wardfs store recover < recovery-key.txt")]
-    Recover,
+    Recover {
+        /// Only say whether the recovery key opens this store
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// `wardfs config …`.

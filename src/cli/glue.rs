@@ -17,6 +17,7 @@ use crate::id::{SecretName, printable};
 use crate::lifecycle::Repair;
 use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
+use crate::vault::Trial;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
@@ -68,8 +69,8 @@ impl World for Machine {
         })
     }
 
-    fn recover(&self, store: &Path, recovery_key: &SecretBytes) -> Result<PathBuf, Problem> {
-        daemon::recover(store, recovery_key)
+    fn recover(&self, store: &Path, recovery_key: &SecretBytes, trial: Trial) -> Result<PathBuf, Problem> {
+        daemon::recover(store, recovery_key, trial)
     }
 
     fn restore(

@@ -26,6 +26,7 @@ use crate::control::protocol::Request;
 use crate::id::SecretName;
 use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
+use crate::vault::Trial;
 use progress::Progress;
 use render::Output;
 use run::Stop;
@@ -104,12 +105,12 @@ pub trait World {
     /// [`Exit::Conflict`] if there is one.
     fn init(&self, store: &Path) -> Result<Made, Problem>;
 
-    /// Makes a new key file with the recovery key; gives its path.
+    /// Makes a new key file with the recovery key, or only tries; gives its path.
     ///
     /// # Errors
     /// [`Exit::Usage`] for what is no recovery key, [`Exit::Conflict`] if there is a key file,
     /// [`Exit::Integrity`] if it is another store's.
-    fn recover(&self, store: &Path, recovery_key: &SecretBytes) -> Result<PathBuf, Problem>;
+    fn recover(&self, store: &Path, recovery_key: &SecretBytes, trial: Trial) -> Result<PathBuf, Problem>;
 
     /// Restores a store from a backup, with the recovery key if one is given.
     ///

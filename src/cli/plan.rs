@@ -80,7 +80,7 @@ pub enum Plan {
         target: PathBuf,
     },
     /// Make a new key file with the recovery key.
-    Recover,
+    Recover(Trial),
     /// Back the store up.
     Backup(PathBuf),
     /// Restore it.
@@ -210,10 +210,10 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
             } else {
                 Rollback::Refused
             },
-            trial: if dry_run { Trial::DryRun } else { Trial::Real },
+            trial: trial(dry_run),
             recovery_key,
         }),
-        Command::Store(args::Store::Recover) => Plan::Recover,
+        Command::Store(args::Store::Recover { dry_run }) => Plan::Recover(trial(dry_run)),
         Command::Store(args::Store::BreakGlass(typed)) => policies::break_glass(typed)?,
         Command::Status => Plan::Ask(Request::Status),
         Command::Mount {
@@ -377,6 +377,13 @@ fn plan_policy(policy: args::Policy) -> Result<Plan, Problem> {
         }
         args::Policy::Explain(typed) => return policies::explain(*typed),
     }))
+}
+
+fn trial(dry_run: bool) -> Trial {
+    match dry_run {
+        true => Trial::DryRun,
+        false => Trial::Real,
+    }
 }
 
 fn plan_delete(delete: args::Delete) -> Result<Request, Problem> {

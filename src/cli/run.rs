@@ -80,7 +80,7 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
         Plan::Unmount { target } => unmount(&target, store, world, output),
         Plan::Backup(file) => backup(&file, store, world, output),
         Plan::Restore(plan) => restore(&plan, store, world, output),
-        Plan::Recover => recover(store, world, output),
+        Plan::Recover(trial) => recover(store, trial, world, output),
         Plan::ConfigCheck(file) => settings::check(store, file.as_deref(), output),
         Plan::Completions(shell) => complete::script(shell, output),
         Plan::Man(page) => manual::print(&page, output),
@@ -119,16 +119,25 @@ fn init(store: &Path, world: &dyn World, output: &mut Output) -> Result<(), Stop
     Ok(())
 }
 
-fn recover(store: &Path, world: &dyn World, output: &mut Output) -> Result<(), Stop> {
+fn recover(store: &Path, trial: Trial, world: &dyn World, output: &mut Output) -> Result<(), Stop> {
     let typed = value::recovery_key(world)?;
-    let key_file = world.recover(store, &typed)?;
+    let progress = output.progress("opening the store");
+    let key_file = world.recover(store, &typed, trial);
+    drop(progress);
+    let key_file = key_file?;
     let shown = printable(&key_file.to_string_lossy());
+    let dry_run = trial == Trial::DryRun;
     if output.json {
-        return Ok(output.json(&json!({ "key_file": key_file.to_string_lossy() }))?);
+        return Ok(output.json(&json!({ "key_file": key_file.to_string_lossy(), "dry_run": dry_run }))?);
     }
-    output.line(&format!(
-        "Made a new root key {shown}; the lost one opens this store no more"
-    ))?;
+    output.line(&match trial {
+        Trial::Real => format!("Made a new root key {shown}; the lost one opens this store no more"),
+        Trial::DryRun => {
+            format!(
+                "The recovery key opens this store: would make a new root key {shown}; nothing was changed"
+            )
+        }
+    })?;
     Ok(())
 }
 

@@ -94,7 +94,7 @@ impl World for Fake {
             recovery_key,
         })
     }
-    fn recover(&self, store: &Path, _: &SecretBytes) -> Result<PathBuf, Problem> {
+    fn recover(&self, store: &Path, _: &SecretBytes, _: Trial) -> Result<PathBuf, Problem> {
         Ok(store.join("root.key"))
     }
     fn restore(

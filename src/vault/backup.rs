@@ -331,7 +331,7 @@ pub fn restore(
     store.commit(store.revision()?, &batch)?;
     drop((store, log));
     if let Opener::Recovery(key) = opener {
-        recover(dir, settings, key)?;
+        recover(dir, settings, key, Trial::Real)?;
     }
     // Which brings the record of it into the log.
     drop(Vault::open(dir, settings)?);

@@ -81,17 +81,32 @@ pub fn create(dir: &Path, settings: &Settings) -> Result<Created, VaultError> {
 }
 
 /// Replaces the key-file slot of the store in `dir` by a new one, which opens with a new key file: the root key
-/// comes from the recovery slot. Nothing that is sealed changes.
+/// comes from the recovery slot. Nothing that is sealed changes. A dry run goes as far as nothing is written.
 ///
 /// # Errors
 /// If the recovery key is mistyped (naming the group) or another store's, or a key file is there.
-pub fn recover(dir: &Path, settings: &Settings, recovery_key: &SecretBytes) -> Result<(), VaultError> {
+pub fn recover(
+    dir: &Path,
+    settings: &Settings,
+    recovery_key: &SecretBytes,
+    trial: Trial,
+) -> Result<(), VaultError> {
     let secret = RecoveryKey::parse(recovery_key.expose())?;
     let store = Embedded::open(dir)?;
     let header = store.get(Table::Header, header::KEY)?;
     let header = header.ok_or_else(|| VaultError::Integrity("the store has no header".into()))?;
     let (id, slots) = (Header::decode(&header)?.id, super::load::slots(&store)?);
     let root = crate::seal::open_any(&slots, SlotKind::Recovery, &secret, id)?;
+    if trial == Trial::DryRun {
+        return match settings.key_file.try_exists() {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(VaultError::Occupied(format!(
+                "a key file is there: {}",
+                settings.key_file.display()
+            ))),
+            Err(e) => Err(VaultError::Io(settings.key_file.display().to_string(), e)),
+        };
+    }
     let file_secret = new_slot_secret()?;
     let number = slots
         .iter()
