@@ -84,10 +84,10 @@ impl Filesystem for Nothing {
 }
 
 /// Mounts and serves until it is ended.
-pub fn serve(mount: &Path) {
+pub fn serve(mount: &Path, threads: usize) {
     let mounted = wardfs::sys::mount::mount(mount, &wardfs::sys::mount::Options::default()).unwrap();
     let mut config = Config::default();
-    config.n_threads = Some(1);
+    config.n_threads = Some(threads);
     let session = fuser::Session::from_fd(
         Nothing {
             bytes: vec![b'x'; 1 << 20],
