@@ -348,6 +348,17 @@ impl Vault {
             for no in &draft.destroyed {
                 own.remove(no);
             }
+            // What lost its last label is hardly read any more: its value and key are not kept at hand.
+            let labelled = |no: &VersionNo| meta.labels.values().any(|n| n == no);
+            for no in old
+                .iter()
+                .flat_map(|s| s.meta.labels.values())
+                .filter(|no| !labelled(no))
+            {
+                if let Some(version) = own.get(no).map(|v| Arc::new(v.bare())) {
+                    own.insert(*no, version);
+                }
+            }
             let policy = match (&meta.policy, old) {
                 (None, _) => None,
                 (Some(record), Some(old))

@@ -311,6 +311,17 @@ pub struct Version {
 }
 
 impl Version {
+    /// The same, with neither value nor key at hand.
+    fn bare(&self) -> Version {
+        Version {
+            meta: self.meta.clone(),
+            revision: self.revision,
+            inline: OnceLock::new(),
+            key: OnceLock::new(),
+            broken: self.broken.clone(),
+        }
+    }
+
     fn context<'a>(&'a self, store: StoreId) -> Context<'a> {
         Context {
             store,
