@@ -47,6 +47,7 @@ const SHAPES: [(u32, usize, usize); 36] = [
 ];
 /// Requests that are about an open handle, which their structure begins with.
 const OF_HANDLES: [u32; 10] = [15, 16, 18, 20, 25, 28, 29, 30, 40, 46];
+const SETATTR: u32 = 4;
 const WRITE: u32 = 16;
 const SETXATTR: u32 = 21;
 const BATCH_FORGET: u32 = 42;
@@ -69,6 +70,17 @@ fn body(opcode: u32, fixed: usize, names: usize, bytes: &[u8]) -> Vec<u8> {
     }
     let data = parts.next().unwrap_or_default();
     match opcode {
+        // Times that utimensat(2) lets through; of the least of all, fuser 0.18 takes the negative, which overflows
+        // (a panic where overflows are checked, as here; a shipped build wraps).
+        SETATTR => {
+            for at in [32, 40, 48] {
+                out[at + 7] &= 0x3f;
+            }
+            for at in [56, 60, 64] {
+                let nanos = u32::from_ne_bytes(out[at..at + 4].try_into().unwrap()) % 1_000_000_000;
+                out[at..at + 4].copy_from_slice(&nanos.to_ne_bytes());
+            }
+        }
         WRITE => {
             out[16..20].copy_from_slice(&(data.len() as u32).to_ne_bytes());
             out.extend(data);
