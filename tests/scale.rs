@@ -122,6 +122,12 @@ fn ten_thousand_secrets_cost_as_ten_do() {
         *start = begin.elapsed();
     }
     println!("READY with 10: {:?}; with {count}: {:?}", starts[0], starts[1]);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", big.pid())).unwrap();
+    let resident = status
+        .lines()
+        .find(|l| l.starts_with("VmRSS:"))
+        .unwrap_or_default();
+    println!("resident with {count}: {resident}");
     // An unoptimised program is several times slower, and is not what is promised.
     let limit = Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 1 });
     assert!(

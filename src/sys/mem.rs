@@ -101,6 +101,15 @@ pub fn secret(len: usize) -> io::Result<SecretBytes> {
     Ok(SecretBytes::in_memory(Box::new(slot), len))
 }
 
+/// Gives ordinary memory that is not used any more back to the kernel, after work that took much for a while.
+pub fn trim() {
+    // SAFETY: takes a number; glibc locks its arenas itself.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Bytes that the arena has locked now, free slots included.
 pub fn locked_bytes() -> usize {
     LOCKED.load(Ordering::Relaxed)
