@@ -112,7 +112,10 @@ fn missing(what: String) -> Problem {
 /// When the log cannot be read or the output not written.
 pub fn query(store: &Path, query: &Query, output: &mut Output) -> Result<(), Stop> {
     let mut names = Names::default();
+    let mut progress = Some(output.progress("reading the log"));
     for found in audit::query(&directory(store), query) {
+        // What is found shows that it goes on.
+        progress.take();
         match found {
             Ok(entry) => output.line(&shown(&entry, output.json, &mut names))?,
             Err(e @ LogError::Unreadable { .. }) => unreadable(&e, output),
