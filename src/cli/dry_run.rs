@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::Backend;
 use super::render::Output;
 use super::run::Stop;
-use crate::control::protocol::Request;
+use crate::control::protocol::{LayerKind, Request};
 use crate::id::{SecretName, printable};
 
 /// What a list of readers begins an exception with.
@@ -35,10 +35,11 @@ pub fn policy(
         None,
     )?;
     let (gain, lose) = compare(&readers(&before), &readers(&after));
+    let warnings: Vec<String> = lines(&after["warnings"]).chain(above(backend)).collect();
     if output.json {
         return Ok(output.json(
             &json!({ "name": name, "dry_run": true, "gain": gain, "lose": lose,
-            "readers": after["readers"], "warnings": after["warnings"] }),
+            "readers": after["readers"], "warnings": warnings }),
         )?);
     }
     for (verb, who) in [("gains", &gain), ("loses", &lose)] {
@@ -49,19 +50,34 @@ pub fn policy(
     if gain.is_empty() && lose.is_empty() {
         output.line(&format!("Nobody gains or loses reading {name}"))?;
     }
-    for warning in after["warnings"].as_array().into_iter().flatten() {
-        output.line(&format!(
-            "warning: {}",
-            printable(warning.as_str().unwrap_or_default())
-        ))?;
+    for warning in warnings {
+        output.line(&format!("warning: {}", printable(&warning)))?;
     }
     output.note("Nothing was changed");
     Ok(())
 }
 
 fn readers(answer: &Value) -> Vec<String> {
-    let lines = answer["readers"].as_array().into_iter().flatten();
-    lines.filter_map(|l| Some(l.as_str()?.to_string())).collect()
+    lines(&answer["readers"]).collect()
+}
+
+fn lines(list: &Value) -> impl Iterator<Item = String> + '_ {
+    let all = list.as_array().into_iter().flatten();
+    all.filter_map(|l| Some(l.as_str()?.to_string()))
+}
+
+/// What is compared are the two policies; guardrails, which who asks may not be allowed to see, can deny all the same.
+fn above(backend: &mut dyn Backend) -> Option<String> {
+    let request = Request::Layers {
+        kind: LayerKind::Guardrails,
+    };
+    let guardrails = backend.call(&request, None).ok()?;
+    match guardrails["guardrails"].as_array()?.len() {
+        0 => None,
+        count => Some(format!(
+            "guardrails ({count}) stand above this policy and may deny what it allows: wardfs policy explain says what holds"
+        )),
+    }
 }
 
 /// Who gains and who loses.
