@@ -321,7 +321,8 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     let stop = Arc::new(Stop::default());
     harden::no_dumps().map_err(|e| failed(&e))?;
     let descriptors = harden::raise_nofile().map_err(|e| failed(&e))?;
-    let needed = 64 + 16 * plan.config.threads as u64;
+    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    let needed = 64 + 16 * plan.config.threads;
     if descriptors < needed {
         let why = format!("{descriptors} open files are allowed, and {needed} are needed");
         return Err(failed(&why).next("raise the limit: ulimit -Hn, or LimitNOFILE= in a unit"));
@@ -331,6 +332,8 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     })?;
 
     let vault = open_patiently(&plan.store, &plan.config)?;
+    // The records as they were read are several times what is kept of them.
+    crate::sys::mem::trim();
     let access = Arc::new(Access::new(vault.clone(), plan.config.serve_unidentified));
     let vfs = Arc::new(Vfs::new(access.clone(), plan.config.max_handles_per_uid));
 
@@ -354,7 +357,8 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     harden::drop_capabilities(&[harden::Capability::SysAdmin, harden::Capability::IpcLock])
         .map_err(|e| failed(&e))?;
     signals(&stop).map_err(|e| failed(&e))?;
-    let session = Session::start(vfs.clone(), mounted.device, plan.config.threads).map_err(|e| failed(&e))?;
+    let session = Session::start(vfs.clone(), mounted.device, plan.config.threads, descriptors)
+        .map_err(|e| failed(&e))?;
     let sessions = std::thread::Builder::new()
         .name("session".into())
         .spawn(move || session.run())
@@ -377,7 +381,7 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     let desk = Arc::new(desk_over(&access, &plan.store, &plan.config, Box::new(serving)));
     let socket = socket_path(&plan.store);
     prepare_socket_directory(&plan.store, &socket).map_err(|e| failed(&e))?;
-    Server::new(desk, plan.config.max_value_bytes)
+    Server::new(desk, plan.config.max_value_bytes, descriptors)
         .listen(&socket)
         .map_err(|e| {
             Problem::new(

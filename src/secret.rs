@@ -11,6 +11,9 @@ pub trait SecretMemory: Send + Sync {
     fn bytes_mut(&mut self) -> &mut [u8];
 }
 
+/// Stack that HMAC and HKDF with SHA-256 use at most, with room to spare.
+pub const HASH_STACK: usize = 2 * 1024;
+
 /// Runs `work`, which handles keys, and overwrites the `DEPTH` bytes of stack that it may have used. Ciphers wipe
 /// themselves when they are dropped, but they are moved as they are made, and a move leaves its original behind.
 /// `tests/memory.rs` looks whether `DEPTH` is enough.

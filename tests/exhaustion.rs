@@ -8,11 +8,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use support::product::{A, B, Product, read_as};
+use support::small::Small;
 use support::{Deadline, Run};
-
-fn long_run() -> bool {
-    std::env::var("WARDFS_TEST_LONG").as_deref() == Ok("1")
-}
 
 const VALUE: &[u8] = b"s3cret";
 
@@ -55,46 +52,15 @@ fn limit(command: &mut Command, what: libc::__rlimit_resource_t, to: u64) {
     }
 }
 
-/// Takes a mount away when the test ends.
-struct Tmpfs(std::path::PathBuf);
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
-    }
-}
-
 #[test]
 fn no_space_for_the_store() {
     let _deadline = Deadline::new(Duration::from_secs(60), "no space for the store");
     let mut product = Product::empty();
-    let none = None::<&str>;
-    let flags = nix::mount::MsFlags::empty();
-    nix::mount::mount(
-        none,
-        product.dir(),
-        Some("tmpfs"),
-        flags,
-        Some("size=16m,mode=755"),
-    )
-    .expect("tmpfs");
-    let _tmpfs = Tmpfs(product.dir().into());
+    let _disk = Small::on(product.dir(), "size=16m,mode=755");
     product.run(&["init"]).ok();
     product.put("app/db", VALUE, &["--allow", &format!("uid:{A}")]);
     // The log has its own, or it would be full first.
-    let audit = product.store().join("audit");
-    let kept: Vec<_> = std::fs::read_dir(&audit)
-        .expect("log")
-        .flatten()
-        .map(|e| (e.file_name(), std::fs::read(e.path()).expect("a segment")))
-        .collect();
-    nix::mount::mount(none, &audit, Some("tmpfs"), flags, Some("size=16m,mode=700")).expect("tmpfs");
-    let _log = Tmpfs(audit.clone());
-    for (name, bytes) in kept {
-        let file = audit.join(name);
-        std::fs::write(&file, bytes).expect("write");
-        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("chmod");
-    }
+    let _log = Small::under(&product, "16m");
     product.mount();
     let filler = product.dir().join("filler");
     std::fs::write(&filler, vec![0; 16 << 20]).expect_err("full");
@@ -257,7 +223,7 @@ fn ten_thousand_open_handles_of_one_uid() {
 
 #[test]
 fn lookups_of_random_names_leave_memory_flat() {
-    let count: u64 = if long_run() { 10_000_000 } else { 200_000 };
+    let count: u64 = if support::long_run() { 10_000_000 } else { 200_000 };
     let _deadline = Deadline::new(Duration::from_secs(1800), "look-ups");
     let product = {
         let mut product = product();
@@ -300,7 +266,7 @@ fn lookups_of_random_names_leave_memory_flat() {
 
 #[test]
 fn churning_processes_are_never_taken_for_each_other() {
-    let count = if long_run() { 10_000 } else { 1_500 };
+    let count = if support::long_run() { 10_000 } else { 1_500 };
     let _deadline = Deadline::new(Duration::from_secs(600), "churn");
     let product = {
         let mut product = product();

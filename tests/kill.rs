@@ -12,10 +12,6 @@ use support::product::{A, Product, read_as};
 use support::rig::{Dice, Rig, SECRETS, number, value};
 use support::{Deadline, Run, wait_until};
 
-fn long_run() -> bool {
-    std::env::var("WARDFS_TEST_LONG").as_deref() == Ok("1")
-}
-
 /// Processes of this thread's mount namespace for which `wanted` holds, by command line and state.
 fn processes(wanted: impl Fn(&str, char) -> bool) -> Vec<String> {
     let ours = std::fs::read_link("/proc/thread-self/ns/mnt").expect("ns");
@@ -58,8 +54,11 @@ fn nothing_hangs() {
 
 #[test]
 fn at_random_moments() {
-    let kills = if long_run() { 1000 } else { 40 };
-    let _deadline = Deadline::new(Duration::from_secs(if long_run() { 4000 } else { 150 }), "kill");
+    let kills = if support::long_run() { 1000 } else { 40 };
+    let _deadline = Deadline::new(
+        Duration::from_secs(if support::long_run() { 4000 } else { 150 }),
+        "kill",
+    );
     let mut dice = Dice::new();
     let product = Product::new();
     let seen = product.dir().join("seen");
@@ -290,7 +289,7 @@ fn a_start_that_is_killed() {
     product.put("one", "value", &["--allow", &format!("uid:{A}")]);
     let target = product.target();
     let (mut ready, mut left) = (0, 0);
-    for _ in 0..if long_run() { 200 } else { 30 } {
+    for _ in 0..if support::long_run() { 200 } else { 30 } {
         let mut command = product.command(&["mount"]);
         command
             .arg(&target)

@@ -11,14 +11,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::product::{A, B, Product, read_as};
+use support::small::Small;
 use support::{Deadline, Run};
 
 const VALUE: &[u8] = b"s3cret";
 const NAME: &str = "app/db/password";
-
-fn long_run() -> bool {
-    std::env::var("WARDFS_TEST_LONG").as_deref() == Ok("1")
-}
 
 /// A store with one secret of A's, with these settings of the log, not mounted yet.
 fn product(settings: &str) -> Product {
@@ -63,46 +60,6 @@ fn back_within_a_second(product: &Product) {
 fn recorded_reads(product: &Product) -> usize {
     let reads = |r: &Value| r["eventName"] == "GetSecretValue" && r["outcome"] == "allowed";
     product.records().iter().filter(|r| reads(r)).count()
-}
-
-/// The log's directory on a file system of its own.
-struct Small(PathBuf);
-
-impl Small {
-    fn under(product: &Product, size: &str) -> Small {
-        let dir = product.store().join("audit");
-        let keep = product.dir().join("kept");
-        std::fs::create_dir(&keep).expect("mkdir");
-        let copy = |from: &Path, to: &Path| {
-            for entry in std::fs::read_dir(from).expect("list") {
-                let entry = entry.expect("entry");
-                std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copy");
-            }
-        };
-        copy(&dir, &keep);
-        let options = format!("size={size},mode=0700");
-        let (none, flags) = (None::<&str>, nix::mount::MsFlags::empty());
-        nix::mount::mount(none, &dir, Some("tmpfs"), flags, Some(options.as_str())).expect("tmpfs");
-        copy(&keep, &dir);
-        Small(dir)
-    }
-
-    fn fill(&self) {
-        use std::io::Write;
-        let mut file = std::fs::File::create(self.0.join("filler")).expect("filler");
-        while file.write_all(&[0; 4096]).is_ok() {}
-        while file.write_all(&[0]).is_ok() {}
-    }
-
-    fn clear(&self) {
-        std::fs::remove_file(self.0.join("filler")).expect("remove");
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
-    }
 }
 
 #[test]
@@ -295,7 +252,7 @@ fn rotation_under_load_and_a_tail_that_follows() {
         .expect("the latest records")["seq"]
         .as_u64()
         .expect("seq");
-    let (readers, each) = (4, if long_run() { 20_000 } else { 500 });
+    let (readers, each) = (4, if support::long_run() { 20_000 } else { 500 });
     let path = product.path(NAME);
     let children: Vec<_> = (0..readers)
         .map(|_| {
@@ -408,7 +365,7 @@ fn a_flood_is_bounded_and_counted_exactly() {
     product.put("flooded", VALUE, &["--allow", &format!("uid:{A}")]);
     product.mount();
     let path = product.path("flooded");
-    let attempts: usize = if long_run() { 100_000 } else { 5000 };
+    let attempts: usize = if support::long_run() { 100_000 } else { 5000 };
     let began = Instant::now();
     let flood = Run::uid(B).limit(Duration::from_secs(50)).start(move || {
         let refused = (0..attempts)
@@ -491,9 +448,7 @@ fn full_without_a_daemon_and_for_a_backup() {
     // A backup that has no room is told, and leaves nothing that could be taken for one.
     let elsewhere = product.dir().join("small");
     std::fs::create_dir(&elsewhere).expect("mkdir");
-    let (none, flags) = (None::<&str>, nix::mount::MsFlags::empty());
-    nix::mount::mount(none, &elsewhere, Some("tmpfs"), flags, Some("size=4k")).expect("tmpfs");
-    let tmpfs = Small(elsewhere);
+    let tmpfs = Small::on(&elsewhere, "size=4k");
     tmpfs.fill();
     let file = tmpfs.0.join("backup");
     for size in [10, 60_000] {

@@ -447,7 +447,7 @@ impl Rig {
 
 #[test]
 fn any_history_gives_what_the_model_says() {
-    let long = std::env::var("WARDFS_TEST_LONG").as_deref() == Ok("1");
+    let long = support::long_run();
     let _deadline = Deadline::new(Duration::from_secs(if long { 1800 } else { 150 }), "model");
     let config = ProptestConfig {
         cases: if long { 400 } else { 16 },

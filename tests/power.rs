@@ -62,7 +62,7 @@ impl Drop for Disk {
 
 #[test]
 fn cut_at_random_moments() {
-    let long = std::env::var("WARDFS_TEST_LONG").as_deref() == Ok("1");
+    let long = support::long_run();
     let cuts = if long { 200 } else { 12 };
     let _deadline = Deadline::new(Duration::from_secs(if long { 1800 } else { 120 }), "power cuts");
     let mut dice = Dice::new();

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use support::product::{A, B, Product, Said, read_as};
+use support::product::{A, B, Product, Said, commands, read_as};
 
 const USER: u32 = 61003;
 const README: &str = include_str!("../README.md");
@@ -63,25 +63,6 @@ fn said(command: &mut Command) -> Said {
         out: text(&output.stdout),
         err: text(&output.stderr),
     }
-}
-
-/// The commands that a help text lists, those beneath them included.
-fn commands(above: &[&str]) -> Vec<String> {
-    let help = Command::new(env!("CARGO_BIN_EXE_wardfs"))
-        .args(above)
-        .arg("-h")
-        .output()
-        .unwrap();
-    let help = String::from_utf8(help.stdout).unwrap();
-    let Some((_, list)) = help.split_once("\nCommands:\n") else {
-        return vec![above.join(" ")];
-    };
-    list.lines()
-        .take_while(|l| l.starts_with("  "))
-        .filter_map(|l| l.split_whitespace().next())
-        .filter(|c| *c != "help")
-        .flat_map(|c| commands(&[above, &[c]].concat()))
-        .collect()
 }
 
 #[test]

@@ -162,7 +162,7 @@ fn reader(way: Way, path: &Path, shared: &Shared, mut salt: u64) -> (u64, Vec<St
 
 #[test]
 fn a_value_replaced_under_readers_of_all_kinds() {
-    let long = std::env::var("WARDFS_TEST_LONG").as_deref() == Ok("1");
+    let long = support::long_run();
     let replacements: u64 = if long { 10_000 } else { 1_500 };
     let _deadline = Deadline::new(Duration::from_secs(if long { 600 } else { 120 }), "replace");
     let product = Product::mounted();

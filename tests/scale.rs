@@ -105,7 +105,7 @@ fn by_turns(rounds: usize, mut what: impl FnMut(bool, usize)) -> [Duration; 2] {
 #[test]
 fn ten_thousand_secrets_cost_as_ten_do() {
     let _deadline = support::Deadline::new(Duration::from_secs(240), "scale");
-    let long = std::env::var("WARDFS_TEST_LONG").as_deref() == Ok("1");
+    let long = support::long_run();
     let count: usize = std::env::var("WARDFS_TEST_SECRETS")
         .ok()
         .and_then(|n| n.parse().ok())

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use support::Deadline;
-use support::product::{A, Product, Said, read_as};
+use support::product::{A, Product, Said, commands, read_as};
 
 const ONE: &str = "11111111-1111-4111-8111-111111111111";
 const TWO: &str = "22222222-2222-4222-8222-222222222222";
@@ -59,24 +59,6 @@ impl Schemas {
 
 /// Commands without `--json` output of their own: what they print is a value, a page or a stream of records.
 const OTHERS: [&str; 2] = ["help", "audit tail"];
-
-fn commands(above: &[&str]) -> BTreeSet<String> {
-    let help = std::process::Command::new(env!("CARGO_BIN_EXE_wardfs"))
-        .args(above)
-        .arg("-h")
-        .output()
-        .expect("help");
-    let help = String::from_utf8(help.stdout).expect("text");
-    let Some((_, list)) = help.split_once("\nCommands:\n") else {
-        return BTreeSet::from([above.join(" ")]);
-    };
-    list.lines()
-        .take_while(|l| l.starts_with("  "))
-        .filter_map(|l| l.split_whitespace().next())
-        .flat_map(|c| commands(&[above, &[c]].concat()))
-        .filter(|c| !c.ends_with("help"))
-        .collect()
-}
 
 #[test]
 fn every_output_has_the_form_of_its_schema() {

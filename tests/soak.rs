@@ -92,7 +92,7 @@ fn reader(rig: &Rig, uid: u32, allowed: bool) -> Child<u64> {
 
 #[test]
 fn mixed_work_for_a_long_time() {
-    let long = std::env::var("WARDFS_TEST_LONG").as_deref() == Ok("1");
+    let long = support::long_run();
     let time = Duration::from_secs(if long { 1800 } else { 15 });
     let _deadline = Deadline::new(time + Duration::from_secs(120), "soak");
     let mut dice = Dice::new();

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use support::Deadline;
-use support::product::Product;
+use support::product::{Product, commands};
 
 /// Runs the commands of a transcript, in the directory beside it, and gives the transcript of what they said.
 fn played(text: &str, dir: &Path, product: &Product) -> String {
@@ -103,25 +103,6 @@ fn stories() {
                 snapbox::Data::read_from(&file, Some(snapbox::data::DataFormat::Text)),
             );
     }
-}
-
-/// The commands that a help text lists, those beneath them included.
-fn commands(above: &[&str]) -> Vec<String> {
-    let help = std::process::Command::new(env!("CARGO_BIN_EXE_wardfs"))
-        .args(above)
-        .arg("-h")
-        .output()
-        .expect("help");
-    let help = String::from_utf8(help.stdout).expect("text");
-    let Some((_, list)) = help.split_once("\nCommands:\n") else {
-        return vec![above.join(" ")];
-    };
-    list.lines()
-        .take_while(|l| l.starts_with("  "))
-        .filter_map(|l| l.split_whitespace().next())
-        .filter(|c| *c != "help")
-        .flat_map(|c| commands(&[above, &[c]].concat()))
-        .collect()
 }
 
 #[test]

@@ -9,11 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use support::Deadline;
-use support::product::{A, Product, Said, read_as};
-
-fn long_run() -> bool {
-    std::env::var("WARDFS_TEST_LONG").as_deref() == Ok("1")
-}
+use support::product::{A, Product, Said, read_as, said};
 
 const CALLS: [&str; 8] = [
     "write",
@@ -43,24 +39,6 @@ fn traced(product: &Product, strace: &[&str], args: &[&str]) -> Command {
     command
 }
 
-fn said(mut command: Command, input: &[u8]) -> Said {
-    use std::io::Write;
-    let spawned = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn();
-    let mut child = spawned.expect("strace");
-    // Whoever ended already reads nothing.
-    let _ = child.stdin.take().expect("a pipe").write_all(input);
-    let output = child.wait_with_output().expect("wait");
-    Said {
-        status: output.status,
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
-}
-
 /// How often each call is made by what is written in a trace.
 fn counts(trace: &Path) -> BTreeMap<&'static str, usize> {
     let text = std::fs::read_to_string(trace).expect("a trace");
@@ -80,7 +58,7 @@ fn faults(counts: &BTreeMap<&'static str, usize>) -> Vec<(&'static str, &'static
             all.extend((1..=*count).map(|n| (*call, error, n)));
         }
     }
-    match long_run() {
+    match support::long_run() {
         true => all,
         false => all.into_iter().step_by(5).collect(),
     }
@@ -94,7 +72,7 @@ fn is_loader(said: &Said) -> bool {
 #[test]
 fn of_commands() {
     let _deadline = Deadline::new(
-        Duration::from_secs(if long_run() { 3000 } else { 200 }),
+        Duration::from_secs(if support::long_run() { 3000 } else { 200 }),
         "failing calls",
     );
     let begun = Instant::now();
@@ -155,7 +133,7 @@ fn of_commands() {
 #[test]
 fn of_the_daemon() {
     let _deadline = Deadline::new(
-        Duration::from_secs(if long_run() { 3000 } else { 200 }),
+        Duration::from_secs(if support::long_run() { 3000 } else { 200 }),
         "failing calls",
     );
     let begun = Instant::now();
@@ -259,8 +237,7 @@ fn of_the_daemon() {
         let mut err = String::new();
         let _ = std::io::Read::read_to_string(&mut child.stderr.take().expect("a pipe"), &mut err);
         assert!(!err.contains("panicked"), "{what}: {err}");
-        let flags = nix::mount::MntFlags::MNT_DETACH;
-        while nix::mount::umount2(&target, flags).is_ok() {}
+        product.unmount();
     };
     let all = format!("trace={}", CALLS.join(","));
     let child = start(&["-e", &all, "-o", trace.to_str().expect("a path")]).expect("ready");
@@ -283,8 +260,7 @@ fn of_the_daemon() {
                     "{what}: {said:?}"
                 );
                 assert!(!said.err.contains("panicked"), "{what}: {said:?}");
-                let flags = nix::mount::MntFlags::MNT_DETACH;
-                while nix::mount::umount2(&target, flags).is_ok() {}
+                product.unmount();
             }
         }
         runs += 1;

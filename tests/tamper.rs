@@ -24,10 +24,6 @@ use wardfs::vault::{Settings, Vault, VaultError};
 
 type Records = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
 
-fn long_run() -> bool {
-    std::env::var("WARDFS_TEST_LONG").as_deref() == Ok("1")
-}
-
 /// Chance that a failure can be repeated with.
 struct Dice(u64);
 
@@ -560,7 +556,7 @@ fn any_byte_of_the_real_file() {
         format!("byte {at} ^ {bit:#04x}")
     };
     let (mut right, mut refused) = (0, 0);
-    for i in 0..if long_run() { 2000 } else { 200 } {
+    for i in 0..if support::long_run() { 2000 } else { 200 } {
         let what = flip(&mut dice);
         let (name, value) = &values[i % values.len()];
         let said = ends(&product, &["get", name], &what);
@@ -582,7 +578,7 @@ fn any_byte_of_the_real_file() {
         whole.len()
     );
     let mut served = 0;
-    for _ in 0..if long_run() { 200 } else { 12 } {
+    for _ in 0..if support::long_run() { 200 } else { 12 } {
         let what = flip(&mut dice);
         if let Some(said) = product.try_mount(&[]) {
             assert_eq!(said.code(), 6, "{what}: {said:?}");

@@ -34,11 +34,12 @@ impl Budget {
         }
     }
 
-    /// Takes `bytes` from the budget of `uid`.
-    pub(super) fn charge(&self, uid: u32, bytes: u64, now: Instant) {
+    /// Takes `bytes` from the budget of `uid`. The time is asked for only while budgets bind.
+    pub(super) fn charge(&self, uid: u32, bytes: u64, now: impl FnOnce() -> Instant) {
         if !self.low.load(Ordering::Relaxed) {
             return;
         }
+        let now = now();
         let mut paid = self.paid();
         if paid.len() >= MANY {
             paid.retain(|_, until| *until > now);
@@ -49,13 +50,13 @@ impl Budget {
     }
 
     /// How long `uid` has to wait before its next record; zero for all who do not flood.
-    pub(super) fn wait(&self, uid: u32, now: Instant) -> Duration {
+    pub(super) fn wait(&self, uid: u32, now: impl FnOnce() -> Instant) -> Duration {
         if !self.low.load(Ordering::Relaxed) {
             return Duration::ZERO;
         }
         let paid = self.paid();
         paid.get(&uid).map_or(Duration::ZERO, |until| {
-            until.saturating_duration_since(now).saturating_sub(BURST)
+            until.saturating_duration_since(now()).saturating_sub(BURST)
         })
     }
 
@@ -71,27 +72,27 @@ mod tests {
     #[test]
     fn who_floods_waits_alone_and_only_while_space_is_low() {
         let (budget, now) = (Budget::new(100), Instant::now());
-        budget.charge(1, 1_000_000, now);
-        assert_eq!(budget.wait(1, now), Duration::ZERO, "there is space");
+        budget.charge(1, 1_000_000, || now);
+        assert_eq!(budget.wait(1, || now), Duration::ZERO, "there is space");
         budget.bind(true);
-        assert_eq!(budget.wait(1, now), Duration::ZERO, "what was written before");
-        budget.charge(1, 1600, now);
+        assert_eq!(budget.wait(1, || now), Duration::ZERO, "what was written before");
+        budget.charge(1, 1600, || now);
         assert_eq!(
-            budget.wait(1, now),
+            budget.wait(1, || now),
             Duration::ZERO,
             "sixteen seconds' bytes at once"
         );
-        budget.charge(1, 50, now);
-        assert_eq!(budget.wait(1, now), Duration::from_millis(500));
-        assert_eq!(budget.wait(2, now), Duration::ZERO);
+        budget.charge(1, 50, || now);
+        assert_eq!(budget.wait(1, || now), Duration::from_millis(500));
+        assert_eq!(budget.wait(2, || now), Duration::ZERO);
         let later = now + Duration::from_millis(500);
-        assert_eq!(budget.wait(1, later), Duration::ZERO);
+        assert_eq!(budget.wait(1, || later), Duration::ZERO);
         // What is paid is not saved up beyond the burst.
         let much_later = now + Duration::from_secs(3600);
-        budget.charge(1, 1700, much_later);
-        assert_eq!(budget.wait(1, much_later), Duration::from_secs(1));
+        budget.charge(1, 1700, || much_later);
+        assert_eq!(budget.wait(1, || much_later), Duration::from_secs(1));
         budget.bind(false);
-        assert_eq!(budget.wait(1, much_later), Duration::ZERO);
+        assert_eq!(budget.wait(1, || much_later), Duration::ZERO);
     }
 
     #[test]
@@ -99,7 +100,7 @@ mod tests {
         let (budget, now) = (Budget::new(1 << 20), Instant::now());
         budget.bind(true);
         for uid in 0..3 * MANY as u32 {
-            budget.charge(uid, 1, now + Duration::from_millis(u64::from(uid)));
+            budget.charge(uid, 1, || now + Duration::from_millis(u64::from(uid)));
         }
         assert!(budget.paid().len() <= MANY);
     }

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::id::StoreId;
-use crate::secret::{SecretBytes, on_clean_stack};
+use crate::secret::{HASH_STACK, SecretBytes, on_clean_stack};
 
 use super::error::{Broken, BrokenKind, LogError};
 
@@ -32,9 +32,6 @@ pub(super) fn genesis(store: StoreId) -> Head {
         .into()
 }
 
-/// Stack that HMAC and HKDF with SHA-256 use at most, with room to spare.
-const STACK: usize = 2 * 1024;
-
 /// The key of one segment: HKDF-SHA256(log key, "wardfs audit segment 1" ‖ store ‖ segment number, big-endian).
 pub(super) struct SegmentKey(SecretBytes);
 
@@ -46,14 +43,16 @@ impl SegmentKey {
         info[22..38].copy_from_slice(&store.0);
         info[38..].copy_from_slice(&segment.to_be_bytes());
         let into = key.expose_mut();
-        on_clean_stack::<STACK, _>(|| hkdf::Hkdf::<Sha256>::new(None, log_key.expose()).expand(&info, into))
-            .map_err(|e| LogError::Key(e.to_string()))?;
+        on_clean_stack::<HASH_STACK, _>(|| {
+            hkdf::Hkdf::<Sha256>::new(None, log_key.expose()).expand(&info, into)
+        })
+        .map_err(|e| LogError::Key(e.to_string()))?;
         Ok(SegmentKey(key))
     }
 
     /// HMAC-SHA256(predecessor's MAC ‖ covered bytes). Keyed anew for each record: the key stays in locked memory.
     pub(super) fn mac(&self, previous: &Head, covered: &[u8]) -> Head {
-        on_clean_stack::<STACK, _>(|| {
+        on_clean_stack::<HASH_STACK, _>(|| {
             let mut mac =
                 Hmac::<Sha256>::new_from_slice(self.0.expose()).expect("HMAC takes a key of any length");
             mac.update(previous);

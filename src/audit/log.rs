@@ -136,7 +136,7 @@ impl Log {
                 .append(&self.ctx, Stamp::Fresh, fields, record.epoch, reserve)?;
             if !reserve {
                 let bytes = fields.len() as u64 + FRAME;
-                self.budget.charge(record.who.uid, bytes, Instant::now());
+                self.budget.charge(record.who.uid, bytes, Instant::now);
             }
             Ok(Receipt { seq })
         })
@@ -172,7 +172,7 @@ impl Log {
         let write = &mut |fields: &[u8]| self.append_fields(fields);
         match floods.admit(record.who.uid, record.event, record.secret, reason, write) {
             Verdict::Counted => Ok(()),
-            Verdict::Write if !self.budget.wait(record.who.uid, Instant::now()).is_zero() => {
+            Verdict::Write if !self.budget.wait(record.who.uid, Instant::now).is_zero() => {
                 floods.count(record.who.uid, record.event, record.secret, reason);
                 Ok(())
             }
@@ -202,7 +202,7 @@ impl Log {
     /// How long the next read of `uid` must wait: zero, but for a uid that floods the log while its file system has
     /// less than [`Options::low_space_bytes`] free.
     pub fn wait(&self, uid: Uid) -> Duration {
-        self.budget.wait(uid.0, Instant::now())
+        self.budget.wait(uid.0, Instant::now)
     }
 
     fn look_at_space(&self) {

@@ -57,17 +57,14 @@ fn text(reply: &Value) -> String {
     };
     let by = match (reply["statement"].as_str(), reply["layer"].as_str()) {
         (Some(statement), Some("secret")) => {
-            format!("statement {} of the secret's policy", printable(statement))
+            format!(", by statement {} of the secret's policy", printable(statement))
         }
-        (Some(statement), Some(layer)) => format!("{layer} statement {}", printable(statement)),
-        (None, Some("administration")) => "the built-in layer".to_string(),
-        (None, Some("guardrail")) => "a guardrail's Allow statements, none of which matches".to_string(),
-        _ => String::new(),
+        (Some(statement), Some(layer)) => format!(", by {layer} statement {}", printable(statement)),
+        (None, Some("administration")) => ", by the built-in layer".to_string(),
+        (None, Some("guardrail")) => ", by a guardrail's Allow statements, none of which matches".to_string(),
+        _ => ": nothing allows it, and the default is deny".to_string(),
     };
-    lines.push(match by.is_empty() {
-        true => format!("decision: {decision}: nothing allows it, and the default is deny"),
-        false => format!("decision: {decision}, by {by}"),
-    });
+    lines.push(format!("decision: {decision}{by}"));
     if reply["reason"] == "no_pid" {
         lines.push("reason: it depends on facts of the process, and they cannot be had".to_string());
     }

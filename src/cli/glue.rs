@@ -17,7 +17,7 @@ use crate::id::{SecretName, printable};
 use crate::lifecycle::Repair;
 use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
-use crate::vault::Trial;
+use crate::vault::{Trial, VaultError};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
@@ -227,8 +227,7 @@ impl Backend for Opened {
             AccessError::Integrity(why) => {
                 Problem::new(Exit::Integrity, what(), why).next("see what is broken: wardfs store check")
             }
-            AccessError::Log(e) => Problem::new(Exit::Unavailable, what(), e)
-                .next("make room for the log, or see what is wrong with it: wardfs audit verify"),
+            AccessError::Log(e) => VaultError::from(e).problem(what()),
             AccessError::Unavailable(e) => e.problem(what()),
         };
         let state = self.access.vault().state();

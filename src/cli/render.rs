@@ -104,6 +104,12 @@ impl Output {
         }
     }
 
+    /// Does `work`, and shows meanwhile what is waited for; it may tell how many pieces are done.
+    pub fn during<T>(&self, doing: &'static str, work: impl FnOnce(&mut dyn FnMut(u64)) -> T) -> T {
+        let progress = self.progress(doing);
+        work(&mut |done| progress.tell(done))
+    }
+
     /// The one way in which a failure is told.
     pub fn problem(&mut self, problem: &Problem) {
         let text = if self.json {

@@ -121,10 +121,7 @@ fn init(store: &Path, world: &dyn World, output: &mut Output) -> Result<(), Stop
 
 fn recover(store: &Path, trial: Trial, world: &dyn World, output: &mut Output) -> Result<(), Stop> {
     let typed = value::recovery_key(world)?;
-    let progress = output.progress("opening the store");
-    let key_file = world.recover(store, &typed, trial);
-    drop(progress);
-    let key_file = key_file?;
+    let key_file = output.during("opening the store", |_| world.recover(store, &typed, trial))?;
     let shown = printable(&key_file.to_string_lossy());
     let dry_run = trial == Trial::DryRun;
     if output.json {
@@ -149,9 +146,9 @@ fn backup(file: &Path, store: &Path, world: &dyn World, output: &mut Output) -> 
         let exit = if exists { Exit::Conflict } else { Exit::Failed };
         Problem::new(exit, "the store was not backed up", e).next("name a new file in a directory that is there")
     })?;
-    let progress = output.progress("writing the backup");
-    let made = backend.long(&Request::Backup, Some(new), &mut |done| progress.tell(done));
-    drop(progress);
+    let made = output.during("writing the backup", |told| {
+        backend.long(&Request::Backup, Some(new), told)
+    });
     let made = made.inspect_err(|_| {
         // What is there of it is no backup.
         let _ = std::fs::remove_file(file);
@@ -187,10 +184,9 @@ fn restore(
         true => Some(value::recovery_key(world)?),
         false => None,
     };
-    let progress = output.progress("restoring the store");
-    let reply = world.restore(store, plan, key.as_ref());
-    drop(progress);
-    let reply = reply?;
+    let reply = output.during("restoring the store", |_| {
+        world.restore(store, plan, key.as_ref())
+    })?;
     if output.json {
         return Ok(output.json(&reply)?);
     }
@@ -273,16 +269,12 @@ fn get(
 }
 
 fn ask(request: Request, store: &Path, world: &dyn World, output: &mut Output) -> Result<(), Stop> {
-    let progress = output.progress(match request {
+    let doing = match request {
         Request::StoreCheck => "checking the store",
         Request::AuditVerify => "verifying the log",
         _ => "waiting for the store",
-    });
-    let reply = world
-        .backend(store)
-        .and_then(|mut b| b.long(&request, None, &mut |done| progress.tell(done)));
-    drop(progress);
-    let reply = reply?;
+    };
+    let reply = output.during(doing, |told| world.backend(store)?.long(&request, None, told))?;
     if matches!(request, Request::PolicyExplain { .. }) {
         return explain::answer(&reply, output);
     }

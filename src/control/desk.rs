@@ -8,7 +8,7 @@ use crate::id::ROOT;
 use crate::lifecycle::{Care, Lifecycle, PolicyEdit};
 use crate::problem::{Exit, Problem};
 use crate::report::Report;
-use crate::vault::Vault;
+use crate::vault::{Vault, VaultError};
 
 use super::protocol::{Enclosed, LayerChange, Request};
 
@@ -139,10 +139,11 @@ impl Desk {
             who: caller.who(Identity::Full),
             ..Record::default()
         };
-        let _recorded = self.vault.log().append(&record).map_err(|e| {
-            Problem::new(Exit::Unavailable, what, e)
-                .next("make room for the log, or see what is wrong with it: wardfs audit verify")
-        })?;
+        let _recorded = self
+            .vault
+            .log()
+            .append(&record)
+            .map_err(|e| VaultError::from(e).problem(what))?;
         let mut out = std::io::BufWriter::new(&file);
         let saved = self.vault.backup(&mut out, told).map_err(|e| e.problem(what))?;
         std::io::Write::flush(&mut out)

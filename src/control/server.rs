@@ -34,17 +34,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// Answers with `desk`; values are at most `max_value` bytes.
-    pub fn new(desk: Arc<Desk>, max_value: usize) -> Self {
-        // The limit is raised already, by whoever serves; here it is asked for.
-        let descriptors = crate::sys::harden::raise_nofile().unwrap_or(64);
+    /// Answers with `desk`; values are at most `max_value` bytes, and the process may have `descriptors`.
+    pub fn new(desk: Arc<Desk>, max_value: usize, descriptors: usize) -> Self {
         Server {
             desk,
             max_value,
             busy: Arc::new(Mutex::new(Busy {
                 uids: HashMap::new(),
                 strangers: 0,
-                most: OF_STRANGERS.min(usize::try_from(descriptors / 4).unwrap_or(OF_STRANGERS)),
+                most: OF_STRANGERS.min(descriptors / 4),
             })),
         }
     }

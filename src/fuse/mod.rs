@@ -80,12 +80,16 @@ impl Waker for Wake {
 }
 
 impl Session {
-    /// Answers the kernel's INIT on `device`. Half of the process's descriptors are for looking at callers.
+    /// Answers the kernel's INIT on `device`. Of the process's `descriptors`, half are for looking at callers.
     ///
     /// # Errors
     /// If the device is not that of a fresh mount.
-    pub fn start(vfs: Arc<Vfs>, device: OwnedFd, threads: usize) -> std::io::Result<Session> {
-        let descriptors = usize::try_from(crate::sys::harden::raise_nofile()?).unwrap_or(usize::MAX);
+    pub fn start(
+        vfs: Arc<Vfs>,
+        device: OwnedFd,
+        threads: usize,
+        descriptors: usize,
+    ) -> std::io::Result<Session> {
         // Beside those that serve, the one that answers what was held back.
         SHARED.get_or_init(|| (descriptors / 2, threads + 1));
         let mut config = Config::default();

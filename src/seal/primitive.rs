@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
 
 use super::SealError;
-use crate::secret::on_clean_stack;
+use crate::secret::{HASH_STACK, on_clean_stack};
 
 /// Bytes of a key, for every primitive here.
 pub const KEY_LEN: usize = 32;
@@ -26,8 +26,6 @@ pub const TAG_LEN: usize = 16;
 
 /// Stack that AES-256-GCM and HKDF use at most, with room to spare.
 const AES_STACK: usize = 8 * 1024;
-/// Stack that HMAC-SHA256 uses at most, with room to spare.
-pub const HMAC_STACK: usize = 2 * 1024;
 
 /// The tag did not match: nothing was decrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +108,7 @@ pub fn hkdf(salt: &[u8], ikm: &[u8], info: &[&[u8]], out: &mut [u8]) -> Result<(
 
 /// HMAC-SHA256 (FIPS 198-1) of the concatenated parts.
 pub fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
-    on_clean_stack::<HMAC_STACK, _>(|| {
+    on_clean_stack::<HASH_STACK, _>(|| {
         let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
         for part in parts {
             mac.update(part);

@@ -242,13 +242,8 @@ pub fn restore(
     let backup = parse(file)?;
     let root = match opener {
         Opener::KeyFile => open_root(&backup.store, backup.id, settings)?,
-        Opener::Recovery(_) if settings.key_file.exists() => {
-            return Err(VaultError::Occupied(format!(
-                "a key file is there: {}",
-                settings.key_file.display()
-            )));
-        }
         Opener::Recovery(key) => {
+            super::create::no_key_file(settings)?;
             let secret = RecoveryKey::parse(key.expose())?;
             crate::seal::open_any(&slots(&backup.store)?, SlotKind::Recovery, &secret, backup.id)?
         }

@@ -98,14 +98,7 @@ pub fn recover(
     let (id, slots) = (Header::decode(&header)?.id, super::load::slots(&store)?);
     let root = crate::seal::open_any(&slots, SlotKind::Recovery, &secret, id)?;
     if trial == Trial::DryRun {
-        return match settings.key_file.try_exists() {
-            Ok(false) => Ok(()),
-            Ok(true) => Err(VaultError::Occupied(format!(
-                "a key file is there: {}",
-                settings.key_file.display()
-            ))),
-            Err(e) => Err(VaultError::Io(settings.key_file.display().to_string(), e)),
-        };
+        return no_key_file(settings);
     }
     let file_secret = new_slot_secret()?;
     let number = slots
@@ -119,6 +112,16 @@ pub fn recover(
     batch.put(Table::Slot, [number].as_slice(), slot.encode());
     store.commit(store.revision()?, &batch)?;
     Ok(())
+}
+
+/// One that is there is left alone.
+pub(super) fn no_key_file(settings: &Settings) -> Result<(), VaultError> {
+    let shown = settings.key_file.display();
+    match settings.key_file.try_exists() {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(VaultError::Occupied(format!("a key file is there: {shown}"))),
+        Err(e) => Err(VaultError::Io(shown.to_string(), e)),
+    }
 }
 
 /// Durable before the store that needs it is.

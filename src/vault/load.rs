@@ -59,8 +59,6 @@ impl Vault {
             log,
         };
         vault.settle()?;
-        // The records as they were read are several times what is kept of them.
-        crate::sys::mem::trim();
         Ok(vault)
     }
 }

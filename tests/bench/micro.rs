@@ -8,26 +8,12 @@ use wardfs::access::{KnownCaller, Range};
 use wardfs::config::Config;
 use wardfs::id::{Gid, Label, ROOT, SecretId, SecretName, Uid};
 use wardfs::policy::{
-    Action, Administration, Decision, Directory, Layers, PolicyRecord, PrincipalMap, Purpose, Request,
-    Shared, decide,
+    Action, Administration, Decision, Layers, PolicyRecord, PrincipalMap, Purpose, Request, Shared, decide,
 };
 
-struct Nobody;
-
-impl Directory for Nobody {
-    fn uid_of(&self, _: &str) -> Option<Uid> {
-        None
-    }
-    fn gid_of(&self, _: &str) -> Option<Gid> {
-        None
-    }
-    fn users(&self) -> Vec<(String, Uid)> {
-        Vec::new()
-    }
-    fn groups(&self) -> Vec<(String, Gid)> {
-        Vec::new()
-    }
-}
+#[path = "../support/nobody.rs"]
+mod nobody;
+use nobody::Nobody;
 
 /// Nineteen statements that do not decide, and one that does, last.
 fn twenty(statement: impl Fn(usize) -> Value, last: Value) -> String {

@@ -18,6 +18,7 @@ mod mount;
 pub mod product;
 pub mod rig;
 mod run;
+pub mod small;
 pub mod sys;
 pub mod terminal;
 
@@ -211,4 +212,9 @@ pub fn coverage_of(uid: u32) -> Option<(&'static str, std::ffi::OsString)> {
     let mut file = std::ffi::OsString::from(format!("{uid}-"));
     file.push(pattern.file_name()?);
     Some((name, pattern.with_file_name(file).into_os_string()))
+}
+
+/// Whether the long half of the tests was asked for (`tests/run --long`).
+pub fn long_run() -> bool {
+    std::env::var("WARDFS_TEST_LONG").as_deref() == Ok("1")
 }

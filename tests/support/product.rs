@@ -186,7 +186,8 @@ impl Product {
         Some(status)
     }
 
-    fn unmount(&self) {
+    /// Takes the mount away, whatever is on it.
+    pub fn unmount(&self) {
         let flags = nix::mount::MntFlags::MNT_DETACH | nix::mount::MntFlags::MNT_FORCE;
         while nix::mount::umount2(&self.target(), flags).is_ok() {}
     }
@@ -328,8 +329,9 @@ fn end(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     None
 }
 
+/// Runs a command with input.
 #[track_caller]
-fn said(mut command: Command, input: &[u8]) -> Said {
+pub fn said(mut command: Command, input: &[u8]) -> Said {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -369,4 +371,23 @@ pub fn install(to: &Path) {
         .arg(to)
         .status();
     assert!(status.expect("start cp").success());
+}
+
+/// The commands that the help text of those `above` lists, those beneath them included.
+pub fn commands(above: &[&str]) -> Vec<String> {
+    let help = Command::new(env!("CARGO_BIN_EXE_wardfs"))
+        .args(above)
+        .arg("-h")
+        .output()
+        .expect("help");
+    let help = String::from_utf8(help.stdout).expect("text");
+    let Some((_, list)) = help.split_once("\nCommands:\n") else {
+        return vec![above.join(" ")];
+    };
+    list.lines()
+        .take_while(|l| l.starts_with("  "))
+        .filter_map(|l| l.split_whitespace().next())
+        .filter(|c| *c != "help")
+        .flat_map(|c| commands(&[above, &[c]].concat()))
+        .collect()
 }

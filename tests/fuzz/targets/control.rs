@@ -1,8 +1,6 @@
 //! Any request on the control socket's desk: answered or refused, by somebody who is nobody and by root.
 #![no_main]
 
-use std::sync::OnceLock;
-
 use libfuzzer_sys::fuzz_target;
 use wardfs::access::KnownCaller;
 use wardfs::config::Config;
@@ -16,7 +14,7 @@ struct Open {
 }
 
 thread_local! {
-    static OPEN: OnceLock<Open> = const { OnceLock::new() };
+    static OPEN: Open = open();
 }
 
 fn open() -> Open {
@@ -39,8 +37,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(request) = request.or_else(|_| serde_json::from_slice::<Request>(bytes)) else {
         return;
     };
-    OPEN.with(|cell| {
-        let open = cell.get_or_init(open);
+    OPEN.with(|open| {
         let mut nobody = KnownCaller::supposed(Uid(61001), Gid(61001), Vec::new());
         let mut root = KnownCaller::root();
         for caller in [&mut nobody, &mut root] {

@@ -4,25 +4,11 @@
 use arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
-use wardfs::id::{Gid, Uid};
-use wardfs::policy::{Action, Answer, Directory, Scenario, simulate};
+use wardfs::policy::{Action, Answer, Scenario, simulate};
 
-struct Nobody;
-
-impl Directory for Nobody {
-    fn uid_of(&self, _: &str) -> Option<Uid> {
-        None
-    }
-    fn gid_of(&self, _: &str) -> Option<Gid> {
-        None
-    }
-    fn users(&self) -> Vec<(String, Uid)> {
-        Vec::new()
-    }
-    fn groups(&self) -> Vec<(String, Gid)> {
-        Vec::new()
-    }
-}
+#[path = "../../support/nobody.rs"]
+mod nobody;
+use nobody::Nobody;
 
 const ACTIONS: [&str; 4] = ["GetSecretValue", "DescribeSecret", "PutSecretValue", "DeleteSecret"];
 const PATTERNS: [&str; 7] = ["*", "secretsmanager:*", "secretsmanager:Get*", "secretsmanager:GetSecretValue",

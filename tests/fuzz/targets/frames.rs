@@ -122,7 +122,7 @@ fn start() -> Served {
     }
     init.resize(64, 0);
     send(kernel.as_raw_fd(), &frame(26, 1, 0, 0, &init), MsgFlags::empty()).unwrap();
-    let session = Session::start(vfs.clone(), device, 1).unwrap();
+    let session = Session::start(vfs.clone(), device, 1, 1024).unwrap();
     std::thread::spawn(move || session.run());
     let mut node = 1;
     for name in [&b"app\0"[..], b"mine\0"] {
