@@ -116,7 +116,7 @@ impl Access {
         Layers {
             administration: self.vault.administration(),
             shared: state.layers.shared(),
-            secret: secret.and_then(|s| s.policy.as_deref()),
+            secret: secret.and_then(|s| s.policy.as_ref()),
         }
     }
 

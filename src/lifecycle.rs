@@ -137,7 +137,7 @@ impl Lifecycle {
         let state = self.access.vault().state();
         let secret = state.secrets.by_name(name.as_str());
         let readers = secret
-            .and_then(|s| s.policy.as_deref())
+            .and_then(|s| s.policy.as_ref())
             .map(crate::policy::readers)
             .unwrap_or_default();
         if readers.is_empty() {

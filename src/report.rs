@@ -96,7 +96,7 @@ impl Report {
         answer["readers"] = json!(
             secret
                 .policy
-                .as_deref()
+                .as_ref()
                 .map(crate::policy::readers)
                 .unwrap_or_default()
         );
@@ -137,7 +137,7 @@ impl Report {
         let what = format!("cannot show the policy of {name}");
         let state = self.access.vault().state();
         let secret = self.allowed(&state, name, Action::GetResourcePolicy, &what, caller)?;
-        let record = secret.meta.policy.as_ref();
+        let record = secret.meta.policy.as_deref();
         let document = record.and_then(|r| serde_json::from_str::<Value>(&r.text).ok());
         Ok(json!({
             "name": name,

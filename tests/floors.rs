@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Rooms by floor, as in `src/lib.rs`.
 const FLOORS: &[&[&str]] = &[
-    &["id", "secret", "clock", "problem"],
+    &["id", "secret", "clock", "problem", "pool"],
     &["sys"],
     &["store", "seal", "policy", "audit"],
     &["config", "vault"],

@@ -50,7 +50,7 @@ fn filled(count: usize) -> Product {
                 let mut meta = model.clone();
                 meta.id = id;
                 meta.name = name;
-                meta.labels = [(Label::current(), no)].into();
+                meta.labels = [(Label::current(), no)].into_iter().collect();
                 draft.put_secret(meta, ChangeKind::Created);
             }
             let record = Record {

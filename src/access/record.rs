@@ -93,7 +93,7 @@ impl Access {
         match &secret.broken {
             None if secret.is_active() => Ok(()),
             None => Err(AccessError::Revoked),
-            Some(why) => Err(self.broken(secret, why.clone(), caller)),
+            Some(why) => Err(self.broken(secret, why.to_string(), caller)),
         }
     }
 

@@ -60,7 +60,7 @@ impl Lifecycle {
                         Some(text) => {
                             let (record, found) = self.resolve(text, name, meta.arn.as_deref(), &what)?;
                             warnings.extend(found.iter().map(ToString::to_string));
-                            Some(record)
+                            Some(record.into())
                         }
                     };
                     meta.meta_changed = Timestamp::now();

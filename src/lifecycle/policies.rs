@@ -78,11 +78,11 @@ impl Lifecycle {
             let arn = meta.arn.as_deref();
             let (record, found) = match edit {
                 PolicyEdit::Replace(text) => self.resolve(text, name, arn, &what)?,
-                PolicyEdit::Add(rules) => self.with_rules(meta.policy.as_ref(), rules, name, arn, &what)?,
+                PolicyEdit::Add(rules) => self.with_rules(meta.policy.as_deref(), rules, name, arn, &what)?,
             };
             care.judge(&found, &what)?;
             warnings.extend(found.iter().map(ToString::to_string));
-            meta.policy = Some(record);
+            meta.policy = Some(record.into());
             meta.meta_changed = Timestamp::now();
             let body = self.body(Event::PutResourcePolicy, name, None, caller);
             draft.put_secret(meta, ChangeKind::Settings);

@@ -385,10 +385,10 @@ impl Lifecycle {
         let resolved = match &put.policy {
             Some(text) => Some(self.resolve(text, &meta.name, arn, what)?),
             None if put.rules.is_empty() => None,
-            None => Some(self.with_rules(meta.policy.as_ref(), &put.rules, &meta.name, arn, what)?),
+            None => Some(self.with_rules(meta.policy.as_deref(), &put.rules, &meta.name, arn, what)?),
         };
         if let Some((record, found)) = resolved {
-            meta.policy = Some(record);
+            meta.policy = Some(record.into());
             warnings.extend(found.iter().map(ToString::to_string));
         }
         if let Some(description) = &put.description {

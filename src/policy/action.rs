@@ -171,7 +171,7 @@ pub(super) fn nearest(bare: &str) -> Option<String> {
 }
 
 /// A set of actions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
 pub(super) struct ActionSet(u32);
 
 impl ActionSet {

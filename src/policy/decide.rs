@@ -215,7 +215,7 @@ impl<'a> Layers<'a> {
 
     /// Every rule of an effect that binds this caller, in the order in which layers are asked.
     fn denies(&self, uid: Uid, own: bool) -> impl Iterator<Item = (Layer, &Rule)> {
-        let own = self.secret.filter(|_| own).map_or(&[][..], |p| &p.rules.denies);
+        let own = self.secret.filter(|_| own).map_or(&[][..], |p| &p.rules().denies);
         let guardrails = self.shared.guardrails.iter().flat_map(|g| &g.denies);
         let identities = self.shared.identities(uid).flat_map(|rules| &rules.denies);
         guardrails
@@ -233,7 +233,7 @@ impl<'a> Layers<'a> {
                 part(rules)..rules.len()
             }
         };
-        let own = self.secret.map_or(&[][..], |p| &p.rules.allows);
+        let own = self.secret.map_or(&[][..], |p| &p.rules().allows);
         let identities = self
             .shared
             .identities(uid)

@@ -4,7 +4,7 @@ use super::diagnostic::{PolicyError, Source, nearest};
 use super::json::Text;
 
 /// How an operator compares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Comparison {
     /// Letter by letter; `*` and `?` are themselves.
     Equals,
@@ -29,7 +29,7 @@ pub enum Comparison {
 }
 
 /// What a number or an instant has to be, beside the value of the document.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Order {
     /// The same.
     Equal,

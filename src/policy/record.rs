@@ -44,7 +44,7 @@ impl<'a> Kind<'a> {
 }
 
 /// What of a statement may be left out, or may not be there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Grammar {
     /// `Principal` or `NotPrincipal` is there.
@@ -61,7 +61,7 @@ const MAX_NAMES: usize = 4096;
 
 /// A policy as it is sealed with its secret. Compiling it looks nothing up, so that neither the directory nor
 /// the configuration of a later day changes who may read.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyRecord {
     /// The document as it was given.

@@ -17,7 +17,7 @@ pub(super) struct Subject<'a> {
 }
 
 /// One pattern of a `Resource` clause.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) enum Resource {
     Everything,
     Arn {

@@ -8,7 +8,7 @@ use super::template::Template;
 use super::value::Matcher;
 
 /// The rules of one document.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Rules {
     pub denies: Vec<Rule>,
     pub allows: Vec<Rule>,
@@ -23,7 +23,7 @@ impl Rules {
 }
 
 /// A statement that may apply.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Rule {
     /// The statement, counted within its layer.
     pub index: u32,
@@ -33,7 +33,7 @@ pub(super) struct Rule {
 }
 
 /// Which part of a statement asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
     /// `Principal` or `NotPrincipal`, or whom an identity policy is attached to.
     Principal,
@@ -44,7 +44,7 @@ pub enum Part {
 }
 
 /// One question.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Test {
     pub part: Part,
     pub what: What,
@@ -53,7 +53,7 @@ pub(super) struct Test {
     pub unless_absent: Option<Presence>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) enum What {
     Const(bool),
     Who(Who),
@@ -69,7 +69,7 @@ pub(super) enum What {
 }
 
 /// A value to compare a secret's id with.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct SecretIdValue {
     pub text: Box<str>,
     pub template: Option<Template>,
@@ -79,7 +79,7 @@ pub(super) struct SecretIdValue {
 pub(super) type Origins = Box<[Origin]>;
 
 /// Any comparison of any key.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Each {
     pub origin: Origin,
     /// Whether all values have to satisfy the operator; else one of them.
@@ -90,7 +90,7 @@ pub(super) struct Each {
 }
 
 /// Where a key's values come from.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) enum Origin {
     /// ARNs, and who has them.
     Arns(Box<[(Box<str>, Who)]>),
@@ -118,7 +118,7 @@ pub(super) enum Origin {
 }
 
 /// A set of local principals.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Who {
     pub everyone: bool,
     pub uids: Vec<u32>,
@@ -128,21 +128,21 @@ pub(super) struct Who {
 }
 
 /// Ids, listed or by patterns of their decimal form.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Numbers {
     pub exact: Vec<u32>,
     pub patterns: Vec<String>,
 }
 
 /// A text to compare with.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Words {
     comparison: Comparison,
     value: Box<str>,
 }
 
 /// Whether the request has a key at all.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) enum Presence {
     Always,
     Has(Origin),

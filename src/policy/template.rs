@@ -7,19 +7,19 @@ use super::condition::Key;
 use super::pattern::{ANY, ONE};
 
 /// A text of a document, taken apart.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Template {
     parts: Box<[Part]>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 enum Part {
     Pattern(Box<[u8]>),
     Variable(Variable),
 }
 
 /// `${key}` or `${key, 'default'}`.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Variable {
     pub key: Key,
     pub default: Option<Box<str>>,

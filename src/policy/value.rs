@@ -18,7 +18,7 @@ pub(super) enum Value<'a> {
 }
 
 /// A decimal number as billionths.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Decimal(i128);
 
 const FRACTION: usize = 9;
@@ -69,7 +69,7 @@ pub(super) fn parse_instant(text: &str) -> Option<i64> {
 }
 
 /// A range of addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Net {
     base: IpAddr,
     prefix: u8,
@@ -120,7 +120,7 @@ pub(super) fn parse_bool(text: &str) -> Option<bool> {
 }
 
 /// The values of a condition, ready to compare.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) enum Matcher {
     /// Equal, equal in any case, with wildcards, or as ARNs.
     Words(Comparison, Box<[Template]>),

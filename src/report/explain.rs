@@ -97,7 +97,7 @@ impl Report {
         let layers = self.access.layers(&state, Some(secret));
         let request = crate::access::request(secret, action, Purpose::of(action), asked);
         let documents = Documents::new(
-            secret.meta.policy.as_ref(),
+            secret.meta.policy.as_deref(),
             state.layers.guardrails().map(|(_, r)| r),
             state.layers.identities().map(|(_, r)| r),
         );

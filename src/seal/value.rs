@@ -41,6 +41,13 @@ impl WrappedKey {
         &self.key
     }
 
+    /// Keeps `key` in the place of an equal one, so that many wrapped keys name one.
+    pub fn share_key(&mut self, key: KeyId) {
+        if self.key == key {
+            self.key = key;
+        }
+    }
+
     /// The bytes as `format.md` lays them out.
     pub fn encode(&self) -> Vec<u8> {
         let id = self.key.as_str().as_bytes();

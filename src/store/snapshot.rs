@@ -88,8 +88,7 @@ pub enum NameConflict {
 pub struct Snapshot<E> {
     ordered: imbl::OrdMap<Ordered, Arc<E>>,
     by_name: imbl::GenericHashMap<SecretName, Arc<E>, RandomState, imbl::shared_ptr::DefaultSharedPtr>,
-    by_id:
-        imbl::GenericHashMap<SecretId, Arc<E>, BuildHasherDefault<Mix>, imbl::shared_ptr::DefaultSharedPtr>,
+    by_id: imbl::OrdMap<SecretId, Arc<E>>,
     /// How many entries each directory has. The root is not in it while it is empty.
     entries: imbl::GenericHashMap<Arc<str>, usize, RandomState, imbl::shared_ptr::DefaultSharedPtr>,
     paths: imbl::GenericHashMap<u64, Arc<str>, BuildHasherDefault<Mix>, imbl::shared_ptr::DefaultSharedPtr>,
@@ -125,7 +124,7 @@ impl<E: Indexed> Snapshot<E> {
         Snapshot {
             ordered: imbl::OrdMap::new(),
             by_name: imbl::GenericHashMap::default(),
-            by_id: imbl::GenericHashMap::default(),
+            by_id: imbl::OrdMap::new(),
             entries: imbl::GenericHashMap::default(),
             paths: imbl::GenericHashMap::default(),
         }

@@ -42,7 +42,7 @@ impl Vault {
                 })
             };
             if let Some(why) = &secret.broken {
-                found(why.clone());
+                found(why.to_string());
             }
             for (label, no) in &secret.meta.labels {
                 if !secret.versions.contains_key(no) {

@@ -331,22 +331,15 @@ impl Vault {
             let old = before.secrets.by_id(meta.id);
             let mut own = old.map(|s| s.versions.clone()).unwrap_or_default();
             for (v, sealed) in draft.versions.iter().filter(|(v, _)| v.secret == meta.id) {
-                let inline = OnceLock::new();
+                let version = Version::new(v.clone(), draft.epoch);
                 if sealed.0.len() <= INLINE {
-                    let _ = inline.set(sealed.clone());
+                    let _ = version.inline.set(sealed.clone());
                 }
-                let version = Version {
-                    meta: v.clone(),
-                    revision: draft.epoch,
-                    inline,
-                    key: OnceLock::new(),
-                    broken: None,
-                };
                 own.insert(v.no, Arc::new(version));
                 versions.insert(v.no, meta.id);
             }
             for no in &draft.destroyed {
-                own.remove(no);
+                let _ = own.remove(no);
             }
             // What lost its last label is hardly read any more: its value and key are not kept at hand.
             let labelled = |no: &VersionNo| meta.labels.values().any(|n| n == no);
@@ -368,13 +361,13 @@ impl Vault {
                 {
                     old.policy.clone()
                 }
-                (Some(record), _) => Some(Arc::new(
+                (Some(record), _) => Some(
                     record
                         .compile(&meta.name, meta.arn.as_deref())
                         .map_err(|e| VaultError::Policy(meta.name.clone(), e))?,
-                )),
+                ),
             };
-            let secret = Secret::new(meta.clone(), draft.epoch, policy, own, None);
+            let secret = Secret::new(meta.clone(), draft.epoch, policy, own, None, &before.common);
             secrets = secrets.with(Arc::new(secret));
             changes.push(Change {
                 id: meta.id,
@@ -404,6 +397,7 @@ impl Vault {
                     changes => Arc::new(before.layers.with(changes)?),
                 },
                 lost: before.lost.clone(),
+                common: before.common.clone(),
                 epoch: Epoch(draft.epoch),
             },
             changes,

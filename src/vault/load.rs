@@ -87,12 +87,14 @@ pub(super) fn believed(store: &dyn Store, keyring: &Keyring) -> Result<(EpochRec
     let records = Records::read(store, keyring)?;
     records.check_sum(&epoch)?;
     let layers = Arc::new(LayerSet::new(records.layers()?)?);
-    let (secrets, versions, lost) = records.assemble();
+    let common = Arc::new(Common::default());
+    let (secrets, versions, lost) = records.assemble(&common);
     let state = State {
         secrets,
         versions,
         layers,
         lost: Arc::new(lost),
+        common,
         epoch: Epoch(epoch.epoch),
     };
     Ok((epoch, state))
@@ -195,6 +197,9 @@ impl Opened {
     }
 }
 
+/// Records that are opened together: enough for every CPU, and few enough that what is needed meanwhile is small.
+const AT_ONCE: usize = 4096;
+
 /// Every sealed metadata record, opened and held against its term.
 struct Records {
     secrets: HashMap<u64, Loaded<SecretMeta>>,
@@ -277,20 +282,27 @@ impl Records {
                         None => tracing::warn!(kind = kind.0, id, "a record without a term was ignored"),
                     }
                 }
+                if raw.len() == AT_ONCE {
+                    records.open(std::mem::take(&mut raw), keyring);
+                }
                 ControlFlow::Continue(())
             })?;
         }
-        for opened in workers::map(raw, |(kind, id, record, term)| {
-            Opened::read(kind, id, &record, &term, keyring)
-        }) {
-            records.insert(opened);
-        }
+        records.open(std::mem::take(&mut raw), keyring);
         // A term whose record is gone: the record is broken, and stays named.
         for ((kind, id), _) in terms {
             let why = Err("its record is missing".to_string());
             records.insert(Opened::parse(RecordKind(kind), id, 0, why));
         }
         Ok(records)
+    }
+
+    fn open(&mut self, raw: Vec<(RecordKind, u64, Vec<u8>, Term)>, keyring: &Keyring) {
+        for opened in workers::map(raw, |(kind, id, record, term)| {
+            Opened::read(kind, id, &record, &term, keyring)
+        }) {
+            self.insert(opened);
+        }
     }
 
     fn insert(&mut self, opened: Opened) {
@@ -329,38 +341,27 @@ impl Records {
         ))
     }
 
-    fn assemble(self) -> (Snapshot<Secret>, imbl::HashMap<VersionNo, SecretId>, Lost) {
+    fn assemble(self, common: &Common) -> (Snapshot<Secret>, imbl::OrdMap<VersionNo, SecretId>, Lost) {
         let mut lost = Lost::default();
-        let mut by_secret: HashMap<u64, Vec<Arc<Version>>> = HashMap::new();
-        let mut owner = imbl::HashMap::new();
+        let mut by_secret: HashMap<u64, Vec<Loaded<VersionMeta>>> = HashMap::new();
+        let mut owner = imbl::OrdMap::new();
         let mut names: HashMap<u64, SecretName> = HashMap::new();
         for (no, loaded) in self.versions {
-            let meta = match loaded.content {
-                Ok(meta) => meta,
-                Err(why) => {
-                    lost.versions.push((VersionNo(no), why));
-                    continue;
+            match &loaded.content {
+                Ok(meta) => {
+                    owner.insert(meta.no, meta.secret);
+                    names.entry(meta.secret.0).or_insert_with(|| meta.name.clone());
+                    by_secret.entry(meta.secret.0).or_default().push(loaded);
                 }
-            };
-            owner.insert(meta.no, meta.secret);
-            names.entry(meta.secret.0).or_insert_with(|| meta.name.clone());
-            by_secret
-                .entry(meta.secret.0)
-                .or_default()
-                .push(Arc::new(Version {
-                    revision: loaded.revision,
-                    inline: OnceLock::new(),
-                    key: OnceLock::new(),
-                    broken: None,
-                    meta,
-                }));
+                Err(why) => lost.versions.push((VersionNo(no), why.clone())),
+            }
         }
         let secrets = self.secrets.into_iter().map(|(id, loaded)| {
             let versions = by_secret.remove(&id).unwrap_or_default();
             (id, loaded, versions, names.remove(&id))
         });
         let secrets = workers::map(secrets.collect(), |(id, loaded, versions, name)| {
-            assembled(id, loaded, versions, name)
+            assembled(id, loaded, versions, name, common)
         });
         let mut snapshot = Snapshot::empty();
         for secret in secrets {
@@ -383,24 +384,36 @@ impl Records {
 fn assembled(
     id: u64,
     loaded: Loaded<SecretMeta>,
-    versions: Vec<Arc<Version>>,
+    versions: Vec<Loaded<VersionMeta>>,
     name: Option<SecretName>,
+    common: &Common,
 ) -> Result<Arc<Secret>, (SecretId, String)> {
-    let versions = versions.into_iter().map(|v| (v.meta.no, v)).collect();
     let (meta, broken) = match (loaded.content, name) {
         (Ok(meta), _) => (meta, None),
         (Err(why), Some(name)) => (nameless(SecretId(id), name), Some(why)),
         (Err(why), None) => return Err((SecretId(id), why)),
     };
+    let versions = versions.into_iter().filter_map(|loaded| {
+        let mut version = loaded.content.ok()?;
+        // Equal names and keys are one in memory.
+        if version.name == meta.name {
+            version.name = meta.name.clone();
+        }
+        version.wrapped.share_key(common.key(version.wrapped.key().clone()));
+        Some((version.no, Arc::new(Version::new(version, loaded.revision))))
+    });
+    let versions = versions.collect();
     let (policy, broken) = match (&meta.policy, broken) {
         (Some(record), None) => match record.compile(&meta.name, meta.arn.as_deref()) {
-            Ok(compiled) => (Some(Arc::new(compiled)), None),
+            Ok(compiled) => (Some(compiled), None),
             Err(e) => (None, Some(format!("its policy does not compile: {e}"))),
         },
         (_, broken) => (None, broken),
     };
-    let revision = loaded.revision;
-    Ok(Arc::new(Secret::new(meta, revision, policy, versions, broken)))
+    let (revision, broken) = (loaded.revision, broken.map(Into::into));
+    Ok(Arc::new(Secret::new(
+        meta, revision, policy, versions, broken, common,
+    )))
 }
 
 /// The little that is known of a secret whose record is broken: enough to answer with an integrity error.

@@ -1,7 +1,9 @@
 //! What the sealed metadata records hold, as JSON inside the seal (`packaging/doc/format.md`).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
@@ -73,14 +75,14 @@ pub struct SecretMeta {
     pub visibility: Visibility,
     /// Its own policy; without one nobody reads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub policy: Option<PolicyRecord>,
+    pub policy: Option<Arc<PolicyRecord>>,
     /// The named key that wraps its data keys.
     pub key: KeyId,
     /// Its tags.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<String, String>,
     /// Which version has which label.
-    pub labels: BTreeMap<Label, VersionNo>,
+    pub labels: LiteMap<Label, VersionNo>,
     /// Whether its values exist.
     pub life: Life,
 }

@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
+use litemap::LiteMap;
 
 use crate::audit::{Anchor, Log, LogError, VerifyError};
-use crate::id::{Epoch, KeyId, SecretId, SecretName, StoreId, VersionId, VersionNo};
-use crate::policy::{Administration, Compiled, PolicyError};
+use crate::id::{Epoch, KeyId, Label, SecretId, SecretName, StoreId, VersionId, VersionNo};
+use crate::policy::{Administration, Compilations, Compiled, PolicyError, PolicyRecord};
+use crate::pool::Pool;
 use crate::problem::{Exit, Problem};
 use crate::seal::{Context, DataKey, Keyring, RecordKind, SealError, TermSum};
 use crate::secret::Sealed;
@@ -210,6 +212,36 @@ pub struct Settings {
     pub administration: Administration,
 }
 
+/// A secret's versions by number: few, so that the least memory is best.
+pub type Versions = LiteMap<VersionNo, Arc<Version>>;
+
+/// What secrets have in common, kept once.
+#[derive(Default)]
+pub struct Common {
+    records: Pool<PolicyRecord>,
+    policies: Compilations,
+    labels: Pool<Label>,
+    label_sets: Pool<[Label]>,
+    keys: Pool<KeyId>,
+}
+
+impl Common {
+    fn label(&self, label: Label) -> Label {
+        (*self.labels.share(Arc::new(label))).clone()
+    }
+
+    fn key(&self, key: KeyId) -> KeyId {
+        (*self.keys.share(Arc::new(key))).clone()
+    }
+}
+
+/// Without room for more.
+fn exact<K: Ord, V>(map: LiteMap<K, V>) -> LiteMap<K, V> {
+    let mut entries = map.into_tuple_vec();
+    entries.shrink_to_fit();
+    LiteMap::from_sorted_store_unchecked(entries)
+}
+
 /// A secret as the serving path sees it.
 pub struct Secret {
     /// Its metadata.
@@ -217,13 +249,13 @@ pub struct Secret {
     /// The epoch that wrote its record.
     pub revision: u64,
     /// Its policy, compiled.
-    pub policy: Option<Arc<Compiled>>,
+    pub policy: Option<Compiled>,
     /// The labels of its current version.
-    pub current_labels: Arc<[crate::id::Label]>,
+    pub current_labels: Arc<[Label]>,
     /// Its versions by number.
-    pub versions: imbl::OrdMap<VersionNo, Arc<Version>>,
+    pub versions: Versions,
     /// Why its record cannot be believed, where that is so.
-    pub broken: Option<String>,
+    pub broken: Option<Box<str>>,
 }
 
 impl Indexed for Secret {
@@ -237,26 +269,33 @@ impl Indexed for Secret {
 
 impl Secret {
     fn new(
-        meta: SecretMeta,
+        mut meta: SecretMeta,
         revision: u64,
-        policy: Option<Arc<Compiled>>,
-        versions: imbl::OrdMap<VersionNo, Arc<Version>>,
-        broken: Option<String>,
+        policy: Option<Compiled>,
+        versions: Versions,
+        broken: Option<Box<str>>,
+        common: &Common,
     ) -> Self {
+        meta.policy = meta.policy.map(|record| common.records.share(record));
+        meta.key = common.key(meta.key);
+        let labels = meta.labels.into_iter();
+        meta.labels = exact(labels.map(|(label, no)| (common.label(label), no)).collect());
         let current = meta.labels.get("current").copied();
-        let of_current = |(_, no): &(&crate::id::Label, &VersionNo)| Some(**no) == current;
+        let of_current = |(_, no): &(&Label, &VersionNo)| Some(**no) == current;
         let current_labels = meta
             .labels
             .iter()
             .filter(of_current)
             .map(|(label, _)| label.clone())
             .collect();
+        let current_labels = common.label_sets.share(current_labels);
+        let policy = policy.map(|policy| common.policies.share(policy));
         Secret {
             meta,
             revision,
             policy,
             current_labels,
-            versions,
+            versions: exact(versions),
             broken,
         }
     }
@@ -277,7 +316,7 @@ impl Secret {
     }
 
     /// The labels of a version.
-    pub fn labels_of(&self, no: VersionNo) -> impl Iterator<Item = &crate::id::Label> {
+    pub fn labels_of(&self, no: VersionNo) -> impl Iterator<Item = &Label> {
         self.meta
             .labels
             .iter()
@@ -306,20 +345,22 @@ pub struct Version {
     pub revision: u64,
     inline: OnceLock<Sealed>,
     key: OnceLock<DataKey>,
-    /// Why its record cannot be believed, where that is so.
-    pub broken: Option<String>,
 }
 
 impl Version {
-    /// The same, with neither value nor key at hand.
-    fn bare(&self) -> Version {
+    /// With neither value nor key at hand.
+    fn new(meta: VersionMeta, revision: u64) -> Version {
         Version {
-            meta: self.meta.clone(),
-            revision: self.revision,
+            meta,
+            revision,
             inline: OnceLock::new(),
             key: OnceLock::new(),
-            broken: self.broken.clone(),
         }
+    }
+
+    /// The same, with neither value nor key at hand.
+    fn bare(&self) -> Version {
+        Version::new(self.meta.clone(), self.revision)
     }
 
     fn context<'a>(&'a self, store: StoreId) -> Context<'a> {
@@ -340,11 +381,12 @@ pub struct State {
     /// Every secret.
     pub secrets: Snapshot<Secret>,
     /// Whose a version is.
-    pub versions: imbl::HashMap<VersionNo, SecretId>,
+    pub versions: imbl::OrdMap<VersionNo, SecretId>,
     /// Guardrails and identity policies.
     pub layers: Arc<LayerSet>,
     /// What was found broken when the store was opened, without a name to answer under.
     pub lost: Arc<Lost>,
+    common: Arc<Common>,
     /// The commit that made it.
     pub epoch: Epoch,
 }
@@ -472,11 +514,8 @@ impl Vault {
     /// The data key of a version, unwrapped once and kept in locked memory.
     ///
     /// # Errors
-    /// If its record was found broken, the key is not this version's, or locked memory is used up.
+    /// If the key is not this version's, or locked memory is used up.
     pub fn data_key<'v>(&self, version: &'v Version) -> Result<&'v DataKey, VaultError> {
-        if let Some(why) = &version.broken {
-            return Err(VaultError::Integrity(why.clone()));
-        }
         if let Some(key) = version.key.get() {
             return Ok(key);
         }

@@ -152,7 +152,7 @@ fn make(vault: &Vault, name: &str, meanwhile: impl FnOnce()) -> Result<(), Vault
                 policy: None,
                 key: default_key(),
                 tags: Default::default(),
-                labels: [(crate::id::Label::current(), no)].into(),
+                labels: [(crate::id::Label::current(), no)].into_iter().collect(),
                 life: Life::Active,
             },
             ChangeKind::Created,

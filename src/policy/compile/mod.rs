@@ -4,6 +4,7 @@
 mod conditions;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::id::SecretName;
 use crate::policy::action::Action;
@@ -16,6 +17,7 @@ use crate::policy::resource::{Resource, Subject};
 use crate::policy::rule::{Cost, Origin, Part, Rule, Rules, Test, What, Who};
 use crate::policy::template::Template;
 use crate::policy::words;
+use crate::pool::Pool;
 
 /// Whose a document is.
 #[derive(Debug, Clone, Copy)]
@@ -36,13 +38,33 @@ pub(super) enum World {
 }
 
 /// A policy that is ready to decide. It belongs to the secret that it was compiled for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Compiled {
     name: SecretName,
     arn: Option<Box<str>>,
-    pub(super) rules: Rules,
+    body: Arc<Body>,
+}
+
+/// What secrets may have in common.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct Body {
+    rules: Rules,
     ids: Box<[Box<str>]>,
     readers: Box<[String]>,
+}
+
+/// Policies of which equal parts are kept once.
+#[derive(Default)]
+pub struct Compilations(Pool<Body>);
+
+impl Compilations {
+    /// The same policy, in common with those that came before.
+    pub fn share(&self, policy: Compiled) -> Compiled {
+        Compiled {
+            body: self.0.share(policy.body),
+            ..policy
+        }
+    }
 }
 
 /// Threads of the serving path share it.
@@ -54,7 +76,11 @@ const _: () = {
 impl Compiled {
     /// A statement's Sid, or `#2` for the second if it has none.
     pub fn statement_id(&self, index: u32) -> &str {
-        self.ids.get(index as usize).map_or("?", |id| id)
+        self.body.ids.get(index as usize).map_or("?", |id| id)
+    }
+
+    pub(super) fn rules(&self) -> &Rules {
+        &self.body.rules
     }
 
     /// Whether it was compiled for this secret.
@@ -67,7 +93,7 @@ impl Compiled {
 /// `unit app.service`, `anyone`, followed by ` when …` if there are conditions. Entries that begin with
 /// `but not ` are what Deny statements take from the others. Empty if nobody may.
 pub fn readers(policy: &Compiled) -> Vec<String> {
-    policy.readers.to_vec()
+    policy.body.readers.to_vec()
 }
 
 /// Which of a caller's costly facts could matter.
@@ -85,12 +111,9 @@ pub struct Needs {
 /// except for the actions that read a value.)
 pub fn needs(policy: &Compiled, action: Action) -> Needs {
     let rules = || {
-        policy
-            .rules
-            .denies
-            .iter()
-            .chain(&policy.rules.allows)
-            .filter(|r| r.actions.contains(action))
+        let rules = policy.rules();
+        let all = rules.denies.iter().chain(&rules.allows);
+        all.filter(|r| r.actions.contains(action))
     };
     let asks = |cost| rules().any(|r| r.tests.iter().any(|t| t.asks(cost)));
     Needs {
@@ -122,9 +145,11 @@ impl Output {
         Compiled {
             name: name.clone(),
             arn: arn.map(Into::into),
-            rules: self.rules,
-            ids: self.ids.into(),
-            readers: self.readers.into(),
+            body: Arc::new(Body {
+                rules: self.rules,
+                ids: self.ids.into(),
+                readers: self.readers.into(),
+            }),
         }
     }
 }
