@@ -331,6 +331,7 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
         failed(&e).next("is /proc mounted with hidepid, or is this a user or pid namespace of its own?")
     })?;
 
+    crate::sys::mem::large_blocks_apart();
     let vault = open_patiently(&plan.store, &plan.config)?;
     // The records as they were read are several times what is kept of them.
     crate::sys::mem::trim();

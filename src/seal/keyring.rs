@@ -7,7 +7,7 @@ use subtle::ConstantTimeEq;
 use super::keys::{self, Commitment};
 use super::primitive::{self, KEY_LEN};
 use super::slot::{Slot, SlotKind};
-use super::value::{self, DataKey, Parts, WrappedKey};
+use super::value::{self, DataKey, Parts, ValueDigest, WrappedKey};
 use super::wire::{Aad, Header, Input};
 use super::{Context, SealError, Summand, Term, random};
 use crate::id::{KeyId, StoreId};
@@ -232,12 +232,14 @@ impl Keyring {
         primitive::hmac(self.digests.expose(), &[b"wardfs backup 1", digest])
     }
 
-    /// A digest of a value in its place, in hexadecimal. Equal values of one version have equal digests; of two
-    /// versions, or without the root key, nothing can be told.
-    pub fn digest(&self, ctx: &Context<'_>, value: &SecretBytes) -> String {
+    /// A digest of a value in its place. Equal values of one version have equal digests; of two versions, or
+    /// without the root key, nothing can be told.
+    pub fn digest(&self, ctx: &Context<'_>, value: &SecretBytes) -> ValueDigest {
         let place = ctx.aad("value digest", Header::CURRENT);
-        let mac = primitive::hmac(self.digests.expose(), &[place.bytes(), value.expose()]);
-        mac.iter().map(|b| format!("{b:02x}")).collect()
+        ValueDigest(primitive::hmac(
+            self.digests.expose(),
+            &[place.bytes(), value.expose()],
+        ))
     }
 
     /// A key of [`KEY_LEN`] bytes for a purpose outside this room.

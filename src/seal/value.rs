@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use data_encoding::BASE64URL_NOPAD;
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use subtle::ConstantTimeEq;
 
@@ -159,6 +159,34 @@ impl<'de> Deserialize<'de> for WrappedKey {
             .decode(text.as_bytes())
             .map_err(de::Error::custom)?;
         Self::decode(&bytes).map_err(de::Error::custom)
+    }
+}
+
+/// What [`super::Keyring::digest`] makes of a value; as text it is hexadecimal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ValueDigest(pub(super) [u8; 32]);
+
+impl ValueDigest {
+    /// Whether they are equal, in a time that does not tell where they differ.
+    pub fn ct_eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Serialize for ValueDigest {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&HEXLOWER.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for ValueDigest {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = Cow::<'de, str>::deserialize(d)?;
+        let bytes = HEXLOWER.decode(text.as_bytes()).map_err(de::Error::custom)?;
+        let bytes = bytes
+            .try_into()
+            .map_err(|_| de::Error::custom("a digest is 32 bytes"))?;
+        Ok(ValueDigest(bytes))
     }
 }
 

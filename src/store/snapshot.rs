@@ -4,9 +4,10 @@
 use crate::id::{SecretId, SecretName};
 use equivalent::Comparable;
 use sha2::{Digest, Sha256};
+use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::fmt;
-use std::hash::{BuildHasherDefault, Hasher, RandomState};
+use std::hash::{BuildHasherDefault, Hash, Hasher, RandomState};
 use std::sync::Arc;
 
 /// What a snapshot can index.
@@ -86,8 +87,8 @@ pub enum NameConflict {
 
 /// The index. `E` is shared between all snapshots that hold it.
 pub struct Snapshot<E> {
-    ordered: imbl::OrdMap<Ordered, Arc<E>>,
-    by_name: imbl::GenericHashMap<SecretName, Arc<E>, RandomState, imbl::shared_ptr::DefaultSharedPtr>,
+    ordered: imbl::OrdSet<Ordered<E>>,
+    by_name: imbl::GenericHashMap<Named<E>, (), RandomState, imbl::shared_ptr::DefaultSharedPtr>,
     by_id: imbl::OrdMap<SecretId, Arc<E>>,
     /// How many entries each directory has. The root is not in it while it is empty.
     entries: imbl::GenericHashMap<Arc<str>, usize, RandomState, imbl::shared_ptr::DefaultSharedPtr>,
@@ -122,7 +123,7 @@ impl<E: Indexed> Snapshot<E> {
     /// Nothing but the root directory.
     pub fn empty() -> Self {
         Snapshot {
-            ordered: imbl::OrdMap::new(),
+            ordered: imbl::OrdSet::new(),
             by_name: imbl::GenericHashMap::default(),
             by_id: imbl::OrdMap::new(),
             entries: imbl::GenericHashMap::default(),
@@ -142,7 +143,7 @@ impl<E: Indexed> Snapshot<E> {
 
     /// The secret of that name.
     pub fn by_name(&self, name: &str) -> Option<&Arc<E>> {
-        self.by_name.get(name)
+        self.by_name.get_key_value(name).map(|(named, ())| &named.0)
     }
 
     /// The secret of that number.
@@ -170,16 +171,18 @@ impl<E: Indexed> Snapshot<E> {
             }
             None => false,
         };
-        if !same_name && let Some(old) = self.by_name.get(entry.name()).cloned() {
+        if !same_name && let Some(old) = self.by_name(entry.name().as_str()).cloned() {
             self.remove(&old);
         }
-        let name = entry.name().clone();
         if !same_name {
-            self.count_in(name.as_str());
+            self.count_in(entry.name().as_str());
         }
         self.by_id.insert(entry.id(), entry.clone());
-        self.by_name.insert(name.clone(), entry.clone());
-        self.ordered.insert(Ordered(name), entry);
+        // The key is the entry, so the old one has to go first.
+        self.by_name.remove(entry.name().as_str());
+        self.by_name.insert(Named(entry.clone()), ());
+        self.ordered.remove(&ByPath(entry.name().as_str()));
+        self.ordered.insert(Ordered(entry));
     }
 
     /// A snapshot without the secret of that number; the same one if there is none.
@@ -194,7 +197,7 @@ impl<E: Indexed> Snapshot<E> {
 
     fn remove(&mut self, old: &Arc<E>) {
         self.by_id.remove(&old.id());
-        self.by_name.remove(old.name());
+        self.by_name.remove(old.name().as_str());
         self.ordered.remove(&ByPath(old.name().as_str()));
         self.count_out(old.name().as_str());
     }
@@ -238,7 +241,7 @@ impl<E: Indexed> Snapshot<E> {
 
     /// Every secret in the order of the names, compared segment by segment: `a`, `a/x`, `a-b`.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<E>> {
-        self.ordered.values()
+        self.ordered.iter().map(|ordered| &ordered.0)
     }
 
     /// The directory at `path`; `""` is the root, which is always there.
@@ -305,8 +308,8 @@ impl<E: Indexed> Snapshot<E> {
             format!("{path}/")
         };
         self.from(&prefix)
-            .take_while(move |(name, _)| name.0.as_str().starts_with(&prefix))
-            .map(|(_, e)| e)
+            .map(|ordered| &ordered.0)
+            .take_while(move |entry| entry.name().as_str().starts_with(&prefix))
     }
 
     /// Why `name` cannot be given to a secret, if it cannot. A name that a secret has already is no conflict.
@@ -316,7 +319,7 @@ impl<E: Indexed> Snapshot<E> {
         }
         let mut path = name.as_str();
         while let Some((dir, _)) = parent(path) {
-            if let Some(secret) = self.by_name.get(dir) {
+            if let Some(secret) = self.by_name(dir) {
                 return Some(NameConflict::UnderSecret(secret.name().clone()));
             }
             if self.is_directory(dir) {
@@ -339,7 +342,7 @@ impl<E: Indexed> Snapshot<E> {
     }
 }
 
-type Rest<'a, E> = imbl::ordmap::RangedIter<'a, Ordered, Arc<E>, imbl::shared_ptr::DefaultSharedPtr>;
+type Rest<'a, E> = imbl::ordset::RangedIter<'a, Ordered<E>, imbl::shared_ptr::DefaultSharedPtr>;
 
 struct Children<'a, E> {
     snapshot: &'a Snapshot<E>,
@@ -351,8 +354,9 @@ impl<'a, E: Indexed> Iterator for Children<'a, E> {
     type Item = Child<'a, E>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (name, entry) = self.rest.next()?;
-        let Some(tail) = name.0.as_str().strip_prefix(&self.prefix) else {
+        let Ordered(entry) = self.rest.next()?;
+        let name = entry.name().as_str();
+        let Some(tail) = name.strip_prefix(&self.prefix) else {
             // What follows is in another directory; so is everything behind it.
             self.rest = self.snapshot.from(END);
             return None;
@@ -360,7 +364,7 @@ impl<'a, E: Indexed> Iterator for Children<'a, E> {
         match tail.split_once('/') {
             None => Some(Child::Secret(tail, entry)),
             Some((segment, _)) => {
-                let path = &name.0.as_str()[..self.prefix.len() + segment.len()];
+                let path = &name[..self.prefix.len() + segment.len()];
                 self.rest = self.snapshot.from(&behind(path));
                 Some(Child::Directory(segment, DirId::of(path)))
             }
@@ -385,18 +389,60 @@ fn behind(path: &str) -> String {
     format!("{path}\u{1}")
 }
 
-/// A name in the order of a tree: `/` comes before every other byte, so that what is beneath a directory
-/// follows its own name at once and segments are in the order of their bytes.
-#[derive(Clone, PartialEq, Eq)]
-struct Ordered(SecretName);
+/// An entry found by its name, which is kept in the entry alone.
+struct Named<E>(Arc<E>);
 
-impl Ord for Ordered {
-    fn cmp(&self, other: &Self) -> Ordering {
-        by_segments(self.0.as_str(), other.0.as_str())
+impl<E> Clone for Named<E> {
+    fn clone(&self) -> Self {
+        Named(self.0.clone())
     }
 }
 
-impl PartialOrd for Ordered {
+impl<E: Indexed> Borrow<str> for Named<E> {
+    fn borrow(&self) -> &str {
+        self.0.name().as_str()
+    }
+}
+
+impl<E: Indexed> Hash for Named<E> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Borrow::<str>::borrow(self).hash(state);
+    }
+}
+
+impl<E: Indexed> PartialEq for Named<E> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name() == other.0.name()
+    }
+}
+
+impl<E: Indexed> Eq for Named<E> {}
+
+/// An entry in the order of a tree: `/` comes before every other byte, so that what is beneath a directory
+/// follows its own name at once and segments are in the order of their bytes.
+struct Ordered<E>(Arc<E>);
+
+impl<E> Clone for Ordered<E> {
+    fn clone(&self) -> Self {
+        Ordered(self.0.clone())
+    }
+}
+
+impl<E: Indexed> PartialEq for Ordered<E> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name() == other.0.name()
+    }
+}
+
+impl<E: Indexed> Eq for Ordered<E> {}
+
+impl<E: Indexed> Ord for Ordered<E> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        by_segments(self.0.name().as_str(), other.0.name().as_str())
+    }
+}
+
+impl<E: Indexed> PartialOrd for Ordered<E> {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
@@ -405,15 +451,15 @@ impl PartialOrd for Ordered {
 /// A text compared with names.
 struct ByPath<'a>(&'a str);
 
-impl equivalent::Equivalent<Ordered> for ByPath<'_> {
-    fn equivalent(&self, key: &Ordered) -> bool {
-        self.0 == key.0.as_str()
+impl<E: Indexed> equivalent::Equivalent<Ordered<E>> for ByPath<'_> {
+    fn equivalent(&self, key: &Ordered<E>) -> bool {
+        self.0 == key.0.name().as_str()
     }
 }
 
-impl Comparable<Ordered> for ByPath<'_> {
-    fn compare(&self, key: &Ordered) -> Ordering {
-        by_segments(self.0, key.0.as_str())
+impl<E: Indexed> Comparable<Ordered<E>> for ByPath<'_> {
+    fn compare(&self, key: &Ordered<E>) -> Ordering {
+        by_segments(self.0, key.0.name().as_str())
     }
 }
 

@@ -101,6 +101,16 @@ pub fn secret(len: usize) -> io::Result<SecretBytes> {
     Ok(SecretBytes::in_memory(Box::new(slot), len))
 }
 
+/// Keeps large blocks of ordinary memory out of the heap for good, so that each goes back to the kernel when it is
+/// freed. By itself glibc puts ever larger ones among the small (mallopt(3), `M_MMAP_THRESHOLD`).
+pub fn large_blocks_apart() {
+    // SAFETY: takes numbers; glibc locks its arenas itself.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
+    }
+}
+
 /// Gives ordinary memory that is not used any more back to the kernel, after work that took much for a while.
 pub fn trim() {
     // SAFETY: takes a number; glibc locks its arenas itself.

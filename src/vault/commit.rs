@@ -89,11 +89,16 @@ impl Draft<'_> {
     /// answer is [`Sameness::Other`].
     pub fn compare(&self, version: &Version, value: &crate::secret::SecretBytes) -> Sameness {
         let digest = self.vault.keyring.digest(&version.context(self.vault.id), value);
-        let same = version.meta.digest.as_deref().is_some_and(|known| {
-            use subtle::ConstantTimeEq;
-            known.as_bytes().ct_eq(digest.as_bytes()).into()
-        });
-        if same { Sameness::Same } else { Sameness::Other }
+        if version
+            .meta
+            .digest
+            .as_ref()
+            .is_some_and(|known| known.ct_eq(&digest))
+        {
+            Sameness::Same
+        } else {
+            Sameness::Other
+        }
     }
 
     /// Writes a secret's metadata.

@@ -202,9 +202,9 @@ const AT_ONCE: usize = 4096;
 
 /// Every sealed metadata record, opened and held against its term.
 struct Records {
-    secrets: HashMap<u64, Loaded<SecretMeta>>,
-    versions: HashMap<u64, Loaded<VersionMeta>>,
-    layers: HashMap<u64, Loaded<LayerMeta>>,
+    secrets: Vec<(u64, Loaded<SecretMeta>)>,
+    versions: Vec<(u64, Loaded<VersionMeta>)>,
+    layers: Vec<(u64, Loaded<LayerMeta>)>,
     /// The sum of the terms.
     sum: TermSum,
 }
@@ -233,9 +233,9 @@ impl Records {
             stored.add(&summand);
         }
         let mut records = Records {
-            secrets: HashMap::new(),
-            versions: HashMap::new(),
-            layers: HashMap::new(),
+            secrets: Vec::new(),
+            versions: Vec::new(),
+            layers: Vec::new(),
             sum: stored,
         };
         // Without its named keys nothing can be served: one that is not the one that was written last, or that
@@ -307,9 +307,9 @@ impl Records {
 
     fn insert(&mut self, opened: Opened) {
         match opened {
-            Opened::Secret(id, secret) => drop(self.secrets.insert(id, *secret)),
-            Opened::Version(id, version) => drop(self.versions.insert(id, *version)),
-            Opened::Layer(id, layer) => drop(self.layers.insert(id, *layer)),
+            Opened::Secret(id, secret) => self.secrets.push((id, *secret)),
+            Opened::Version(id, version) => self.versions.push((id, *version)),
+            Opened::Layer(id, layer) => self.layers.push((id, *layer)),
             Opened::Other(kind, id) => tracing::warn!(kind, id, "a term of an unknown kind was ignored"),
         }
     }
@@ -343,34 +343,37 @@ impl Records {
 
     fn assemble(self, common: &Common) -> (Snapshot<Secret>, imbl::OrdMap<VersionNo, SecretId>, Lost) {
         let mut lost = Lost::default();
-        let mut by_secret: HashMap<u64, Vec<Loaded<VersionMeta>>> = HashMap::new();
-        let mut owner = imbl::OrdMap::new();
-        let mut names: HashMap<u64, SecretName> = HashMap::new();
+        let mut versions = Vec::with_capacity(self.versions.len());
         for (no, loaded) in self.versions {
-            match &loaded.content {
-                Ok(meta) => {
-                    owner.insert(meta.no, meta.secret);
-                    names.entry(meta.secret.0).or_insert_with(|| meta.name.clone());
-                    by_secret.entry(meta.secret.0).or_default().push(loaded);
-                }
-                Err(why) => lost.versions.push((VersionNo(no), why.clone())),
+            match loaded.content {
+                Ok(meta) => versions.push((meta, loaded.revision)),
+                Err(why) => lost.versions.push((VersionNo(no), why)),
             }
         }
-        let secrets = self.secrets.into_iter().map(|(id, loaded)| {
-            let versions = by_secret.remove(&id).unwrap_or_default();
-            (id, loaded, versions, names.remove(&id))
-        });
-        let secrets = workers::map(secrets.collect(), |(id, loaded, versions, name)| {
-            assembled(id, loaded, versions, name, common)
+        versions.sort_unstable_by_key(|(meta, _)| (meta.secret, meta.no));
+        let owner = versions.iter().map(|(meta, _)| (meta.no, meta.secret)).collect();
+        let mut secrets = self.secrets;
+        secrets.sort_unstable_by_key(|(id, _)| *id);
+        let mut versions = versions.into_iter().peekable();
+        let mut secrets = secrets.into_iter().map(|(id, loaded)| {
+            while versions.next_if(|(meta, _)| meta.secret.0 < id).is_some() {}
+            let own = std::iter::from_fn(|| versions.next_if(|(meta, _)| meta.secret.0 == id));
+            (id, loaded, own.collect())
         });
         let mut snapshot = Snapshot::empty();
-        for secret in secrets {
-            match secret {
-                Ok(secret) => snapshot.insert(secret),
-                Err((id, why)) => {
-                    let id = id.0;
-                    tracing::error!(id, "a secret's record is broken and its name is not known: {why}");
-                    lost.secrets.push((SecretId(id), why));
+        loop {
+            let some: Vec<_> = secrets.by_ref().take(AT_ONCE).collect();
+            if some.is_empty() {
+                break;
+            }
+            for secret in workers::map(some, |(id, loaded, own)| assembled(id, loaded, own, common)) {
+                match secret {
+                    Ok(secret) => snapshot.insert(secret),
+                    Err((id, why)) => {
+                        let id = id.0;
+                        tracing::error!(id, "a secret's record is broken and its name is not known: {why}");
+                        lost.secrets.push((SecretId(id), why));
+                    }
                 }
             }
         }
@@ -384,23 +387,24 @@ impl Records {
 fn assembled(
     id: u64,
     loaded: Loaded<SecretMeta>,
-    versions: Vec<Loaded<VersionMeta>>,
-    name: Option<SecretName>,
+    versions: Vec<(VersionMeta, u64)>,
     common: &Common,
 ) -> Result<Arc<Secret>, (SecretId, String)> {
+    let name = versions.first().map(|(version, _)| version.name.clone());
     let (meta, broken) = match (loaded.content, name) {
         (Ok(meta), _) => (meta, None),
         (Err(why), Some(name)) => (nameless(SecretId(id), name), Some(why)),
         (Err(why), None) => return Err((SecretId(id), why)),
     };
-    let versions = versions.into_iter().filter_map(|loaded| {
-        let mut version = loaded.content.ok()?;
+    let versions = versions.into_iter().map(|(mut version, revision)| {
         // Equal names and keys are one in memory.
         if version.name == meta.name {
             version.name = meta.name.clone();
         }
-        version.wrapped.share_key(common.key(version.wrapped.key().clone()));
-        Some((version.no, Arc::new(Version::new(version, loaded.revision))))
+        version
+            .wrapped
+            .share_key(common.key(version.wrapped.key().clone()));
+        (version.no, Arc::new(Version::new(version, revision)))
     });
     let versions = versions.collect();
     let (policy, broken) = match (&meta.policy, broken) {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::id::{KeyId, Label, SecretId, SecretName, Uid, VersionId, VersionNo};
 use crate::policy::PolicyRecord;
-use crate::seal::WrappedKey;
+use crate::seal::{ValueDigest, WrappedKey};
 
 /// What somebody who may neither read nor describe a secret sees of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -106,7 +106,7 @@ pub struct VersionMeta {
     pub size: u32,
     /// A keyed digest of its value, which tells a repeated put from another one. Versions of older stores have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub digest: Option<String>,
+    pub digest: Option<ValueDigest>,
     /// The data key, wrapped.
     pub wrapped: WrappedKey,
 }

@@ -39,7 +39,7 @@ const RECORDS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("re
 /// Where the revision is kept, beyond the last table there can be.
 const REVISION: &[u8] = b"\xffrevision";
 /// Pages kept in memory: enough for the tree above 100,000 records. They hold sealed bytes only.
-const CACHE: usize = 8 << 20;
+const CACHE: usize = 4 << 20;
 
 /// The store's file in its directory.
 pub const FILE: &str = files::DATA;
