@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{AT_FDCWD, AtFlags};
-use nix::sys::stat::fstat;
 use nix::unistd::{AccessFlags, faccessat};
 
 use crate::id::{Epoch, StoreId, Uid};
 use crate::secret::SecretBytes;
+use crate::sys::files::extent;
 
 use super::budget::Budget;
 use super::error::LogError;
@@ -243,7 +243,7 @@ impl Log {
             (chain.anchor(), Arc::clone(&chain.file), chain.path.clone())
         };
         file.sync_data().map_err(|e| {
-            self.chain().fail_os(&e);
+            let _failed = self.chain().fail_os(&e);
             LogError::io(&path, e)
         })?;
         Ok(anchor)
@@ -262,7 +262,7 @@ impl Log {
         let mut chain = self.chain();
         chain.admit(&self.ctx, 64 << 10, true)?;
         let path = chain.path.clone();
-        if fstat(&*chain.file).map_err(|e| LogError::io(&path, e))?.st_nlink == 0 {
+        if extent(&chain.file).map_err(|e| LogError::io(&path, e))?.links == 0 {
             return Err(LogError::Deleted { path });
         }
         // Finds a read-only file system and an immutable file without writing.

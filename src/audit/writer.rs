@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
-use nix::sys::stat::fstat;
 
 use crate::clock::Timestamp;
 use crate::id::StoreId;
 use crate::secret::SecretBytes;
+use crate::sys::files::{Extent, extent};
 
 use super::chain::{self, MAX_LINE, SegmentKey, State};
 use super::error::LogError;
@@ -204,8 +204,8 @@ impl Writer {
     }
 
     /// Marks the log failed; the next try is a while away.
-    pub(super) fn fail_os(&mut self, e: &io::Error) {
-        self.fail(Cause::Os(e.raw_os_error().unwrap_or(libc::EIO)));
+    pub(super) fn fail_os(&mut self, e: &io::Error) -> LogError {
+        self.fail(Cause::Os(e.raw_os_error().unwrap_or(libc::EIO)))
     }
 
     fn fail(&mut self, cause: Cause) -> LogError {
@@ -258,7 +258,7 @@ impl Writer {
                 self.torn = (self.torn || n > 0) && !self.cut();
                 Err(self.fail(Cause::Os(libc::ENOSPC)))
             }
-            Err(e) => Err(self.fail(Cause::Os(e.raw_os_error().unwrap_or(libc::EIO)))),
+            Err(e) => Err(self.fail_os(&e)),
         };
         self.line = line;
         result
@@ -266,16 +266,15 @@ impl Writer {
 
     /// A whole line was written: is it where it should be?
     fn landed(&mut self, next: State, n: u64) -> Result<(), LogError> {
-        let stat = fstat(&*self.file).map_err(|e| self.fail(Cause::Os(e as i32)))?;
-        let expected = self.len + n;
-        if stat.st_size as u64 != expected && !self.torn {
+        let Extent { size, links } = extent(&self.file).map_err(|e| self.fail_os(&e))?;
+        if size != self.len + n && !self.torn {
             return Err(self.fail(Cause::Altered));
         }
-        self.len = stat.st_size as u64;
+        self.len = size;
         self.allocated = self.allocated.max(self.len);
         self.state = next;
         self.torn = false;
-        if stat.st_nlink == 0 {
+        if links == 0 {
             return Err(self.fail(Cause::Deleted));
         }
         Ok(())

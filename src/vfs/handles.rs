@@ -1,6 +1,5 @@
 //! Open files and directories: numbers in a table, bounded for each uid, with the sizes they hold.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -196,12 +195,20 @@ pub const LINGER: Duration = Duration::from_secs(2);
 struct Size {
     /// The largest size that was answered lately, and when.
     lately: Option<(u32, Instant)>,
-    held: BTreeMap<u32, usize>,
+    /// Sizes and how many hold each; few.
+    held: Vec<(u32, usize)>,
     /// The least answer that the kernel may still apply; none if nobody ever asked.
     least: Option<u32>,
 }
 
 impl Size {
+    fn hold(&mut self, size: u32) {
+        match self.held.iter_mut().find(|(held, _)| *held == size) {
+            Some((_, count)) => *count += 1,
+            None => self.held.push((size, 1)),
+        }
+    }
+
     fn needs_voiding(&self, size: u32) -> bool {
         self.least.is_some_and(|least| least < size)
     }
@@ -214,7 +221,7 @@ impl Sizes {
         let low = {
             let mut secrets = lock(&self.secrets);
             let entry = secrets.entry(secret).or_default();
-            *entry.held.entry(size).or_insert(0) += 1;
+            entry.hold(size);
             entry.needs_voiding(size)
         };
         if low {
@@ -240,10 +247,10 @@ impl Sizes {
         let Some(entry) = secrets.get_mut(&secret) else {
             return;
         };
-        if let Some(count) = entry.held.get_mut(&size) {
-            *count -= 1;
-            if *count == 0 {
-                entry.held.remove(&size);
+        if let Some(at) = entry.held.iter().position(|(held, _)| *held == size) {
+            entry.held[at].1 -= 1;
+            if entry.held[at].1 == 0 {
+                entry.held.swap_remove(at);
             }
         }
     }
@@ -253,8 +260,7 @@ impl Sizes {
         let now = Instant::now();
         let mut secrets = lock(&self.secrets);
         let entry = secrets.entry(secret).or_default();
-        let largest = entry.held.keys().next_back();
-        let mut shown = largest.map_or(current, |l| current.max(*l));
+        let mut shown = entry.held.iter().fold(current, |most, (size, _)| most.max(*size));
         match entry.lately {
             Some((size, at)) if size > shown && now.duration_since(at) < LINGER => shown = size,
             _ => entry.lately = Some((shown, now)),

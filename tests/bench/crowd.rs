@@ -92,10 +92,11 @@ pub fn print(dir: &Path, rounds: usize) {
     for clients in [1, 4, 16] {
         let (mut a, mut b) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
-            a.push(run(&vec![nothing.mount.join("32"); clients]));
-            b.push(run(&(0..clients)
-                .map(|n| ours.mount.join(format!("d/{n}")))
-                .collect::<Vec<_>>()));
+            let each = |of: &Path, name: &str| -> Vec<PathBuf> {
+                (0..clients).map(|n| of.join(format!("{name}.{n}"))).collect()
+            };
+            a.push(run(&each(&nothing.mount, "32")));
+            b.push(run(&each(&ours.mount, "reader")));
         }
         let rate = |v: &[(f64, f64)]| median(v.iter().map(|x| x.0).collect());
         let time = |v: &[(f64, f64)]| median(v.iter().map(|x| x.1).collect());
@@ -149,9 +150,10 @@ fn fill(store: &Path) {
     let config = wardfs::config::Config::load(store).unwrap();
     let (desk, _access) = wardfs::daemon::desk(store, &config).unwrap();
     let mut root = wardfs::access::KnownCaller::root();
-    for n in 0..NAMES {
+    let readers = (0..16).map(|n| format!("reader.{n}"));
+    for name in readers.chain((0..NAMES).map(|n| format!("d/{n}"))) {
         let rules = [Rule::Allow(format!("uid:{UID}").parse().unwrap())];
-        let put = serde_json::json!({"command": "put", "name": format!("d/{n}"), "rules": rules});
+        let put = serde_json::json!({"command": "put", "name": name, "rules": rules});
         let put: Request = serde_json::from_value(put).unwrap();
         let mut value = wardfs::sys::mem::secret(32).unwrap();
         value.expose_mut().fill(b'x');

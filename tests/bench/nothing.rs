@@ -1,4 +1,5 @@
-//! A FUSE server that does nothing but give the same replies: a file for each size, named by it.
+//! A FUSE server that does nothing but give the same replies: a file for each size, named by it, and as many others
+//! of that size as are asked for by `SIZE.NUMBER`.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -18,7 +19,7 @@ fn attr(ino: u64, uid: u32) -> FileAttr {
     let now = SystemTime::UNIX_EPOCH;
     FileAttr {
         ino: INodeNo(ino),
-        size: if directory { 0 } else { ino - 2 },
+        size: if directory { 0 } else { size_of(ino) },
         blocks: 0,
         atime: now,
         mtime: now,
@@ -39,10 +40,20 @@ fn attr(ino: u64, uid: u32) -> FileAttr {
     }
 }
 
+/// The low half of an inode number, less the root's.
+fn size_of(ino: u64) -> u64 {
+    (ino & 0xffff_ffff) - 2
+}
+
+fn inode(name: &str) -> Option<u64> {
+    let (size, number) = name.split_once('.').unwrap_or((name, "0"));
+    Some(number.parse::<u64>().ok()? << 32 | (size.parse::<u64>().ok()? + 2))
+}
+
 impl Filesystem for Nothing {
     fn lookup(&self, req: &Request, _parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match name.to_str().and_then(|n| n.parse::<u64>().ok()) {
-            Some(size) => reply.entry(&Duration::ZERO, &attr(size + 2, req.uid()), Generation(0)),
+        match name.to_str().and_then(inode) {
+            Some(ino) => reply.entry(&Duration::ZERO, &attr(ino, req.uid()), Generation(0)),
             None => reply.error(fuser::Errno::ENOENT),
         }
     }
@@ -66,7 +77,7 @@ impl Filesystem for Nothing {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let end = (ino.0 - 2).min(offset + u64::from(size));
+        let end = size_of(ino.0).min(offset + u64::from(size));
         reply.data(&self.bytes[offset.min(end) as usize..end as usize]);
     }
     fn release(
