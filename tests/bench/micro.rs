@@ -1,8 +1,9 @@
-//! What one decision, one unsealing and one record cost, by criterion: `cargo bench --bench micro`.
+//! What one decision, one unsealing and one record cost, and how fast a log is verified, by criterion:
+//! `cargo bench --bench micro`.
 
 use std::hint::black_box;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use serde_json::{Value, json};
 use wardfs::access::{KnownCaller, Range};
 use wardfs::config::Config;
@@ -14,6 +15,9 @@ use wardfs::policy::{
 #[path = "../support/nobody.rs"]
 mod nobody;
 use nobody::Nobody;
+
+/// Records of which a log is verified: of several segments, so that every CPU has one.
+const VERIFIED: u64 = 2_000_000;
 
 /// Nineteen statements that do not decide, and one that does, last.
 fn twenty(statement: impl Fn(usize) -> Value, last: Value) -> String {
@@ -149,8 +153,18 @@ fn append(criterion: &mut Criterion) {
         },
         ..Record::default()
     };
-    criterion.bench_function("append a record", |b| {
+    let mut group = criterion.benchmark_group("log");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("append a record", |b| {
         b.iter(|| access.vault().log().append(&record).unwrap());
+    });
+    while access.vault().log().head().seq < VERIFIED {
+        let _receipt = access.vault().log().append(&record).unwrap();
+    }
+    let records = access.vault().log().head().seq;
+    group.throughput(Throughput::Elements(records)).sample_size(10);
+    group.bench_function(format!("verify {records} records"), |b| {
+        b.iter(|| assert_eq!(access.vault().verify_log(&mut |_| {}).unwrap().records, records));
     });
 }
 
