@@ -4,11 +4,12 @@
 //! allowed this caller this purpose; a [`Receipt`] proves that the record is in the log; only who has both
 //! gets [`Bytes`].
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use crate::audit::Event;
 use crate::policy::{self, Action, Basis, Decision, Grant, Layers, Purpose, Reason, Refusal};
 use crate::secret::SecretBytes;
+use crate::sync::Mutex;
 use crate::vault::{Secret, State, Vault, VaultError, Version};
 
 mod asked;

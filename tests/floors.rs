@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Rooms by floor, as in `src/lib.rs`.
 const FLOORS: &[&[&str]] = &[
-    &["id", "secret", "clock", "problem", "pool"],
+    &["id", "secret", "clock", "problem", "pool", "sync"],
     &["sys"],
     &["store", "seal", "policy", "audit"],
     &["config", "vault"],

@@ -1,12 +1,13 @@
 //! What a read takes and gives: a pinned version, a range, and bytes that have policy and log behind them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::CallerKey;
 use crate::audit::{Identity, LogError, Receipt};
 use crate::id::{Label, SecretId};
 use crate::policy::{Grant, Refusal};
 use crate::secret::SecretBytes;
+use crate::sync::Mutex;
 use crate::vault::{VaultError, Version};
 
 /// Why no byte is given. `vfs` maps it to an errno, the control socket to an exit code.

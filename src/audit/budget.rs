@@ -1,9 +1,11 @@
 //! What each uid may still write while the log's file system runs low, so that one that floods it is slowed, alone.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
+
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// A uid that was quiet may write this much time's bytes at once.
 const BURST: Duration = Duration::from_secs(16);

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{AT_FDCWD, AtFlags};
@@ -11,6 +11,7 @@ use nix::unistd::{AccessFlags, faccessat};
 
 use crate::id::{Epoch, StoreId, Uid};
 use crate::secret::SecretBytes;
+use crate::sync::{Mutex, MutexGuard, thread_local};
 use crate::sys::files::extent;
 
 use super::budget::Budget;
@@ -127,7 +128,8 @@ impl Log {
         if record.event == Event::Shutdown {
             self.flush_refusals()?;
         }
-        FIELDS.with_borrow_mut(|fields| {
+        FIELDS.with(|fields| {
+            let fields = &mut *fields.borrow_mut();
             fields.clear();
             record.write(fields);
             let reserve = record.may_use_reserve();

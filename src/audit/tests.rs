@@ -2,6 +2,8 @@
 
 mod failure;
 mod floods;
+#[cfg(feature = "interleavings")]
+mod interleavings;
 mod tamper;
 mod usage;
 

@@ -51,7 +51,7 @@ impl Vault {
             dir: dir.to_path_buf(),
             id,
             administration: settings.administration,
-            state: ArcSwap::from_pointee(state),
+            state: Swap::from_pointee(state),
             writer: Mutex::new(Writer::at(store.revision()?, epoch)?),
             listeners: OnceLock::new(),
             store,

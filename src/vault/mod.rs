@@ -6,9 +6,8 @@
 //! the log against its anchor, and an outbox replayed.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 
-use arc_swap::ArcSwap;
 use litemap::LiteMap;
 
 use crate::audit::{Anchor, Log, LogError, VerifyError};
@@ -20,6 +19,7 @@ use crate::seal::{Context, DataKey, Keyring, RecordKind, SealError, TermSum};
 use crate::secret::Sealed;
 use crate::store::snapshot::{Indexed, Snapshot};
 use crate::store::{Revision, Store, StoreError, Table};
+use crate::sync::{Mutex, MutexGuard, Peek, Swap};
 use crate::sys::files::FileError;
 
 mod backup;
@@ -30,7 +30,7 @@ mod layers;
 mod load;
 mod meta;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod workers;
 
 pub use backup::{Opener, Restored, Rollback, Saved, Trial, restore};
@@ -447,7 +447,7 @@ pub struct Vault {
     keyring: Keyring,
     log: Log,
     administration: Administration,
-    state: ArcSwap<State>,
+    state: Swap<State>,
     writer: Mutex<Writer>,
     listeners: OnceLock<Vec<Listener>>,
 }
@@ -479,7 +479,7 @@ impl Vault {
     }
 
     /// What is served now, for the length of one request and without touching its reference count.
-    pub fn peek(&self) -> arc_swap::Guard<Arc<State>> {
+    pub fn peek(&self) -> Peek<Arc<State>> {
         self.state.load()
     }
 

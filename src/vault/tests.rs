@@ -43,13 +43,13 @@ impl Store for Shared {
     }
 }
 
-struct Place {
+pub(crate) struct Place {
     dir: tempfile::TempDir,
     store: Shared,
 }
 
 impl Place {
-    fn new() -> Place {
+    pub(crate) fn new() -> Place {
         // Where files can be made immutable.
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         let place = dir.path().join("store");
@@ -71,11 +71,11 @@ impl Place {
         }
     }
 
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.dir.path().join("store")
     }
 
-    fn open(&self) -> Vault {
+    pub(crate) fn open(&self) -> Vault {
         Vault::open_with(
             Box::new(self.store.clone()),
             &self.path(),
@@ -114,7 +114,7 @@ fn settings(dir: &Path) -> Settings {
     }
 }
 
-fn body(name: &str) -> Body {
+pub(crate) fn body(name: &str) -> Body {
     Record {
         event: Event::CreateSecret,
         outcome: Outcome::Allowed,
@@ -128,7 +128,7 @@ fn body(name: &str) -> Body {
 }
 
 /// Makes a secret; `meanwhile` runs after the log was found healthy and before the transaction.
-fn make(vault: &Vault, name: &str, meanwhile: impl FnOnce()) -> Result<(), VaultError> {
+pub(crate) fn make(vault: &Vault, name: &str, meanwhile: impl FnOnce()) -> Result<(), VaultError> {
     vault.change(|draft| {
         let name: SecretName = name.parse().unwrap();
         let now = Timestamp::now();

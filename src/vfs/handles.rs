@@ -1,7 +1,6 @@
 //! Open files and directories: numbers in a table, bounded for each uid, with the sizes they hold.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
@@ -12,6 +11,8 @@ use super::poll::PollState;
 use super::retry::Retries;
 use crate::access::Pin;
 use crate::id::SecretId;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// An open file.
 pub struct OpenFile {

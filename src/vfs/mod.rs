@@ -1,13 +1,14 @@
 //! The file system without a transport: tree, nodes, handles, sizes, errno. `fuse/` decodes, calls and replies.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use crate::access::{Access, AccessError, Bytes, Caller, Choice, Range, Standing};
 use crate::audit::Event;
 use crate::clock::Timestamp;
 use crate::id::Pid;
 use crate::policy::{Basis, Reason, Refusal};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use crate::vault::{Change, ChangeKind, Secret, State, Version};
 
 mod announce;
@@ -15,6 +16,8 @@ mod attr;
 mod caller;
 mod errno;
 mod handles;
+#[cfg(all(test, feature = "interleavings"))]
+mod interleavings;
 mod node;
 mod poll;
 mod retry;

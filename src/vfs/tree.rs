@@ -145,7 +145,7 @@ impl Vfs {
     pub fn getattr<C: Caller>(&self, node: Node, caller: &mut C) -> Result<Attr, VfsError> {
         if node == Node::Root && !self.notifier_was_seen() && self.is_notifier(caller) {
             self.notifier_seen
-                .store(true, std::sync::atomic::Ordering::SeqCst);
+                .store(true, crate::sync::atomic::Ordering::SeqCst);
         }
         // GETATTR of a directory never waits on anything.
         match node {
