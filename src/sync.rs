@@ -56,7 +56,7 @@ pub use real::*;
 #[cfg(all(test, feature = "interleavings"))]
 pub use tried::*;
 
-/// Runs `test` in `times` orders of its threads: half of them random, half with few switches at random places, which
+/// Runs `test` in `times` orders of its threads (twenty times as many if `WARDFS_TEST_LONG` is 1): half of them random, half with few switches at random places, which
 /// finds what needs a certain order of a few steps (PCT, Burckhardt et al., 2010).
 #[cfg(all(test, feature = "interleavings"))]
 pub fn in_many_orders(times: usize, test: impl Fn() + Send + Sync + 'static) {
@@ -67,6 +67,8 @@ pub fn in_many_orders(times: usize, test: impl Fn() + Send + Sync + 'static) {
         config.stack_size = 4 << 20;
         shuttle::Runner::new(scheduler, config).run(test);
     }
+    let long = std::env::var_os("WARDFS_TEST_LONG").is_some_and(|v| v == "1");
+    let times = if long { 20 * times } else { times };
     let test = std::sync::Arc::new(test);
     let again = test.clone();
     run(RandomScheduler::new(times.div_ceil(2)), move || test());
