@@ -3,6 +3,7 @@
 mod support;
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -288,4 +289,76 @@ fn garbage_on_the_control_socket_is_answered_and_harms_nobody() {
     );
     product.run(&["status"]).ok();
     assert_eq!(read_as(A, &[], &product.path("app/x")), Ok(b"v".to_vec()));
+}
+
+/// A daemon in a pid namespace of its own, whose callers are all outside of it.
+struct Inside {
+    product: Product,
+    /// Its mount, which lies in a mount namespace of its own too.
+    place: OwnedFd,
+}
+
+impl Inside {
+    fn mount(product: Product, config: &str) -> Inside {
+        let file = product.store().join("wardfs.toml");
+        let written = std::fs::read_to_string(&file).expect("the configuration");
+        std::fs::write(&file, format!("{config}\n{written}")).expect("configure");
+        let mut product = product;
+        let failed =
+            product.try_mount_within(&["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+        assert!(failed.is_none(), "{failed:?}");
+        let children = format!("/proc/{0}/task/{0}/children", product.pid());
+        let inner = std::fs::read_to_string(children).expect("the daemon's pid");
+        let root = format!("/proc/{}/root{}", inner.trim(), product.target().display());
+        let place = File::open(root).expect("the mount").into();
+        Inside { product, place }
+    }
+
+    fn read(&self, groups: &[u32], name: &str) -> Result<Vec<u8>, i32> {
+        let errno = |e: std::io::Error| e.raw_os_error().unwrap_or(0);
+        let mut who = Run::uid(A);
+        for group in groups {
+            who = who.group(*group);
+        }
+        who.call(|| {
+            let file: OwnedFd = sys::openat(&self.place, name, libc::O_RDONLY).map_err(errno)?;
+            sys::pread(&file, 100, 0).map_err(errno)
+        })
+    }
+}
+
+/// Secrets that uid A may read, by its uid, by a group, by a unit, and unless it is in a unit.
+fn by_all_means() -> Product {
+    const GROUP: u32 = 61050;
+    let product = Product::new();
+    product.put("by/uid", "v", &["--allow", &format!("uid:{A}")]);
+    product.put("by/group", "v", &["--allow", &format!("gid:{GROUP}")]);
+    product.put("by/unit", "v", &["--allow", "unit:app.service"]);
+    let deny = ["--allow", &format!("uid:{A}"), "--deny", "unit:other.service"];
+    product.put("by/absence", "v", &deny);
+    product
+}
+
+#[test]
+fn a_caller_outside_the_pid_namespace_is_refused() {
+    let _deadline = Deadline::new(Duration::from_secs(60), "pid namespace");
+    let inside = Inside::mount(by_all_means(), "");
+    for name in ["by/uid", "by/group", "by/unit", "by/absence"] {
+        assert_eq!(inside.read(&[61050], name), Err(libc::EACCES), "{name}");
+    }
+    inside.product.refusal(A, "no_pid");
+}
+
+#[test]
+fn such_a_caller_is_served_by_uid_alone_where_that_is_configured() {
+    let _deadline = Deadline::new(Duration::from_secs(60), "pid namespace");
+    let inside = Inside::mount(by_all_means(), "serve_unidentified = true");
+    assert_eq!(inside.read(&[61050], "by/uid"), Ok(b"v".to_vec()));
+    for name in ["by/group", "by/unit", "by/absence"] {
+        assert_eq!(inside.read(&[61050], name), Err(libc::EACCES), "{name}");
+    }
+    let read = inside
+        .product
+        .record("the read", |r| r["uid"] == A && r["outcome"] == "allowed");
+    assert!(read["pid"].is_null(), "nothing is known of the process: {read}");
 }

@@ -4,12 +4,16 @@ mod support;
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::io::Write;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
-use support::Deadline;
 use support::product::{A, Product, read_as};
+use support::{Deadline, wait_until};
 
 struct Map {
     start: u64,
@@ -182,4 +186,111 @@ fn a_daemon_that_crashes_leaves_no_dump() {
     assert_eq!(status.signal(), Some(libc::SIGABRT));
     assert!(!status.core_dumped(), "{status:?}");
     assert_eq!(std::fs::read_dir(&here).expect("list").count(), 0);
+}
+
+/// A swap file that is in use until this is dropped.
+struct Swap(PathBuf);
+
+impl Swap {
+    fn on(path: PathBuf, bytes: usize) -> Swap {
+        let mut file = File::create(&path).expect("a swap file");
+        file.set_permissions(PermissionsExt::from_mode(0o600))
+            .expect("chmod");
+        file.write_all(&vec![0; bytes]).expect("write");
+        let made = Command::new("mkswap").arg(&path).output().expect("mkswap");
+        assert!(made.status.success(), "{made:?}");
+        file.sync_all().expect("sync");
+        // What is read of it later comes from the disk, where the kernel swaps to.
+        nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+            .expect("forget the pages");
+        // Before others, so that what is swapped out is here.
+        let on = Command::new("swapon").args(["-p", "32767"]).arg(&path).output();
+        let on = on.expect("swapon");
+        assert!(on.status.success(), "{on:?}");
+        Swap(path)
+    }
+}
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        let _ = Command::new("swapoff").arg(&self.0).status();
+    }
+}
+
+/// Makes the kernel take every page of a process that it may (process_madvise(2), `MADV_PAGEOUT`).
+fn page_out(pid: u32, maps: &[Map]) {
+    // SAFETY: takes numbers; the descriptor is a new one.
+    let process = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    assert!(process >= 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: nobody else owns it.
+    let process = unsafe { OwnedFd::from_raw_fd(process as i32) };
+    for map in maps {
+        let range = libc::iovec {
+            iov_base: map.start as *mut libc::c_void,
+            iov_len: (map.end - map.start) as usize,
+        };
+        // SAFETY: the range is of the other process; pages that may not go, as locked ones, stay and are an error.
+        unsafe {
+            let pages = (process.as_raw_fd(), &raw const range, 1, libc::MADV_PAGEOUT, 0);
+            libc::syscall(
+                libc::SYS_process_madvise,
+                pages.0,
+                pages.1,
+                pages.2,
+                pages.3,
+                pages.4,
+            );
+        }
+    }
+}
+
+fn swapped(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    let line = status.lines().find(|l| l.starts_with("VmSwap:")).expect("VmSwap");
+    let kib = line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok());
+    kib.expect("a number")
+}
+
+#[test]
+fn what_is_swapped_out_under_pressure_holds_neither_plaintext_nor_keys() {
+    let _deadline = Deadline::new(Duration::from_secs(120), "swap");
+    let mut product = Product::new();
+    let key_file = std::fs::read(product.store().join("root.key")).expect("the key file");
+    product.mount();
+    let values: Vec<Vec<u8>> = (0..20)
+        .map(|n| format!("plaintext number {n} of a secret that the disk never sees").into_bytes())
+        .collect();
+    let described = "a description that may be swapped out like any other text";
+    for (n, value) in values.iter().enumerate() {
+        let more = ["--allow", &format!("uid:{A}"), "--description", described];
+        product.put(&format!("app/{n}"), value, &more);
+        let read = read_as(A, &[], &product.path(&format!("app/{n}")));
+        assert_eq!(read.as_ref(), Ok(value));
+    }
+    let swap = Swap::on(product.dir().join("swap"), 64 << 20);
+    let found = maps(product.pid());
+    let keys = keys(&found);
+    assert!(keys.len() > values.len(), "{} keys", keys.len());
+    page_out(product.pid(), &found);
+    wait_until(Duration::from_secs(20), "pages are swapped out", || {
+        swapped(product.pid()) > 0
+    });
+    // Pages are still on their way to the disk when they count as swapped.
+    std::thread::sleep(Duration::from_secs(2));
+    println!("{} KiB swapped out", swapped(product.pid()));
+    let disk = std::fs::read(&swap.0).expect("the swap file");
+    let there = |needle: &[u8]| memchr::memmem::find(&disk, needle).is_some();
+    assert!(
+        there(described.as_bytes()),
+        "the test finds nothing: what may be there is not"
+    );
+    for needle in values.iter().chain([&key_file]).chain(&keys) {
+        assert!(
+            !there(needle),
+            "{} is in the swap file",
+            String::from_utf8_lossy(needle)
+        );
+    }
+    // And the daemon goes on, its pages coming back.
+    assert_eq!(read_as(A, &[], &product.path("app/0")).as_ref(), Ok(&values[0]));
 }

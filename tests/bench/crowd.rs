@@ -5,16 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{GID, Place, Server, UID, wardfs};
+use super::{GID, Place, Server, UID, become_user, median, wardfs};
 
 const THREADS: &str = "4";
 const NAMES: usize = 10_000;
 
 /// Opens, reads and closes for a second; says how often, and the median in nanoseconds.
 pub fn client(path: &Path) {
-    nix::unistd::setgroups(&[]).unwrap();
-    nix::unistd::setgid(nix::unistd::Gid::from_raw(GID)).unwrap();
-    nix::unistd::setuid(nix::unistd::Uid::from_raw(UID)).unwrap();
+    become_user(UID, GID);
     // All begin together, when the parent closes the pipe.
     let _ = std::io::stdin().read(&mut [0]);
     let (mut times, mut buffer, begun) = (Vec::new(), [0; 64], Instant::now());
@@ -56,11 +54,6 @@ fn run(paths: &[PathBuf]) -> (f64, f64) {
     }
     medians.sort_unstable_by(f64::total_cmp);
     (count, medians[medians.len() / 2])
-}
-
-fn median(mut of: Vec<f64>) -> f64 {
-    of.sort_unstable_by(f64::total_cmp);
-    of[of.len() / 2]
 }
 
 /// The table of the crowd, and the listing.

@@ -1,8 +1,8 @@
 //! `cargo bench --bench mount`: what a read through the mount costs beside a do-nothing FUSE server with the
 //! same replies. Client and servers on one CPU, one serving thread each, runs interleaved by one client that
 //! turns from one mount to the other; medians and 99th percentiles, and the µs of single layers. Then unpinned, with
-//! 1, 4 and 16 clients of as many secrets; a listing of 10,000 names; and what people do instead: a process for each
-//! read, a new HTTP connection.
+//! 1, 4 and 16 clients of as many secrets; a listing of 10,000 names; one client beside a thousand of another uid that
+//! wait; and what people do instead: a process for each read, a new HTTP connection.
 //!
 //! Options behind `--`: `--quick` (a tenth of the rounds).
 
@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+#[path = "blocked.rs"]
+mod blocked;
 #[path = "crowd.rs"]
 mod crowd;
 #[path = "instead.rs"]
@@ -34,6 +36,8 @@ fn main() {
         Some("__nothing") => nothing::serve(Path::new(&args[3]), args[2].parse().unwrap()),
         Some("__client") => client(&args[2..]),
         Some("__crowd") => crowd::client(Path::new(&args[2])),
+        Some("__held") => blocked::held(Path::new(&args[2])),
+        Some("__tail") => blocked::client(Path::new(&args[2])),
         _ => bench(args.iter().any(|a| a == "--quick")),
     }
 }
@@ -144,7 +148,20 @@ fn bench(quick: bool) {
     drop(nothing);
     layers::print(dir.path());
     crowd::print(dir.path(), if quick { 1 } else { 5 });
+    blocked::print(dir.path(), if quick { 1 } else { 7 });
     instead::print(dir.path());
+}
+
+/// Gives up root for good.
+fn become_user(uid: u32, gid: u32) {
+    nix::unistd::setgroups(&[]).unwrap();
+    nix::unistd::setgid(nix::unistd::Gid::from_raw(gid)).unwrap();
+    nix::unistd::setuid(nix::unistd::Uid::from_raw(uid)).unwrap();
+}
+
+fn median(mut of: Vec<f64>) -> f64 {
+    of.sort_unstable_by(f64::total_cmp);
+    of[of.len() / 2]
 }
 
 fn wardfs(dir: &Path, args: &[&str], value: &[u8]) {

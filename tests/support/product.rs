@@ -125,6 +125,24 @@ impl Product {
         let mut command = self.command(&["mount"]);
         command.arg(self.target()).args(more);
         prepare(&mut command);
+        self.await_ready(command)
+    }
+
+    /// The same by way of another program, which starts it.
+    #[track_caller]
+    pub fn try_mount_within(&mut self, starter: &[&str]) -> Option<Said> {
+        let inner = self.command(&["mount"]);
+        let mut command = Command::new(starter[0]);
+        command
+            .args(&starter[1..])
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .arg(self.target())
+            .envs(super::coverage());
+        self.await_ready(command)
+    }
+
+    fn await_ready(&mut self, mut command: Command) -> Option<Said> {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -1,0 +1,156 @@
+//! A thousand readers of one uid that wait for their answers, on ten thousand handles: what others notice of it, and
+//! what it takes in memory. Beside a do-nothing server that leaves the same readers without an answer.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::Resource;
+
+use super::{GID, Place, Server, UID, become_user, median, wardfs};
+
+/// Whose readers wait.
+pub const HELD: u32 = 61060;
+const READERS: usize = 1000;
+const HANDLES: usize = 10_000;
+const THREADS: &str = "4";
+
+/// Opens many handles of `path` and reads through a thousand of them, from as many threads, for good.
+pub fn held(path: &Path) {
+    let enough = HANDLES as u64 + 100;
+    nix::sys::resource::setrlimit(Resource::RLIMIT_NOFILE, enough, enough).unwrap();
+    become_user(HELD, HELD);
+    let files: Vec<&'static File> = (0..HANDLES)
+        .map(|_| &*Box::leak(Box::new(File::open(path).unwrap())))
+        .collect();
+    for file in files.into_iter().take(READERS) {
+        std::thread::Builder::new()
+            .stack_size(64 << 10)
+            .spawn(move || while file.read_at(&mut [0; 64], 0).is_ok() {})
+            .unwrap();
+    }
+    println!("waiting");
+    std::thread::sleep(Duration::from_secs(600));
+}
+
+/// Opens, reads and closes for a second; says the median and the 99th percentile in nanoseconds.
+pub fn client(path: &Path) {
+    become_user(UID, GID);
+    let (mut times, mut buffer, begun) = (Vec::new(), [0; 64], Instant::now());
+    while begun.elapsed() < Duration::from_secs(1) {
+        let one = Instant::now();
+        assert_eq!(File::open(path).unwrap().read(&mut buffer).unwrap(), 32);
+        times.push(one.elapsed().as_nanos() as u64);
+    }
+    times.sort_unstable();
+    let at = |percent: usize| times[(times.len() - 1) * percent / 100];
+    println!("{} {}", at(50), at(99));
+}
+
+fn start(role: &str, path: &Path) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.arg(role).arg(path).stdout(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+/// Median and 99th percentile of a client, in µs.
+fn run(path: &Path) -> (f64, f64) {
+    let output = start("__tail", path).wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (median, tail) = text.trim().split_once(' ').expect("two numbers");
+    let micros = |n: &str| n.parse::<f64>().unwrap() / 1000.0;
+    (micros(median), micros(tail))
+}
+
+/// KiB.
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Readers that wait until their server ends.
+struct Waiting(Child);
+
+impl Waiting {
+    fn on(path: &Path) -> Waiting {
+        let mut child = start("__held", path);
+        let mut line = String::new();
+        let said = child.stdout.take().unwrap();
+        BufReader::new(said).read_line(&mut line).unwrap();
+        assert_eq!(line.trim(), "waiting");
+        Waiting(child)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub fn print(dir: &Path, rounds: usize) {
+    let dir = dir.join("blocked");
+    std::fs::create_dir(&dir).unwrap();
+    wardfs(&dir, &["init"], b"");
+    let store = dir.join("store");
+    // A disk that is never large enough, and the least budget: after two records a uid waits.
+    let mut config = File::options()
+        .append(true)
+        .open(store.join("wardfs.toml"))
+        .unwrap();
+    config
+        .write_all(b"\n[audit]\nlow_space_bytes = 1125899906842624\nuid_bytes_per_second = 64\n")
+        .unwrap();
+    wardfs(
+        &dir,
+        &["put", "held", "--allow", &format!("uid:{HELD}")],
+        &[b'x'; 32],
+    );
+    wardfs(
+        &dir,
+        &["put", "others", "--allow", &format!("uid:{UID}")],
+        &[b'x'; 32],
+    );
+    let nothing = Server::start(
+        &std::env::current_exe().unwrap(),
+        &["__nothing", THREADS],
+        &dir.join("nothing"),
+        Place::Anywhere,
+    );
+    let ours = Server::start(
+        Path::new(env!("CARGO_BIN_EXE_wardfs")),
+        &["--store", store.to_str().unwrap(), "mount", "--threads", THREADS],
+        &dir.join("wardfs"),
+        Place::Anywhere,
+    );
+    let before = resident(ours.child.id());
+    let waiting = [
+        Waiting::on(&nothing.mount.join("32.1")),
+        Waiting::on(&ours.mount.join("held")),
+    ];
+    std::thread::sleep(Duration::from_secs(1));
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        a.push(run(&nothing.mount.join("32.2")));
+        b.push(run(&ours.mount.join("others")));
+    }
+    let of = |v: &[(f64, f64)], which: fn(&(f64, f64)) -> f64| median(v.iter().map(which).collect());
+    let (a50, b50) = (of(&a, |x| x.0), of(&b, |x| x.0));
+    let (a99, b99) = (of(&a, |x| x.1), of(&b, |x| x.1));
+    println!(
+        "\nbeside {READERS} readers of another uid that wait on {HANDLES} handles; unpinned, {THREADS} serving threads:\n  \
+         median {a50:.1} µs with nothing, {b50:.1} µs with wardfs, ratio {:.2}; p99 {a99:.1} µs, {b99:.1} µs, ratio {:.2} (goal 1.5)\n  \
+         resident memory of wardfs grew by {:.1} MiB (goal 64)",
+        b50 / a50,
+        b99 / a99,
+        (resident(ours.child.id()).saturating_sub(before)) as f64 / 1024.0
+    );
+    // They wait for a reply that the end of their servers gives.
+    drop((ours, nothing));
+    drop(waiting);
+}
