@@ -318,6 +318,10 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     let failed = |why: &dyn std::fmt::Display| {
         Problem::new(Exit::Failed, &what, why).next("mend what the system says, then mount again")
     };
+    let not_started = |e: std::io::Error| match e.raw_os_error() {
+        Some(libc::EAGAIN) => failed(&e).next(MORE_PROCESSES),
+        _ => failed(&e),
+    };
     let stop = Arc::new(Stop::default());
     harden::no_dumps().map_err(|e| failed(&e))?;
     let descriptors = harden::raise_nofile().map_err(|e| failed(&e))?;
@@ -352,18 +356,18 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     } else {
         // The public mount is read-only from its first moment; only this clone is not.
         let clone = mount::split(&mounted).map_err(|e| failed(&e))?;
-        Some(notifier::spawn(Path::new("/proc/self/exe"), clone).map_err(|e| failed(&e))?)
+        Some(notifier::spawn(Path::new("/proc/self/exe"), clone).map_err(not_started)?)
     };
     // Before there are threads: capabilities are each thread's own.
     harden::drop_capabilities(&[harden::Capability::SysAdmin, harden::Capability::IpcLock])
         .map_err(|e| failed(&e))?;
-    signals(&stop).map_err(|e| failed(&e))?;
-    let session = Session::start(vfs.clone(), mounted.device, plan.config.threads, descriptors)
-        .map_err(|e| failed(&e))?;
+    signals(&stop).map_err(not_started)?;
+    let session =
+        Session::start(vfs.clone(), mounted.device, plan.config.threads, descriptors).map_err(not_started)?;
     let sessions = std::thread::Builder::new()
         .name("session".into())
         .spawn(move || session.run())
-        .map_err(|e| failed(&e))?;
+        .map_err(not_started)?;
     let mut watch = mount::watch_unmounted(&guard.target).map_err(|e| failed(&e))?;
     let notifier = notifier.map(|n| Announcer::start(n, &vfs)).transpose();
     let notifier = notifier.map_err(|e| failed(&e))?.map(Arc::new);
@@ -465,11 +469,18 @@ fn mount_on(target: &Path) -> Result<mount::Mounted, Problem> {
         }
     }
     let options = mount::Options::default();
-    match nix::unistd::geteuid().is_root() {
-        true => mount::mount(target, &options).map_err(|e| cannot(&e)),
-        false => mount::mount_unprivileged(target, &options.fsname).map_err(|e| cannot(&e)),
-    }
+    let mounted = match nix::unistd::geteuid().is_root() {
+        true => mount::mount(target, &options),
+        false => mount::mount_unprivileged(target, &options.fsname),
+    };
+    mounted.map_err(|e| match e.no_more_processes() {
+        true => cannot(&e).next(MORE_PROCESSES),
+        false => cannot(&e),
+    })
 }
+
+/// What to do where a process or thread cannot be made.
+const MORE_PROCESSES: &str = "raise the limit of processes: ulimit -u, or TasksMax= in a unit";
 
 /// Until the end: keep the log anchored, and look whether the mount is still there.
 fn wait(stop: &Stop, watch: &mut mount::UnmountWatch, vault: &Vault, ended: impl Fn() -> bool) -> End {

@@ -268,3 +268,77 @@ fn the_readme_word_for_word() {
     );
     assert!(!mounted(&home.path("secrets")));
 }
+
+/// The program alone counts here, as its threads do: nobody else is this user.
+fn with_threads(command: &mut Command, most: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: most,
+        rlim_max: most,
+    };
+    // SAFETY: setrlimit is async-signal-safe and changes this child alone.
+    unsafe {
+        command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_NPROC, &limit) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+}
+
+#[test]
+fn with_few_threads_a_daemon_serves_or_says_why_not() {
+    let _deadline = Deadline::new(Duration::from_secs(120), "few threads");
+    let home = Home::new();
+    home.ok(&["--user", "init"]);
+    std::fs::write(home.path("value"), "s3cret").expect("write");
+    std::fs::set_permissions(home.path("value"), PermissionsExt::from_mode(0o644)).expect("chmod");
+    let put = |name: &str| home.ok(&["put", "--user", name, "--value-file", "value", "--allow", "uid:5"]);
+    put("app/db");
+    let (mut refused, mut served) = (0, 0);
+    for most in 1..24 {
+        let mut command = home.command(&["mount", "--user", "secrets"]);
+        with_threads(&mut command, most);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let Ok(child) = command.spawn() else { continue };
+        let mut child = Served(child);
+        let begin = Instant::now();
+        let ended = loop {
+            if let Some(status) = child.0.try_wait().expect("wait") {
+                break Some(status);
+            }
+            if home.read(USER, "app/db") == Ok(b"s3cret".to_vec()) {
+                break None;
+            }
+            assert!(
+                begin.elapsed() < Duration::from_secs(10),
+                "{most}: neither served nor ended"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        if let Some(status) = ended {
+            let mut said = String::new();
+            let mut errors = child.0.stderr.take().expect("piped");
+            std::io::Read::read_to_string(&mut errors, &mut said).expect("text");
+            assert_eq!(status.code(), Some(1), "{most}: {said}");
+            assert!(
+                said.contains("error: cannot ") && !said.contains("panic"),
+                "{most}: {said}"
+            );
+            refused += 1;
+        } else {
+            // Whoever asks its socket gets an answer, if only that there is none to be had.
+            let status = home.run(&["--user", "status"]);
+            assert!(matches!(status.status.code(), Some(0 | 7)), "{most}: {status:?}");
+            for _ in 0..20 {
+                assert_eq!(home.read(USER, "app/db"), Ok(b"s3cret".to_vec()), "{most}");
+            }
+            served += 1;
+        }
+        drop(child);
+        wait_until(Duration::from_secs(5), "the end of the mount", || {
+            !mounted(&home.path("secrets"))
+        });
+    }
+    println!("{refused} starts refused, {served} served");
+    assert!(refused > 2 && served > 2, "{refused} refused, {served} served");
+    home.ok(&["--user", "audit", "verify"]);
+}

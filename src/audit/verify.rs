@@ -162,21 +162,31 @@ fn walk_all(
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let (tell, told) = mpsc::channel();
     std::thread::scope(|scope| {
-        for _ in 0..threads {
-            let (tell, next, stop, slots) = (tell.clone(), &next, &stop, &slots);
-            scope.spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(&number) = numbers.get(at) else { return };
-                    let result = walk_one(dir, store, key, anchor, number, &mut |n| {
-                        let _ = tell.send(n);
-                    });
-                    if result.is_err() {
-                        stop.store(true, Ordering::Relaxed);
-                    }
-                    *slots[at].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        let (next, stop, slots) = (&next, &stop, &slots);
+        let walk = |tell: mpsc::Sender<u64>| {
+            while !stop.load(Ordering::Relaxed) {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(&number) = numbers.get(at) else { return };
+                let result = walk_one(dir, store, key, anchor, number, &mut |n| {
+                    let _ = tell.send(n);
+                });
+                if result.is_err() {
+                    stop.store(true, Ordering::Relaxed);
                 }
-            });
+                *slots[at].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+            }
+        };
+        let started = (0..threads)
+            .map_while(|_| {
+                let tell = tell.clone();
+                std::thread::Builder::new()
+                    .spawn_scoped(scope, move || walk(tell))
+                    .ok()
+            })
+            .count();
+        if started == 0 {
+            // No other thread can be had.
+            walk(tell.clone());
         }
         drop(tell);
         let mut records = 0;

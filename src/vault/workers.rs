@@ -1,11 +1,13 @@
 //! Work on many records at once, on all CPUs, while the store is opened.
 
+use std::sync::{Mutex, PoisonError};
+
 /// Fewer than this are not worth a thread.
 const FEW: usize = 512;
 /// No more threads than this.
 const MOST: usize = 16;
 
-/// `work` of each item, in order.
+/// `work` of each item, in order. Where there can be no other thread, this one does it all.
 pub(super) fn map<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST));
     if items.len() < FEW || threads == 1 {
@@ -13,22 +15,32 @@ pub(super) fn map<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync)
     }
     let share = items.len().div_ceil(threads);
     let mut items = items.into_iter();
-    let work = &work;
-    std::thread::scope(|scope| {
-        let mut workers = Vec::with_capacity(threads);
-        loop {
-            let part: Vec<T> = items.by_ref().take(share).collect();
-            if part.is_empty() {
-                break;
+    let parts =
+        std::iter::from_fn(|| Some(items.by_ref().take(share).collect()).filter(|p: &Vec<T>| !p.is_empty()));
+    let parts: Vec<Vec<T>> = parts.collect();
+    let left = Mutex::new(parts.into_iter().enumerate());
+    let take = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let serve = || -> Vec<(usize, Vec<R>)> {
+        let parts = std::iter::from_fn(take);
+        parts
+            .map(|(n, part)| (n, part.into_iter().map(&work).collect()))
+            .collect()
+    };
+    let mut done = std::thread::scope(|scope| {
+        let helpers: Vec<_> = (1..threads)
+            .map_while(|_| std::thread::Builder::new().spawn_scoped(scope, serve).ok())
+            .collect();
+        let mut done = serve();
+        for helper in helpers {
+            match helper.join() {
+                Ok(theirs) => done.extend(theirs),
+                Err(panic) => std::panic::resume_unwind(panic),
             }
-            workers.push(scope.spawn(move || part.into_iter().map(work).collect::<Vec<R>>()));
         }
-        let join = |worker: std::thread::ScopedJoinHandle<'_, Vec<R>>| match worker.join() {
-            Ok(done) => done,
-            Err(panic) => std::panic::resume_unwind(panic),
-        };
-        workers.into_iter().flat_map(join).collect()
-    })
+        done
+    });
+    done.sort_unstable_by_key(|(n, _)| *n);
+    done.into_iter().flat_map(|(_, part)| part).collect()
 }
 
 #[cfg(test)]

@@ -99,13 +99,14 @@ pub(super) fn mount(target: &Path, fsname: &str) -> io::Result<(OwnedFd, Keeper)
 /// The hidden command that runs [`keep`].
 pub const KEEP: &str = "__unmounter";
 
-/// Waits until standard input ends, then takes the mount of this user at `target` away.
+/// Waits until standard input ends, then becomes the program that takes the mount of this user at `target` away: for
+/// another process there may be no room.
 ///
 /// # Errors
-/// What fusermount3 says.
+/// If there is no such program, or it cannot be run.
 pub fn keep(target: &Path) -> io::Result<()> {
     io::copy(&mut io::stdin().lock(), &mut io::sink())?;
-    unmount(target)
+    Err(unmounting(target)?.exec())
 }
 
 /// The descriptor that comes over the socket; `None` if the other side closes it.
@@ -130,15 +131,20 @@ fn receive(socket: &OwnedFd) -> io::Result<Option<OwnedFd>> {
     Ok(None)
 }
 
-/// Takes away what a process that is gone has left mounted.
-pub(super) fn unmount(target: &Path) -> io::Result<()> {
-    let output = Command::new(program()?)
+fn unmounting(target: &Path) -> io::Result<Command> {
+    let mut command = Command::new(program()?);
+    command
         .args(["-u", "-z", "--"])
         .arg(target)
         .env_clear()
         .current_dir("/")
-        .stdin(Stdio::null())
-        .output()?;
+        .stdin(Stdio::null());
+    Ok(command)
+}
+
+/// Takes away what a process that is gone has left mounted.
+pub(super) fn unmount(target: &Path) -> io::Result<()> {
+    let output = unmounting(target)?.output()?;
     match output.status.success() {
         true => Ok(()),
         false => Err(io::Error::other(

@@ -90,6 +90,13 @@ pub enum MountError {
     },
 }
 
+impl MountError {
+    /// Whether a helper could not be started for want of processes.
+    pub fn no_more_processes(&self) -> bool {
+        matches!(self, MountError::System { source, .. } if source.raw_os_error() == Some(libc::EAGAIN))
+    }
+}
+
 /// What to mount.
 #[derive(Debug, Clone)]
 pub struct Options {
