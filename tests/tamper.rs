@@ -928,3 +928,39 @@ fn a_broken_secret_is_named_by_every_command() {
     assert_eq!(product.run(&["get", "three"]).code(), 6);
     assert_eq!(product.run(&["store", "check"]).code(), 6);
 }
+
+/// Equal values of equal secrets have nothing in common on the disk: every key and every nonce is its own.
+#[test]
+fn no_key_and_no_nonce_is_used_twice() {
+    use std::collections::HashSet;
+    let _deadline = support::Deadline::new(Duration::from_secs(60), "randomness");
+    let (mut seen, mut all) = (HashSet::new(), 0);
+    for _ in 0..2 {
+        let product = Product::new();
+        seen.insert(std::fs::read(product.store().join("root.key")).expect("the key file"));
+        all += 1;
+        for n in 0..3 {
+            product.put(&format!("app/{n}"), "the same value everywhere", &[]);
+            product.put(&format!("app/{n}"), "the same value everywhere?", &[]);
+        }
+        let config = wardfs::config::Config::load(&product.store()).expect("settings");
+        let (_desk, access) = wardfs::daemon::desk(&product.store(), &config).expect("the store");
+        let state = access.vault().state();
+        for version in state.secrets.iter().flat_map(|s| s.versions.values()) {
+            let sealed = access.vault().sealed_value(version).expect("sealed");
+            // Behind the header the nonce stands first, and the wrapped key has one too (`format.md`).
+            let wrapped = version.meta.wrapped.encode();
+            let nonce = 3 + version.meta.wrapped.key().as_str().len();
+            for bytes in [
+                &sealed.0[2..14],
+                &sealed.0[14..],
+                &wrapped[nonce..nonce + 12],
+                &wrapped[nonce + 12..],
+            ] {
+                seen.insert(bytes.to_vec());
+                all += 1;
+            }
+        }
+    }
+    assert_eq!((seen.len(), all), (all, 2 + 2 * 6 * 4));
+}

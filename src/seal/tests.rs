@@ -280,3 +280,13 @@ fn keys_and_rings_may_be_shared_between_threads() {
     shared::<Keyring>();
     shared::<SealError>();
 }
+
+#[test]
+fn a_wrapped_key_names_its_own_named_key_and_no_other() {
+    let place = Place::new();
+    let (mut wrapped, _) = ring().seal_value(&place.ctx(), &locked(b"value")).unwrap();
+    wrapped.share_key("other".parse().unwrap());
+    assert_eq!(*wrapped.key(), KeyId::default_key());
+    wrapped.share_key(KeyId::default_key());
+    assert_eq!(*wrapped.key(), KeyId::default_key());
+}
