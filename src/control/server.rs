@@ -1,13 +1,13 @@
 //! Accepts connections, believes the kernel about who sent each message, and answers.
 
-use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::access::{Caller, KnownCaller};
 use crate::audit::{Event, Identity, Outcome, Record};
-use crate::id::Tid;
+use crate::id::{Tid, Uid};
+use crate::places::{Place, Places};
 use crate::policy::Reason;
 use crate::problem::{Exit, Problem};
 use crate::sys::caller::{Header, Observer};
@@ -30,7 +30,10 @@ const TELL: Duration = Duration::from_millis(250);
 pub struct Server {
     desk: Arc<Desk>,
     max_value: usize,
-    busy: Arc<Mutex<Busy>>,
+    /// Connections of each uid.
+    places: Arc<Places>,
+    /// Connections of all but the store's owner.
+    strangers: Arc<Places>,
 }
 
 impl Server {
@@ -39,11 +42,8 @@ impl Server {
         Server {
             desk,
             max_value,
-            busy: Arc::new(Mutex::new(Busy {
-                uids: HashMap::new(),
-                strangers: 0,
-                most: OF_STRANGERS.min(descriptors / 4),
-            })),
+            places: Places::new(PER_UID),
+            strangers: Places::new(OF_STRANGERS.min(descriptors / 4)),
         }
     }
 
@@ -72,8 +72,7 @@ impl Server {
 
     fn serve(self: Arc<Self>, connection: Connection) {
         let Ok(peer) = connection.peer() else { return };
-        let stranger = peer.uid != self.desk.vault.administration().owner;
-        let place = match Place::take(&self.busy, peer.uid.0, stranger) {
+        let place = match self.place(peer.uid) {
             Ok(place) => place,
             Err(why) => {
                 let problem = Problem::new(Exit::Unavailable, "too many connections", why)
@@ -94,6 +93,20 @@ impl Server {
         if let Err(e) = spawned {
             tracing::error!("no thread for a control connection: {e}");
         }
+    }
+
+    /// One of the uid's places, and for a stranger one of all strangers'.
+    fn place(&self, uid: Uid) -> Result<(Option<Place>, Place), String> {
+        let of_all = match uid == self.desk.vault.administration().owner {
+            true => None,
+            false => {
+                let full = || format!("{} are open", self.strangers.each());
+                // All of them share the places of one number.
+                Some(self.strangers.take(0).ok_or_else(full)?)
+            }
+        };
+        let full = || format!("uid {uid} has {} open", self.places.each());
+        Ok((of_all, self.places.take(uid.0).ok_or_else(full)?))
     }
 
     fn converse(&self, connection: &Connection, peer: &Peer) -> std::io::Result<()> {
@@ -256,53 +269,6 @@ impl<'c> Told<'c> {
             let packet = [&[Part::Progress as u8][..], &done.to_be_bytes()].concat();
             // Whoever asked and went away is noticed at the answer.
             let _ = self.connection.send(&packet, &[]);
-        }
-    }
-}
-
-/// Who has how many connections.
-struct Busy {
-    uids: HashMap<u32, usize>,
-    strangers: usize,
-    most: usize,
-}
-
-/// One of a uid's places among the connections.
-struct Place {
-    busy: Arc<Mutex<Busy>>,
-    uid: u32,
-    stranger: bool,
-}
-
-impl Place {
-    fn take(busy: &Arc<Mutex<Busy>>, uid: u32, stranger: bool) -> Result<Place, String> {
-        let mut all = busy.lock().unwrap_or_else(PoisonError::into_inner);
-        if stranger && all.strangers >= all.most {
-            return Err(format!("{} are open", all.most));
-        }
-        let count = all.uids.entry(uid).or_insert(0);
-        if *count >= PER_UID {
-            return Err(format!("uid {uid} has {PER_UID} open"));
-        }
-        *count += 1;
-        all.strangers += usize::from(stranger);
-        Ok(Place {
-            busy: busy.clone(),
-            uid,
-            stranger,
-        })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut all = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        all.strangers -= usize::from(self.stranger);
-        if let Some(count) = all.uids.get_mut(&self.uid) {
-            *count -= 1;
-            if *count == 0 {
-                all.uids.remove(&self.uid);
-            }
         }
     }
 }

@@ -11,6 +11,7 @@ use super::poll::PollState;
 use super::retry::Retries;
 use crate::access::Pin;
 use crate::id::SecretId;
+use crate::places::{Place, Places};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -20,8 +21,6 @@ pub struct OpenFile {
     pub pin: Pin,
     /// Whether it was opened as the current value, and so is told of changes.
     pub follows_current: bool,
-    /// Who opened it; releases carry no ids of their own.
-    pub opener: u32,
     /// What pollers were told.
     pub poll: Mutex<PollState>,
     /// What io_uring readers were given.
@@ -34,19 +33,20 @@ pub enum Handle {
     /// An open file.
     File(Arc<OpenFile>),
     /// A directory listing, made once for its opener.
-    Directory(Arc<super::Listing>, u32),
+    Directory(Arc<super::Listing>),
     /// The notifier's write handle, which writes nothing.
     Notifier,
 }
 
 const SHARDS: usize = 16;
 
+type Shard = Mutex<FxHashMap<u64, (Handle, Place)>>;
+
 /// All handles.
 pub struct Handles {
     next: AtomicU64,
-    shards: [Mutex<FxHashMap<u64, Handle>>; SHARDS],
-    per_uid: Mutex<FxHashMap<u32, usize>>,
-    max_per_uid: usize,
+    shards: [Shard; SHARDS],
+    places: Arc<Places>,
     sizes: Sizes,
     open: AtomicUsize,
 }
@@ -57,8 +57,7 @@ impl Handles {
         Handles {
             next: AtomicU64::new(1),
             shards: Default::default(),
-            per_uid: Mutex::default(),
-            max_per_uid,
+            places: Places::new(max_per_uid),
             sizes: Sizes::default(),
             open: AtomicUsize::new(0),
         }
@@ -69,29 +68,18 @@ impl Handles {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Takes one of the uid's places; the place goes back with [`Handles::release`], or with the guard.
+    /// Takes one of the uid's places, for a handle to come.
     ///
     /// # Errors
     /// If the uid has none left.
-    pub fn admit(&self, uid: u32) -> Result<Place<'_>, VfsError> {
-        let mut counts = lock(&self.per_uid);
-        let count = counts.entry(uid).or_insert(0);
-        if *count >= self.max_per_uid {
-            return Err(VfsError::TooManyHandles);
-        }
-        *count += 1;
-        Ok(Place {
-            handles: self,
-            uid,
-            kept: false,
-        })
+    pub fn admit(&self, uid: u32) -> Result<Place, VfsError> {
+        self.places.take(uid).ok_or(VfsError::TooManyHandles)
     }
 
-    /// Puts a handle under its number.
-    pub fn insert(&self, number: u64, handle: Handle, mut place: Place<'_>) {
-        place.kept = true;
+    /// Puts a handle under its number; it keeps its place.
+    pub fn insert(&self, number: u64, handle: Handle, place: Place) {
         self.open.fetch_add(1, Ordering::Relaxed);
-        lock(self.shard(number)).insert(number, handle);
+        lock(self.shard(number)).insert(number, (handle, place));
     }
 
     /// The handle with this number.
@@ -101,23 +89,18 @@ impl Handles {
     pub fn get(&self, number: u64) -> Result<Handle, VfsError> {
         lock(self.shard(number))
             .get(&number)
-            .cloned()
+            .map(|(handle, _)| handle.clone())
             .ok_or(VfsError::BadHandle)
     }
 
     /// Forgets a handle.
     pub fn release(&self, number: u64) {
-        let Some(handle) = lock(self.shard(number)).remove(&number) else {
+        let Some((handle, _place)) = lock(self.shard(number)).remove(&number) else {
             return;
         };
         self.open.fetch_sub(1, Ordering::Relaxed);
-        match handle {
-            Handle::File(file) => {
-                self.sizes.drop_held(file.pin.secret, file.pin.version.meta.size);
-                self.give_back(file.opener);
-            }
-            Handle::Directory(_, opener) => self.give_back(opener),
-            Handle::Notifier => self.give_back(0),
+        if let Handle::File(file) = handle {
+            self.sizes.drop_held(file.pin.secret, file.pin.version.meta.size);
         }
     }
 
@@ -135,7 +118,7 @@ impl Handles {
     pub fn followers(&self, secret: SecretId) -> Vec<Arc<OpenFile>> {
         let mut out = Vec::new();
         for shard in &self.shards {
-            out.extend(lock(shard).values().filter_map(|h| match h {
+            out.extend(lock(shard).values().filter_map(|(h, _)| match h {
                 Handle::File(f) if f.follows_current && f.pin.secret == secret => Some(f.clone()),
                 _ => None,
             }));
@@ -143,33 +126,8 @@ impl Handles {
         out
     }
 
-    fn shard(&self, number: u64) -> &Mutex<FxHashMap<u64, Handle>> {
+    fn shard(&self, number: u64) -> &Shard {
         &self.shards[number as usize % SHARDS]
-    }
-
-    fn give_back(&self, uid: u32) {
-        let mut counts = lock(&self.per_uid);
-        if let Some(count) = counts.get_mut(&uid) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&uid);
-            }
-        }
-    }
-}
-
-/// One of a uid's places in the table.
-pub struct Place<'h> {
-    handles: &'h Handles,
-    uid: u32,
-    kept: bool,
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        if !self.kept {
-            self.handles.give_back(self.uid);
-        }
     }
 }
 
@@ -318,18 +276,15 @@ mod tests {
     }
 
     #[test]
-    fn places_are_bounded_and_come_back() {
-        let handles = Handles::new(2);
+    fn a_handle_keeps_its_place_until_it_is_released() {
+        let handles = Handles::new(1);
         let number = handles.reserve();
         handles.insert(number, Handle::Notifier, handles.admit(0).unwrap());
-        let second = handles.admit(0).unwrap();
         assert!(matches!(handles.admit(0), Err(VfsError::TooManyHandles)));
-        assert!(handles.admit(1).is_ok(), "another uid has its own");
-        drop(second);
-        assert!(handles.admit(0).is_ok());
         handles.release(number);
         handles.release(number);
         assert_eq!(handles.count(), 0);
         assert!(matches!(handles.get(number), Err(VfsError::BadHandle)));
+        assert!(handles.admit(0).is_ok());
     }
 }

@@ -6,6 +6,7 @@ use crate::access::{Access, AccessError, Bytes, Caller, Choice, Range, Standing}
 use crate::audit::Event;
 use crate::clock::Timestamp;
 use crate::id::Pid;
+use crate::places::Place;
 use crate::policy::{Basis, Reason, Refusal};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
@@ -33,8 +34,6 @@ pub use node::Node;
 pub use retry::Asked;
 use retry::Begun;
 pub use tree::{Listing, ListingEntry};
-
-use handles::Place;
 
 /// The answer to a poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,7 +199,6 @@ impl Vfs {
                 break OpenFile {
                     pin,
                     follows_current,
-                    opener: caller.uid().0,
                     poll: Mutex::default(),
                     retries: Mutex::default(),
                 };
@@ -212,13 +210,13 @@ impl Vfs {
     }
 
     fn open_for_notifier<C: Caller>(&self, caller: &mut C) -> Result<u64, VfsError> {
-        let place: Place<'_> = self.admit_notifier(caller)?;
+        let place = self.admit_notifier(caller)?;
         let number = self.handles.reserve();
         self.handles.insert(number, Handle::Notifier, place);
         Ok(number)
     }
 
-    fn admit_notifier<C: Caller>(&self, caller: &mut C) -> Result<Place<'_>, VfsError> {
+    fn admit_notifier<C: Caller>(&self, caller: &mut C) -> Result<Place, VfsError> {
         if !self.is_notifier(caller) {
             return Err(VfsError::ReadOnly);
         }

@@ -236,11 +236,8 @@ impl Vfs {
             }
         };
         let number = self.handles.reserve();
-        self.handles.insert(
-            number,
-            Handle::Directory(Arc::new(listing), caller.uid().0),
-            place,
-        );
+        self.handles
+            .insert(number, Handle::Directory(Arc::new(listing)), place);
         Ok(number)
     }
 
@@ -250,7 +247,7 @@ impl Vfs {
     /// For a handle that is none.
     pub fn listing(&self, handle: u64) -> Result<Arc<Listing>, VfsError> {
         match self.handles.get(handle)? {
-            Handle::Directory(listing, _) => Ok(listing),
+            Handle::Directory(listing) => Ok(listing),
             Handle::File(_) | Handle::Notifier => Err(VfsError::NotDirectory),
         }
     }
