@@ -1,4 +1,5 @@
-//! Ten thousand secrets: ready as soon, listed whole, and each operation as cheap as with ten.
+//! Many secrets (2,000, 10,000, or as `WARDFS_TEST_SECRETS` says): ready as soon, listed whole, and each operation as
+//! cheap as with a hundred.
 //!
 //! The numbers are printed and bounded loosely, so that no busy machine fails here; `cargo bench --bench mount` is
 //! for measuring.
@@ -21,6 +22,8 @@ use wardfs::daemon;
 use wardfs::id::{Label, SecretName, VersionId};
 use wardfs::vault::{ChangeKind, VaultError};
 
+/// Secrets in the store that others are compared with.
+const SMALL: usize = 100;
 /// Secrets in a directory.
 const DIRECTORY: usize = 100;
 
@@ -103,7 +106,7 @@ fn by_turns(rounds: usize, mut what: impl FnMut(bool, usize)) -> [Duration; 2] {
 }
 
 #[test]
-fn ten_thousand_secrets_cost_as_ten_do() {
+fn many_secrets_cost_as_a_hundred_do() {
     let _deadline = support::Deadline::new(Duration::from_secs(240), "scale");
     let long = support::long_run();
     let count: usize = std::env::var("WARDFS_TEST_SECRETS")
@@ -111,7 +114,7 @@ fn ten_thousand_secrets_cost_as_ten_do() {
         .and_then(|n| n.parse().ok())
         .unwrap_or(if long { 10_000 } else { 2_000 });
     let begin = Instant::now();
-    let mut small = filled(10);
+    let mut small = filled(SMALL);
     let mut big = filled(count);
     println!("{count} secrets made in {:?}", begin.elapsed());
 
@@ -121,7 +124,10 @@ fn ten_thousand_secrets_cost_as_ten_do() {
         product.mount();
         *start = begin.elapsed();
     }
-    println!("READY with 10: {:?}; with {count}: {:?}", starts[0], starts[1]);
+    println!(
+        "READY with {SMALL}: {:?}; with {count}: {:?}",
+        starts[0], starts[1]
+    );
     let status = std::fs::read_to_string(format!("/proc/{}/status", big.pid())).unwrap();
     let resident = status
         .lines()
@@ -158,8 +164,9 @@ fn ten_thousand_secrets_cost_as_ten_do() {
     );
 
     let file = |big_one: bool, round: usize| -> (PathBuf, String) {
-        let (product, count) = if big_one { (&big, count) } else { (&small, 10) };
-        let i = (round * 7919) % count;
+        let (product, count) = if big_one { (&big, count) } else { (&small, SMALL) };
+        // As many of either, from all over it.
+        let i = round % SMALL * (count / SMALL);
         (product.path(&name(i)), format!("value {i}"))
     };
     let rounds = if long { 2000 } else { 400 };
@@ -168,30 +175,44 @@ fn ten_thousand_secrets_cost_as_ten_do() {
             std::fs::metadata(file(big, round).0).unwrap();
         })
     });
-    let read: [Duration; 2] = Run::uid(A).limit(Duration::from_secs(60)).call(|| {
-        by_turns(rounds, |big, round| {
-            let (path, value) = file(big, round);
-            assert_eq!(std::fs::read_to_string(path).unwrap(), value);
+    let reads = |rounds: usize| -> [Duration; 2] {
+        Run::uid(A).limit(Duration::from_secs(60)).call(|| {
+            by_turns(rounds, |big, round| {
+                let (path, value) = file(big, round);
+                assert_eq!(std::fs::read_to_string(path).unwrap(), value);
+            })
         })
-    });
+    };
+    // The first one of a secret fetches it from the store and unwraps its key.
+    let first = reads(SMALL);
+    let read = reads(rounds);
     let mut clients = [&small, &big].map(|p| {
         Client::connect(&daemon::socket_path(&p.store()))
             .unwrap()
             .expect("a daemon")
     });
     let put = by_turns(if long { 100 } else { 40 }, |big_one, round| {
-        let count = if big_one { count } else { 10 };
+        let count = if big_one { count } else { SMALL };
         let mut value = wardfs::sys::mem::secret(8).unwrap();
         value.expose_mut().copy_from_slice(b"replaced");
-        let put = serde_json::json!({ "name": name((round * 7919) % count) });
+        let put = serde_json::json!({ "name": name(round % SMALL * (count / SMALL)) });
         let request = Request::Put(serde_json::from_value(put).unwrap());
         clients[usize::from(big_one)]
             .call(&request, Some(wardfs::control::protocol::Enclosed::Value(value)))
             .unwrap();
     });
-    for (what, [ten, many]) in [("look-up", look), ("read", read), ("put", put)] {
-        println!("{what}: median {ten:?} with 10, {many:?} with {count}");
-        // A cost that grows with the number would be 200 times as high, or 1,000 times.
-        assert!(many < ten * 5, "{what}: {ten:?} with 10, {many:?} with {count}");
+    for (what, [few, many]) in [
+        ("look-up", look),
+        ("first read", first),
+        ("read", read),
+        ("put", put),
+    ] {
+        let ratio = many.as_secs_f64() / few.as_secs_f64();
+        println!("{what}: median {few:?} with {SMALL}, {many:?} with {count}, ratio {ratio:.2}");
+        // A cost that grows with the number would be 20 times as high, or 1,000 times.
+        assert!(
+            many < few * 5,
+            "{what}: {few:?} with {SMALL}, {many:?} with {count}"
+        );
     }
 }

@@ -92,7 +92,7 @@ pub enum Means {
 }
 
 /// Threads whose descriptors an [`Observer`] keeps at most; each has at most [`DESCRIPTORS_PER_THREAD`].
-pub const KEPT_THREADS: usize = 64;
+pub const KEPT_THREADS: usize = 1024;
 /// Descriptors kept for a thread: a pidfd and four files under `/proc`.
 pub const DESCRIPTORS_PER_THREAD: usize = 5;
 /// How old groups may be that [`Identified::groups_for_record`] gives.
