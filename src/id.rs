@@ -273,13 +273,15 @@ impl fmt::Debug for StoreId {
     }
 }
 
-/// Control characters, `\` and non-ASCII line breaks of untrusted text made visible, so that a process name or
-/// a description cannot drive a terminal or forge a line.
+/// Control characters, line breaks and invisible characters of untrusted text made visible, so that a process name or
+/// a description cannot drive a terminal, forge a line, or look like another one (Unicode's categories Cc, Zl, Zp and
+/// Cf).
 pub fn printable(s: &str) -> String {
     let mut out = String::with_capacity(s.len());
     for c in s.chars() {
         if c.is_control()
-            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
         {
             out.extend(c.escape_default());
         } else {

@@ -168,7 +168,8 @@ pub fn main() -> ExitCode {
     complete::answer();
     let cli = match args::Cli::typed(std::env::args_os()) {
         Ok(cli) => cli,
-        Err(e) => return refused(&e),
+        Err(e) if e.use_stderr() => return refused(&visible(&e)),
+        Err(answer) => return refused(&answer),
     };
     let mut output = match Output::standard(cli.global.json, cli.global.quiet) {
         Ok(output) => output,
@@ -188,6 +189,17 @@ pub fn main() -> ExitCode {
             ExitCode::from(problem.exit as u8)
         }
     }
+}
+
+/// What clap says of arguments repeats them: whatever in them could drive a terminal is made visible first.
+fn visible(e: &clap::Error) -> clap::Error {
+    let args = std::env::args_os().map(|a| crate::id::printable(&a.to_string_lossy()));
+    args::Cli::typed(args).err().unwrap_or_else(|| {
+        clap::Error::raw(
+            e.kind(),
+            "an argument has characters that it may not have\n\nSee wardfs --help.\n",
+        )
+    })
 }
 
 /// Help and version are answers; everything else that clap says is bad usage.

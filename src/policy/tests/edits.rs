@@ -100,3 +100,21 @@ fn statements_with_strings_attached_are_not_extended() {
         Change::AlreadyThere(0)
     );
 }
+
+#[test]
+fn what_somebody_may_do_less_is_no_reason_to_add_nothing() {
+    let mut document = Document::empty();
+    let less = [Action::DescribeSecret];
+    document.add(Effect::Allow, &local("uid:5"), &less);
+    document.add(Effect::Deny, &local("uid:6"), &less);
+    assert_eq!(
+        document.add(Effect::Allow, &local("uid:5"), READ),
+        Change::Added(2),
+        "he may only describe so far"
+    );
+    assert_eq!(
+        document.add(Effect::Deny, &local("uid:6"), READ),
+        Change::Added(3),
+        "he is only kept from describing so far"
+    );
+}
