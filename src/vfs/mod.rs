@@ -173,7 +173,7 @@ impl Vfs {
         let place = self.handles.admit(caller.uid().0)?;
         let number = self.handles.reserve();
         let file = loop {
-            let state = self.access.vault().state();
+            let state = self.access.vault().peek();
             let (secret, choice, follows_current) = self.target(&state, node)?;
             let pin = self
                 .access
@@ -188,7 +188,7 @@ impl Vfs {
             });
             // A rotation between the choice and the hold could show somebody a size below what is held here:
             // then choose again.
-            let now = self.access.vault().state();
+            let now = self.access.vault().peek();
             let same = !follows_current
                 || now
                     .secrets

@@ -31,7 +31,7 @@ impl Vfs {
     /// As a look-up; ENODATA for a name that there is not.
     pub fn getxattr<C: Caller>(&self, node: Node, name: &str, caller: &mut C) -> Result<Vec<u8>, VfsError> {
         let name = name.strip_prefix(PREFIX).ok_or(VfsError::NoAttribute)?;
-        let state = self.access().vault().state();
+        let state = self.access().vault().peek();
         let (secret, version) = match node {
             Node::Secret(id) => {
                 let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
