@@ -89,15 +89,9 @@ impl Draft<'_> {
     /// answer is [`Sameness::Other`].
     pub fn compare(&self, version: &Version, value: &crate::secret::SecretBytes) -> Sameness {
         let digest = self.vault.keyring.digest(&version.context(self.vault.id), value);
-        if version
-            .meta
-            .digest
-            .as_ref()
-            .is_some_and(|known| known.ct_eq(&digest))
-        {
-            Sameness::Same
-        } else {
-            Sameness::Other
+        match version.meta.digest.as_ref().map(|known| known.ct_eq(&digest)) {
+            Some(true) => Sameness::Same,
+            Some(false) | None => Sameness::Other,
         }
     }
 
