@@ -1004,3 +1004,26 @@ fn readers_are_told_in_words() {
         "but not anyone except group ops (gid 100)"
     );
 }
+
+#[test]
+fn an_explanation_names_the_denies_that_bind_whoever_asks() {
+    let policy = compiled(&statement(r#""Effect": "Deny", "Principal": "*", "Action": "*""#));
+    let shared = Shared::default();
+    let layers = Layers {
+        administration: &ADMINISTRATION,
+        shared: &shared,
+        secret: Some(&policy),
+    };
+    let name = secret();
+    let named = |action, uid| {
+        let request = Request::new(action, Purpose::of(action), SecretId(1), &name);
+        super::super::decide::trace(&layers, &request, &mut Caller::new(uid, uid)).len()
+    };
+    assert_eq!(
+        named(Action::PutResourcePolicy, 0),
+        0,
+        "a secret's own policy does not take this from its owner"
+    );
+    assert_eq!(named(Action::PutResourcePolicy, 5), 1);
+    assert_eq!(named(Action::GetSecretValue, 0), 1);
+}
