@@ -389,12 +389,12 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     Server::new(desk, plan.config.max_value_bytes, descriptors)
         .listen(&socket)
         .map_err(|e| {
-            Problem::new(
-                Exit::Unavailable,
-                format!("cannot listen on {}", socket.display()),
-                e,
-            )
-            .next("the directory of the store must be writable, and its path at most 90 bytes long")
+            let next = match e.raw_os_error() {
+                Some(libc::EAGAIN) => MORE_PROCESSES,
+                _ => "the directory of the store must be writable, and its path at most 90 bytes long",
+            };
+            let what = format!("cannot listen on {}", socket.display());
+            Problem::new(Exit::Unavailable, what, e).next(next)
         })?;
 
     record(&vault, Event::Startup);

@@ -13,14 +13,21 @@ use support::{Deadline, wait_until};
 
 /// A user that every Debian has: fusermount3 serves nobody without a name.
 const USER: (u32, u32) = (5, 60);
+/// Another one, whose processes nobody else's test makes.
+const ALONE: (u32, u32) = (9, 9);
 
 /// A home, the program, and `/dev/fuse` as udev leaves it, for everybody.
 struct Home {
     dir: tempfile::TempDir,
+    user: (u32, u32),
 }
 
 impl Home {
     fn new() -> Home {
+        Home::of(USER)
+    }
+
+    fn of(user: (u32, u32)) -> Home {
         support::require_root();
         support::private_mounts();
         let dir = tempfile::Builder::new()
@@ -34,8 +41,8 @@ impl Home {
         let flags = nix::mount::MsFlags::MS_BIND;
         nix::mount::mount(Some(&device), "/dev/fuse", None::<&str>, flags, None::<&str>).expect("bind");
         support::product::install(&dir.path().join("wardfs"));
-        std::os::unix::fs::chown(dir.path(), Some(USER.0), Some(USER.1)).expect("chown");
-        Home { dir }
+        std::os::unix::fs::chown(dir.path(), Some(user.0), Some(user.1)).expect("chown");
+        Home { dir, user }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -51,15 +58,16 @@ impl Home {
         command
             .args(args)
             .env_clear()
-            .envs(support::coverage_of(USER.0))
+            .envs(support::coverage_of(self.user.0))
             .env("HOME", self.dir.path())
             .env("PATH", format!("{}:/usr/bin:/bin", self.dir.path().display()))
             .current_dir(self.dir.path())
             .stdin(Stdio::null());
+        let user = self.user;
         // SAFETY: raw system calls on this child alone.
         unsafe {
-            command.pre_exec(|| {
-                support::become_ids(USER.0, USER.1, &[])?;
+            command.pre_exec(move || {
+                support::become_ids(user.0, user.1, &[])?;
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 Ok(())
             });
@@ -287,11 +295,11 @@ fn with_threads(command: &mut Command, most: u64) {
 #[test]
 fn with_few_threads_a_daemon_serves_or_says_why_not() {
     let _deadline = Deadline::new(Duration::from_secs(120), "few threads");
-    let home = Home::new();
+    let home = Home::of(ALONE);
     home.ok(&["--user", "init"]);
     std::fs::write(home.path("value"), "s3cret").expect("write");
     std::fs::set_permissions(home.path("value"), PermissionsExt::from_mode(0o644)).expect("chmod");
-    let put = |name: &str| home.ok(&["put", "--user", name, "--value-file", "value", "--allow", "uid:5"]);
+    let put = |name: &str| home.ok(&["put", "--user", name, "--value-file", "value", "--allow", "uid:9"]);
     put("app/db");
     let (mut refused, mut served) = (0, 0);
     for most in 1..24 {
@@ -305,8 +313,10 @@ fn with_few_threads_a_daemon_serves_or_says_why_not() {
             if let Some(status) = child.0.try_wait().expect("wait") {
                 break Some(status);
             }
-            if home.read(USER, "app/db") == Ok(b"s3cret".to_vec()) {
-                break None;
+            if home.read(ALONE, "app/db") == Ok(b"s3cret".to_vec()) {
+                // The first of its threads may serve while the last cannot be had.
+                std::thread::sleep(Duration::from_millis(500));
+                break child.0.try_wait().expect("wait");
             }
             assert!(
                 begin.elapsed() < Duration::from_secs(10),
@@ -318,7 +328,7 @@ fn with_few_threads_a_daemon_serves_or_says_why_not() {
             let mut said = String::new();
             let mut errors = child.0.stderr.take().expect("piped");
             std::io::Read::read_to_string(&mut errors, &mut said).expect("text");
-            assert_eq!(status.code(), Some(1), "{most}: {said}");
+            assert!(matches!(status.code(), Some(1 | 7)), "{most}: {said}");
             assert!(
                 said.contains("error: cannot ") && !said.contains("panic"),
                 "{most}: {said}"
@@ -329,7 +339,7 @@ fn with_few_threads_a_daemon_serves_or_says_why_not() {
             let status = home.run(&["--user", "status"]);
             assert!(matches!(status.status.code(), Some(0 | 7)), "{most}: {status:?}");
             for _ in 0..20 {
-                assert_eq!(home.read(USER, "app/db"), Ok(b"s3cret".to_vec()), "{most}");
+                assert_eq!(home.read(ALONE, "app/db"), Ok(b"s3cret".to_vec()), "{most}");
             }
             served += 1;
         }

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, mpsc};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 
 const PAGE: u64 = 4096;
 
@@ -23,14 +23,30 @@ pub(super) fn check(
 ) -> Result<Checked, StoreError> {
     let overlay = Overlay::new(file).map_err(|e| super::files::io("read", path, e))?;
     let (tell, told) = mpsc::channel();
+    let work = Mutex::new(Some((overlay, tell)));
+    // Whoever takes the work does it.
+    let run = || {
+        let (overlay, tell) = locked(&work).take()?;
+        Some(guarded(path, || verify(overlay, path, revision, tell)))
+    };
     std::thread::scope(|scope| {
-        let work = scope.spawn(move || guarded(path, || verify(overlay, path, revision, tell)));
+        let worker = std::thread::Builder::new().spawn_scoped(scope, run).ok();
+        // Where no other thread can be had, this one checks, and tells how far it was when it is done.
+        let done = match worker.is_some() {
+            true => None,
+            false => run(),
+        };
         for part in told {
             progress(part);
         }
-        work.join().unwrap_or_else(|_| Err(contradiction(path)))
+        let done = done.or_else(|| worker?.join().ok()?);
+        done.unwrap_or_else(|| Err(contradiction(path)))
     })
     .inspect(|_| progress(1.0))
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn verify(

@@ -4,7 +4,7 @@
 //! before ([`keep`]), and that does so when its standard input ends, also by `kill -9` of this process. (The helper's
 //! own `auto_unmount` takes away dead mounts only, and this one lives as long as its server.)
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSliceMut, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
@@ -30,6 +30,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The child that takes a mount away when this is dropped.
 #[derive(Debug)]
 pub struct Keeper(Child);
+
+impl Keeper {
+    /// From now on there is a mount to take away.
+    fn arm(&mut self) -> io::Result<()> {
+        match &mut self.0.stdin {
+            Some(stdin) => stdin.write_all(b"m"),
+            None => Ok(()),
+        }
+    }
+}
 
 impl Drop for Keeper {
     fn drop(&mut self) {
@@ -62,9 +72,22 @@ pub(super) fn mount(target: &Path, fsname: &str) -> io::Result<(OwnedFd, Keeper)
         None,
         SockFlag::SOCK_CLOEXEC,
     )?;
+    let program = program()?;
+    // Before there is a mount: where no process can be had for it, nothing is left behind.
+    let keeper = Command::new("/proc/self/exe")
+        .arg(KEEP)
+        .arg(target)
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        // A ^C at the terminal is for the server, which then unmounts by it.
+        .process_group(0)
+        .spawn();
+    let mut keeper = Keeper(keeper?);
+    // For the helper alone: what else holds it would keep the answer open that a helper that fails never gives.
     fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))?;
     let options = format!("ro,nosuid,nodev,noexec,fsname={fsname},subtype=wardfs");
-    let helper = Command::new(program()?)
+    let helper = Command::new(program)
         .args(["-o", &options, "--"])
         .arg(target)
         .env_clear()
@@ -76,37 +99,32 @@ pub(super) fn mount(target: &Path, fsname: &str) -> io::Result<(OwnedFd, Keeper)
         .spawn()?;
     drop(theirs);
     let device = receive(&ours)?;
+    if device.is_some() {
+        keeper.arm()?;
+    }
     let ended = helper.wait_with_output()?;
-    let Some(device) = device.filter(|_| ended.status.success()) else {
-        let said = String::from_utf8_lossy(&ended.stderr);
-        return Err(io::Error::other(format!("fusermount3 refused: {}", said.trim())));
-    };
-    let keeper = Command::new("/proc/self/exe")
-        .arg(KEEP)
-        .arg(target)
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        // A ^C at the terminal is for the server, which then unmounts by it.
-        .process_group(0)
-        .spawn();
-    match keeper {
-        Ok(child) => Ok((device, Keeper(child))),
-        Err(e) => unmount(target).and(Err(e)),
+    match device.filter(|_| ended.status.success()) {
+        Some(device) => Ok((device, keeper)),
+        None => {
+            let said = String::from_utf8_lossy(&ended.stderr);
+            Err(io::Error::other(format!("fusermount3 refused: {}", said.trim())))
+        }
     }
 }
 
 /// The hidden command that runs [`keep`].
 pub const KEEP: &str = "__unmounter";
 
-/// Waits until standard input ends, then becomes the program that takes the mount of this user at `target` away: for
-/// another process there may be no room.
+/// Waits until standard input ends. If anything was in it there is a mount of this user at `target`, and this becomes
+/// the program that takes it away: for another process there may be no room.
 ///
 /// # Errors
 /// If there is no such program, or it cannot be run.
 pub fn keep(target: &Path) -> io::Result<()> {
-    io::copy(&mut io::stdin().lock(), &mut io::sink())?;
-    Err(unmounting(target)?.exec())
+    match io::copy(&mut io::stdin().lock(), &mut io::sink())? {
+        0 => Ok(()),
+        _ => Err(unmounting(target)?.exec()),
+    }
 }
 
 /// The descriptor that comes over the socket; `None` if the other side closes it.
