@@ -143,7 +143,7 @@ impl Handles {
 /// come near that race at all.
 #[derive(Default)]
 pub struct Sizes {
-    secrets: Mutex<FxHashMap<SecretId, Size>>,
+    shards: [Mutex<FxHashMap<SecretId, Size>>; SHARDS],
     voiding: Mutex<()>,
 }
 
@@ -178,7 +178,7 @@ impl Sizes {
     /// for by now; it is called if one of them can be too low, and before this returns.
     pub fn hold(&self, secret: SecretId, size: u32, void: impl FnOnce()) {
         let low = {
-            let mut secrets = lock(&self.secrets);
+            let mut secrets = lock(self.shard(secret));
             let entry = secrets.entry(secret).or_default();
             entry.hold(size);
             entry.needs_voiding(size)
@@ -186,7 +186,7 @@ impl Sizes {
         if low {
             let _one = lock(&self.voiding);
             let low = |sizes: &Self| {
-                lock(&sizes.secrets)
+                lock(sizes.shard(secret))
                     .entry(secret)
                     .or_default()
                     .needs_voiding(size)
@@ -194,15 +194,19 @@ impl Sizes {
             if low(self) {
                 void();
                 // Whatever was answered since the hold is not below it.
-                let mut secrets = lock(&self.secrets);
+                let mut secrets = lock(self.shard(secret));
                 secrets.entry(secret).or_default().least = Some(size);
             }
         }
     }
 
+    fn shard(&self, secret: SecretId) -> &Mutex<FxHashMap<SecretId, Size>> {
+        &self.shards[secret.0 as usize % SHARDS]
+    }
+
     /// One less is held.
     pub fn drop_held(&self, secret: SecretId, size: u32) {
-        let mut secrets = lock(&self.secrets);
+        let mut secrets = lock(self.shard(secret));
         let Some(entry) = secrets.get_mut(&secret) else {
             return;
         };
@@ -217,7 +221,7 @@ impl Sizes {
     /// The size to show: the current one, or a larger one that somebody holds or that was shown lately.
     pub fn shown(&self, secret: SecretId, current: u32) -> u64 {
         let now = Instant::now();
-        let mut secrets = lock(&self.secrets);
+        let mut secrets = lock(self.shard(secret));
         let entry = secrets.entry(secret).or_default();
         let mut shown = entry.held.iter().fold(current, |most, (size, _)| most.max(*size));
         match entry.lately {
