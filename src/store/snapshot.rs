@@ -87,7 +87,8 @@ pub enum NameConflict {
 
 /// The index. `E` is shared between all snapshots that hold it.
 pub struct Snapshot<E> {
-    ordered: imbl::OrdSet<Ordered<E>>,
+    /// Names alone: the tree keeps copies of what was in it as its signposts, and an entry that is gone must go.
+    ordered: imbl::OrdSet<Ordered>,
     by_name: imbl::GenericHashMap<Named<E>, (), RandomState, imbl::shared_ptr::DefaultSharedPtr>,
     by_id: imbl::OrdMap<SecretId, Arc<E>>,
     /// How many entries each directory has. The root is not in it while it is empty.
@@ -176,13 +177,10 @@ impl<E: Indexed> Snapshot<E> {
         }
         if !same_name {
             self.count_in(entry.name().as_str());
+            self.ordered.insert(Ordered(entry.name().clone()));
         }
         self.by_id.insert(entry.id(), entry.clone());
-        // The key is the entry, so the old one has to go first.
-        self.by_name.remove(entry.name().as_str());
-        self.by_name.insert(Named(entry.clone()), ());
-        self.ordered.remove(&ByPath(entry.name().as_str()));
-        self.ordered.insert(Ordered(entry));
+        self.by_name.insert(Named(entry), ());
     }
 
     /// A snapshot without the secret of that number; the same one if there is none.
@@ -241,7 +239,9 @@ impl<E: Indexed> Snapshot<E> {
 
     /// Every secret in the order of the names, compared segment by segment: `a`, `a/x`, `a-b`.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<E>> {
-        self.ordered.iter().map(|ordered| &ordered.0)
+        self.ordered
+            .iter()
+            .filter_map(|name| self.by_name(name.0.as_str()))
     }
 
     /// The directory at `path`; `""` is the root, which is always there.
@@ -308,8 +308,8 @@ impl<E: Indexed> Snapshot<E> {
             format!("{path}/")
         };
         self.from(&prefix)
-            .map(|ordered| &ordered.0)
-            .take_while(move |entry| entry.name().as_str().starts_with(&prefix))
+            .take_while(move |name| name.0.as_str().starts_with(&prefix))
+            .filter_map(|name| self.by_name(name.0.as_str()))
     }
 
     /// Why `name` cannot be given to a secret, if it cannot. A name that a secret has already is no conflict.
@@ -337,32 +337,32 @@ impl<E: Indexed> Snapshot<E> {
         None
     }
 
-    fn from<'a>(&'a self, at: &str) -> Rest<'a, E> {
+    fn from<'a>(&'a self, at: &str) -> Rest<'a> {
         self.ordered.range::<_, ByPath<'_>>(ByPath(at)..)
     }
 }
 
-type Rest<'a, E> = imbl::ordset::RangedIter<'a, Ordered<E>, imbl::shared_ptr::DefaultSharedPtr>;
+type Rest<'a> = imbl::ordset::RangedIter<'a, Ordered, imbl::shared_ptr::DefaultSharedPtr>;
 
 struct Children<'a, E> {
     snapshot: &'a Snapshot<E>,
     prefix: String,
-    rest: Rest<'a, E>,
+    rest: Rest<'a>,
 }
 
 impl<'a, E: Indexed> Iterator for Children<'a, E> {
     type Item = Child<'a, E>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let Ordered(entry) = self.rest.next()?;
-        let name = entry.name().as_str();
+        let Ordered(name) = self.rest.next()?;
+        let name = name.as_str();
         let Some(tail) = name.strip_prefix(&self.prefix) else {
             // What follows is in another directory; so is everything behind it.
             self.rest = self.snapshot.from(END);
             return None;
         };
         match tail.split_once('/') {
-            None => Some(Child::Secret(tail, entry)),
+            None => Some(Child::Secret(tail, self.snapshot.by_name(name)?)),
             Some((segment, _)) => {
                 let path = &name[..self.prefix.len() + segment.len()];
                 self.rest = self.snapshot.from(&behind(path));
@@ -418,31 +418,18 @@ impl<E: Indexed> PartialEq for Named<E> {
 
 impl<E: Indexed> Eq for Named<E> {}
 
-/// An entry in the order of a tree: `/` comes before every other byte, so that what is beneath a directory
+/// A name in the order of a tree: `/` comes before every other byte, so that what is beneath a directory
 /// follows its own name at once and segments are in the order of their bytes.
-struct Ordered<E>(Arc<E>);
+#[derive(Clone, PartialEq, Eq)]
+struct Ordered(SecretName);
 
-impl<E> Clone for Ordered<E> {
-    fn clone(&self) -> Self {
-        Ordered(self.0.clone())
-    }
-}
-
-impl<E: Indexed> PartialEq for Ordered<E> {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.name() == other.0.name()
-    }
-}
-
-impl<E: Indexed> Eq for Ordered<E> {}
-
-impl<E: Indexed> Ord for Ordered<E> {
+impl Ord for Ordered {
     fn cmp(&self, other: &Self) -> Ordering {
-        by_segments(self.0.name().as_str(), other.0.name().as_str())
+        by_segments(self.0.as_str(), other.0.as_str())
     }
 }
 
-impl<E: Indexed> PartialOrd for Ordered<E> {
+impl PartialOrd for Ordered {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
@@ -451,15 +438,15 @@ impl<E: Indexed> PartialOrd for Ordered<E> {
 /// A text compared with names.
 struct ByPath<'a>(&'a str);
 
-impl<E: Indexed> equivalent::Equivalent<Ordered<E>> for ByPath<'_> {
-    fn equivalent(&self, key: &Ordered<E>) -> bool {
-        self.0 == key.0.name().as_str()
+impl equivalent::Equivalent<Ordered> for ByPath<'_> {
+    fn equivalent(&self, key: &Ordered) -> bool {
+        self.0 == key.0.as_str()
     }
 }
 
-impl<E: Indexed> Comparable<Ordered<E>> for ByPath<'_> {
-    fn compare(&self, key: &Ordered<E>) -> Ordering {
-        by_segments(self.0, key.0.name().as_str())
+impl Comparable<Ordered> for ByPath<'_> {
+    fn compare(&self, key: &Ordered) -> Ordering {
+        by_segments(self.0, key.0.as_str())
     }
 }
 

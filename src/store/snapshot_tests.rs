@@ -265,3 +265,29 @@ proptest! {
         }
     }
 }
+
+/// What was replaced or removed holds values and keys: none of it may stay in some corner of a tree.
+#[test]
+fn nothing_keeps_an_entry_that_is_gone() {
+    let name = |n: u64| format!("d{}/s{n}", n % 7);
+    let mut s = Snapshot::empty();
+    let mut gone = Vec::new();
+    for value in 0..3 {
+        for n in 0..2000 {
+            let new = entry(n, &name(n), value);
+            gone.push(Arc::downgrade(&new));
+            s = s.with(new);
+        }
+    }
+    let kept = gone.split_off(4000);
+    assert_eq!(
+        gone.iter().filter(|e| e.strong_count() > 0).count(),
+        0,
+        "replaced"
+    );
+    for n in 0..1999 {
+        s = s.without(SecretId(n));
+    }
+    assert_eq!(kept.iter().filter(|e| e.strong_count() > 0).count(), 1, "removed");
+    assert_eq!(s.iter().count(), 1);
+}
