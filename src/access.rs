@@ -18,6 +18,8 @@ mod known;
 mod proof;
 mod record;
 mod standing;
+#[cfg(all(test, not(feature = "interleavings")))]
+mod tests;
 
 pub use asked::Asked;
 pub use caller::{Caller, CallerKey};

@@ -162,6 +162,53 @@ pub(crate) fn make(vault: &Vault, name: &str, meanwhile: impl FnOnce()) -> Resul
     })
 }
 
+/// A machine without users and groups.
+struct Nobody;
+
+impl crate::policy::Directory for Nobody {
+    fn uid_of(&self, _: &str) -> Option<crate::id::Uid> {
+        None
+    }
+    fn gid_of(&self, _: &str) -> Option<crate::id::Gid> {
+        None
+    }
+    fn users(&self) -> Vec<(String, crate::id::Uid)> {
+        Vec::new()
+    }
+    fn groups(&self) -> Vec<(String, crate::id::Gid)> {
+        Vec::new()
+    }
+}
+
+/// Changes the metadata of a secret.
+pub(crate) fn change(
+    vault: &Vault,
+    name: &str,
+    what: impl FnOnce(&mut Draft<'_>, &mut SecretMeta) -> ChangeKind,
+) {
+    let changed = vault.change(|draft| -> Result<_, VaultError> {
+        let mut meta = draft.state().secrets.by_name(name).unwrap().meta.clone();
+        let kind = what(draft, &mut meta);
+        draft.put_secret(meta, kind);
+        Ok(((), body(name)))
+    });
+    changed.unwrap();
+}
+
+/// Lets `principal`, as a policy names one, read a secret's value.
+pub(crate) fn allow(vault: &Vault, name: &str, principal: &str) {
+    let policy = format!(
+        r#"{{"Version": "2012-10-17", "Statement": {{"Effect": "Allow", "Principal": {principal},
+            "Action": "secretsmanager:GetSecretValue", "Resource": "*"}}}}"#
+    );
+    change(vault, name, |_, meta| {
+        let map = crate::policy::PrincipalMap::default();
+        let (record, _) = PolicyRecord::resolve(&policy, &map, &Nobody, &meta.name, None).unwrap();
+        meta.policy = Some(record.into());
+        ChangeKind::Settings
+    });
+}
+
 fn has(vault: &Vault, name: &str) -> bool {
     vault
         .state()

@@ -9,57 +9,16 @@ use super::*;
 use crate::access::KnownCaller;
 use crate::clock::Timestamp;
 use crate::id::{Gid, Label, SecretId, SecretName, Uid, VersionId};
-use crate::policy::{Directory, PolicyRecord, PrincipalMap};
 use crate::sync::in_many_orders;
-use crate::vault::tests::{Place, body, make};
-use crate::vault::{Draft, Life, SecretMeta, Vault, VaultError};
+use crate::vault::tests::{Place, allow, change, make};
+use crate::vault::{Life, Vault};
 
 const READER: u32 = 7;
 const OLD: &[u8] = b"value";
 const NEW: &[u8] = b"another value";
 
-struct Nobody;
-
-impl Directory for Nobody {
-    fn uid_of(&self, _: &str) -> Option<Uid> {
-        None
-    }
-    fn gid_of(&self, _: &str) -> Option<Gid> {
-        None
-    }
-    fn users(&self) -> Vec<(String, Uid)> {
-        Vec::new()
-    }
-    fn groups(&self) -> Vec<(String, Gid)> {
-        Vec::new()
-    }
-}
-
-fn change(vault: &Vault, what: impl FnOnce(&mut Draft<'_>, &mut SecretMeta) -> ChangeKind) {
-    vault
-        .change(|draft| -> Result<_, VaultError> {
-            let mut meta = draft.state().secrets.by_name("app").unwrap().meta.clone();
-            let kind = what(draft, &mut meta);
-            draft.put_secret(meta, kind);
-            Ok(((), body("app")))
-        })
-        .unwrap();
-}
-
-fn allow(vault: &Vault) {
-    let policy = format!(
-        r#"{{"Version":"2012-10-17","Statement":{{"Effect":"Allow","Principal":{{"Uid":"{READER}"}},"Action":"secretsmanager:GetSecretValue","Resource":"*"}}}}"#
-    );
-    change(vault, |_, meta| {
-        let map = PrincipalMap::default();
-        let (record, _) = PolicyRecord::resolve(&policy, &map, &Nobody, &meta.name, None).unwrap();
-        meta.policy = Some(record.into());
-        ChangeKind::Settings
-    });
-}
-
 fn put(vault: &Vault, bytes: &[u8]) {
-    change(vault, |draft, meta| {
+    change(vault, "app", |draft, meta| {
         let mut value = crate::sys::mem::secret(bytes.len()).unwrap();
         value.expose_mut().copy_from_slice(bytes);
         let name: SecretName = meta.name.clone();
@@ -92,7 +51,7 @@ impl World {
         let place = Place::new();
         let vault = Arc::new(place.open());
         make(&vault, "app", || {}).unwrap();
-        allow(&vault);
+        allow(&vault, "app", &format!(r#"{{"Uid": "{READER}"}}"#));
         let secret = vault.state().secrets.by_name("app").unwrap().meta.id;
         World {
             place,
@@ -196,7 +155,7 @@ impl Reader {
 fn a_revocation_holds_from_the_moment_it_is_acknowledged() {
     in_many_orders(400, || {
         let (got, recorded) = World::new().run(2, Reader::until_over, |vault| {
-            change(vault, |_, meta| {
+            change(vault, "app", |_, meta| {
                 meta.policy = None;
                 ChangeKind::Settings
             });
@@ -213,7 +172,7 @@ fn a_revocation_holds_from_the_moment_it_is_acknowledged() {
 fn a_deletion_holds_from_the_moment_it_is_acknowledged() {
     in_many_orders(300, || {
         let (got, recorded) = World::new().run(2, Reader::until_over, |vault| {
-            change(vault, |draft, meta| {
+            change(vault, "app", |draft, meta| {
                 for (_, no) in &meta.labels {
                     draft.destroy_version(*no);
                 }
