@@ -1027,3 +1027,31 @@ fn an_explanation_names_the_denies_that_bind_whoever_asks() {
     assert_eq!(named(Action::PutResourcePolicy, 5), 1);
     assert_eq!(named(Action::GetSecretValue, 0), 1);
 }
+
+#[test]
+fn each_label_of_aws_has_its_name_here() {
+    for (theirs, ours) in [
+        ("AWSCURRENT", "current"),
+        ("AWSPENDING", "pending"),
+        ("AWSPREVIOUS", "previous"),
+    ] {
+        let condition = format!(r#"{{"StringEquals":{{"secretsmanager:VersionStage":"{theirs}"}}}}"#);
+        let policy = compiled(&when("Allow", &condition));
+        for label in ["current", "pending", "previous", "blue"] {
+            let labels = [label.parse().unwrap()];
+            let action = Action::GetSecretValue;
+            let asked = ask(
+                Some(&policy),
+                action,
+                &labels,
+                &mut Caller::new(1, 1),
+                &ADMINISTRATION,
+            );
+            assert_eq!(
+                matches!(asked, Verdict::Yes(..)),
+                label == ours,
+                "{theirs} and {label}"
+            );
+        }
+    }
+}
