@@ -234,3 +234,75 @@ fn tags_are_set_listed_and_asked_for_by_policies() {
         2
     );
 }
+
+#[test]
+fn a_policy_can_name_the_version_and_the_tags_that_are_asked_for() {
+    let _deadline = Deadline::new(Duration::from_secs(60), "version ids and request tags");
+    let product = Product::mounted();
+    let write = |name: &str, document: serde_json::Value| {
+        let file = product.dir().join(name);
+        std::fs::write(&file, document.to_string()).expect("write");
+        file.to_str().expect("path").to_string()
+    };
+    let first = product.put("app/db", "one", &[])["version"].clone();
+    let first = first.as_str().expect("an id");
+    let only_first = json!({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"Uid": A.to_string()},
+        "Action": "secretsmanager:GetSecretValue", "Resource": "*",
+        "Condition": {"StringEquals": {"secretsmanager:VersionId": first}}}]});
+    product
+        .run(&["policy", "set", "app/db", &write("version.json", only_first)])
+        .ok();
+    let current = product.path("app/db");
+    assert_eq!(read_as(A, &[], &current), Ok(b"one".to_vec()));
+    product.put("app/db", "two", &[]);
+    assert_eq!(read_as(A, &[], &current), Err(libc::EACCES), "the second version");
+    let old = product.path(".versions/app/db").join(first);
+    assert_eq!(
+        read_as(A, &[], &old),
+        Ok(b"one".to_vec()),
+        "the first one, by its id"
+    );
+
+    assert_eq!(read_as(B, &[], &old), Err(libc::EACCES), "a stranger");
+    let seen = |uid: u32, name: &str| {
+        let dir = product.path(".versions").join(name);
+        support::Run::uid(uid).call(|| {
+            let names = std::fs::read_dir(&dir).map_err(|e| e.raw_os_error().unwrap_or(0))?;
+            let names = names.map(|e| e.expect("entry").file_name().into_string().expect("text"));
+            let mut names: Vec<String> = names.collect();
+            names.sort();
+            Ok(names)
+        })
+    };
+    let may: Result<Vec<String>, i32> = seen(A, "app/db");
+    assert_eq!(
+        may,
+        Ok(vec![first.to_string(), "previous".to_string()]),
+        "what he may read, and no more"
+    );
+    assert_eq!(seen(A, "app"), Ok(vec!["db".to_string()]));
+    assert_eq!(seen(B, "app/db"), Err(libc::EACCES));
+    assert_eq!(seen(B, "app"), Ok(Vec::new()));
+
+    // By its label: one unit's last value, when all others have the new one.
+    let only_previous = json!({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"Uid": A.to_string()},
+        "Action": "secretsmanager:GetSecretValue", "Resource": "*",
+        "Condition": {"StringEquals": {"secretsmanager:VersionStage": "AWSPREVIOUS"}}}]});
+    product
+        .run(&["policy", "set", "app/db", &write("previous.json", only_previous)])
+        .ok();
+    assert_eq!(read_as(A, &[], &current), Err(libc::EACCES));
+    let previous = product.path(".versions/app/db/previous");
+    assert_eq!(read_as(A, &[], &previous), Ok(b"one".to_vec()));
+
+    // A guardrail binds root too.
+    let teams = json!({"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Action": "secretsmanager:TagResource",
+        "Resource": "*", "Condition": {"StringNotEquals": {"aws:RequestTag/team": "data"}, "Null": {"aws:RequestTag/team": "false"}}}]});
+    product
+        .run(&["guardrail", "set", "teams", &write("teams.json", teams)])
+        .ok();
+    let tag = |tag: &str| product.run(&["tag", "app/db", tag]).code();
+    assert_eq!(tag("team=web"), 3);
+    assert_eq!(tag("team=data"), 0);
+    assert_eq!(tag("env=prod"), 0, "it asks for no team");
+}

@@ -76,11 +76,16 @@ impl Vfs {
     ) -> Result<Attr, VfsError> {
         let full = join(path, name);
         if let Some(secret) = state.secrets.by_name(&full) {
-            let standing = self.standing(secret, Event::DescribeSecret, caller)?;
-            return Ok(match side {
-                Side::Values => self.secret_attr(secret, standing, caller),
-                Side::Versions => self.directory_attr(Node::VersionsOf(secret.meta.id)),
-            });
+            return match side {
+                Side::Values => {
+                    let standing = self.standing(secret, Event::DescribeSecret, caller)?;
+                    Ok(self.secret_attr(secret, standing, caller))
+                }
+                Side::Versions => {
+                    self.has_versions_for(secret, caller)?;
+                    Ok(self.directory_attr(Node::VersionsOf(secret.meta.id)))
+                }
+            };
         }
         let directory = state.secrets.directory(&full).ok_or(VfsError::NoEntry)?;
         if !state.secrets.secrets_under(&full).any(|s| s.is_active()) {
@@ -120,6 +125,21 @@ impl Vfs {
         };
         self.check_version(secret, version, caller)?;
         Ok(self.version_attr(secret, version, caller))
+    }
+
+    /// Whether the caller may see the directory of a secret's versions: who may see the secret, or may read one of
+    /// them, as a policy can say that names labels or ids.
+    fn has_versions_for<C: Caller>(&self, secret: &Secret, caller: &mut C) -> Result<(), VfsError> {
+        let whole = secret.is_active() && secret.broken.is_none();
+        if whole && self.access().peek(secret, caller).is_err() && self.reads_one_of(secret, caller) {
+            return Ok(());
+        }
+        self.standing(secret, Event::DescribeSecret, caller).map(drop)
+    }
+
+    fn reads_one_of<C: Caller>(&self, secret: &Secret, caller: &mut C) -> bool {
+        let mut versions = secret.versions.values();
+        versions.any(|v| self.access().may_read_version(secret, v, caller).is_ok())
     }
 
     fn check_version<C: Caller>(
@@ -163,7 +183,7 @@ impl Vfs {
             }
             Node::VersionsOf(id) => {
                 let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
-                self.standing(secret, Event::DescribeSecret, caller)?;
+                self.has_versions_for(secret, caller)?;
                 Ok(self.directory_attr(node))
             }
             Node::Version(no) => {
@@ -227,7 +247,7 @@ impl Vfs {
         let listing = match node {
             Node::VersionsOf(id) => {
                 let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
-                self.standing(secret, Event::DescribeSecret, caller)?;
+                self.has_versions_for(secret, caller)?;
                 self.list_versions(secret, caller)
             }
             _ => {
@@ -255,7 +275,10 @@ impl Vfs {
     fn list<C: Caller>(&self, state: &State, node: Node, path: &str, side: Side, caller: &mut C) -> Listing {
         let mut entries = dots(node);
         let visible = |secret: &Secret, caller: &mut C| {
-            secret.is_active() && secret.broken.is_none() && self.access().peek(secret, caller).is_ok()
+            secret.is_active()
+                && secret.broken.is_none()
+                && (self.access().peek(secret, caller).is_ok()
+                    || side == Side::Versions && self.reads_one_of(secret, caller))
         };
         for child in state.secrets.children(path, None) {
             let (node, kind, name) = match child {
