@@ -315,13 +315,9 @@ impl Service for Serving {
 /// If the store cannot be opened, the target is not fit, or a self-test fails: then nothing stays mounted.
 pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     let what = format!("cannot serve {}", plan.target.display());
-    let failed = |why: &dyn std::fmt::Display| {
-        Problem::new(Exit::Failed, &what, why).next("mend what the system says, then mount again")
-    };
-    let not_started = |e: std::io::Error| match e.raw_os_error() {
-        Some(libc::EAGAIN) => failed(&e).next(MORE_PROCESSES),
-        _ => failed(&e),
-    };
+    const MEND: &str = "mend what the system says, then mount again";
+    let failed = |why: &dyn std::fmt::Display| Problem::new(Exit::Failed, &what, why).next(MEND);
+    let not_started = |e: std::io::Error| failed(&e).next(advice(Some(&e), MEND));
     let stop = Arc::new(Stop::default());
     harden::no_dumps().map_err(|e| failed(&e))?;
     let descriptors = harden::raise_nofile().map_err(|e| failed(&e))?;
@@ -389,10 +385,8 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     Server::new(desk, plan.config.max_value_bytes, descriptors)
         .listen(&socket)
         .map_err(|e| {
-            let next = match e.raw_os_error() {
-                Some(libc::EAGAIN) => MORE_PROCESSES,
-                _ => "the directory of the store must be writable, and its path at most 90 bytes long",
-            };
+            let next = "the directory of the store must be writable, and its path at most 90 bytes long";
+            let next = advice(Some(&e), next);
             let what = format!("cannot listen on {}", socket.display());
             Problem::new(Exit::Unavailable, what, e).next(next)
         })?;
@@ -437,9 +431,9 @@ enum End {
 
 /// Mounts on a target that is fit, making it if need be; a dead mount of ours is taken away first.
 fn mount_on(target: &Path) -> Result<mount::Mounted, Problem> {
+    const ELSEWHERE: &str = "name an empty directory on a local file system";
     let cannot = |why: &dyn std::fmt::Display| {
-        Problem::new(Exit::Failed, format!("cannot mount on {}", target.display()), why)
-            .next("name an empty directory on a local file system")
+        Problem::new(Exit::Failed, format!("cannot mount on {}", target.display()), why).next(ELSEWHERE)
     };
     match mount::state(target).map_err(|e| cannot(&e))? {
         mount::TargetState::Missing => std::fs::create_dir_all(target).map_err(|e| cannot(&e))?,
@@ -473,14 +467,16 @@ fn mount_on(target: &Path) -> Result<mount::Mounted, Problem> {
         true => mount::mount(target, &options),
         false => mount::mount_unprivileged(target, &options.fsname),
     };
-    mounted.map_err(|e| match e.no_more_processes() {
-        true => cannot(&e).next(MORE_PROCESSES),
-        false => cannot(&e),
-    })
+    mounted.map_err(|e| cannot(&e).next(advice(e.system(), ELSEWHERE)))
 }
 
-/// What to do where a process or thread cannot be made.
-const MORE_PROCESSES: &str = "raise the limit of processes: ulimit -u, or TasksMax= in a unit";
+/// The next step after an error of the system: where no process or thread could be had, never `otherwise`.
+fn advice(e: Option<&std::io::Error>, otherwise: &'static str) -> &'static str {
+    match e.and_then(std::io::Error::raw_os_error) {
+        Some(libc::EAGAIN) => "raise the limit of processes: ulimit -u, or TasksMax= in a unit",
+        _ => otherwise,
+    }
+}
 
 /// Until the end: keep the log anchored, and look whether the mount is still there.
 fn wait(stop: &Stop, watch: &mut mount::UnmountWatch, vault: &Vault, ended: impl Fn() -> bool) -> End {

@@ -273,16 +273,19 @@ impl fmt::Debug for StoreId {
     }
 }
 
-/// Control characters, line breaks and invisible characters of untrusted text made visible, so that a process name or
-/// a description cannot drive a terminal, forge a line, or look like another one (Unicode's categories Cc, Zl, Zp and
-/// Cf).
+/// Whether a character could drive a terminal, end a line, or hide in a text: Unicode's categories Cc, Zl, Zp and Cf.
+pub fn is_invisible(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Invisible characters of untrusted text made visible, so that a process name or a description cannot drive a
+/// terminal, forge a line, or look like another one.
 pub fn printable(s: &str) -> String {
     let mut out = String::with_capacity(s.len());
     for c in s.chars() {
-        if c.is_control()
-            || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-        {
+        if is_invisible(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);

@@ -40,6 +40,13 @@ impl<T: ?Sized + Eq + Hash> Pool<T> {
     }
 }
 
+impl<T: Clone + Eq + Hash> Pool<T> {
+    /// The same for a value that shares what it is made of with its clones.
+    pub fn alike(&self, value: T) -> T {
+        (*self.share(Arc::new(value))).clone()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

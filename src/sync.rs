@@ -56,8 +56,9 @@ pub use real::*;
 #[cfg(all(test, feature = "interleavings"))]
 pub use tried::*;
 
-/// Runs `test` in `times` orders of its threads (twenty times as many if `WARDFS_TEST_LONG` is 1): half of them random, half with few switches at random places, which
-/// finds what needs a certain order of a few steps (PCT, Burckhardt et al., 2010).
+/// Runs `test` in `times` orders of its threads, twenty times as many if `WARDFS_TEST_LONG` is 1: half of them random,
+/// half with few switches at random places, which finds what needs a certain order of a few steps (PCT, Burckhardt et
+/// al., 2010).
 #[cfg(all(test, feature = "interleavings"))]
 pub fn in_many_orders(times: usize, test: impl Fn() + Send + Sync + 'static) {
     use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};

@@ -299,11 +299,10 @@ struct Inside {
 }
 
 impl Inside {
-    fn mount(product: Product, config: &str) -> Inside {
+    fn mount(mut product: Product, config: &str) -> Inside {
         let file = product.store().join("wardfs.toml");
         let written = std::fs::read_to_string(&file).expect("the configuration");
         std::fs::write(&file, format!("{config}\n{written}")).expect("configure");
-        let mut product = product;
         let failed =
             product.try_mount_within(&["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]);
         assert!(failed.is_none(), "{failed:?}");
@@ -327,9 +326,11 @@ impl Inside {
     }
 }
 
+/// A group of those callers.
+const GROUP: u32 = 61050;
+
 /// Secrets that uid A may read, by its uid, by a group, by a unit, and unless it is in a unit.
 fn by_all_means() -> Product {
-    const GROUP: u32 = 61050;
     let product = Product::new();
     product.put("by/uid", "v", &["--allow", &format!("uid:{A}")]);
     product.put("by/group", "v", &["--allow", &format!("gid:{GROUP}")]);
@@ -344,7 +345,7 @@ fn a_caller_outside_the_pid_namespace_is_refused() {
     let _deadline = Deadline::new(Duration::from_secs(60), "pid namespace");
     let inside = Inside::mount(by_all_means(), "");
     for name in ["by/uid", "by/group", "by/unit", "by/absence"] {
-        assert_eq!(inside.read(&[61050], name), Err(libc::EACCES), "{name}");
+        assert_eq!(inside.read(&[GROUP], name), Err(libc::EACCES), "{name}");
     }
     inside.product.refusal(A, "no_pid");
 }
@@ -353,9 +354,9 @@ fn a_caller_outside_the_pid_namespace_is_refused() {
 fn such_a_caller_is_served_by_uid_alone_where_that_is_configured() {
     let _deadline = Deadline::new(Duration::from_secs(60), "pid namespace");
     let inside = Inside::mount(by_all_means(), "serve_unidentified = true");
-    assert_eq!(inside.read(&[61050], "by/uid"), Ok(b"v".to_vec()));
+    assert_eq!(inside.read(&[GROUP], "by/uid"), Ok(b"v".to_vec()));
     for name in ["by/group", "by/unit", "by/absence"] {
-        assert_eq!(inside.read(&[61050], name), Err(libc::EACCES), "{name}");
+        assert_eq!(inside.read(&[GROUP], name), Err(libc::EACCES), "{name}");
     }
     let read = inside
         .product

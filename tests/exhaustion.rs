@@ -25,12 +25,7 @@ fn reads(product: &Product) {
 
 /// Resident memory of the daemon, in KiB.
 fn resident(product: &Product) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", product.pid())).expect("status");
-    let line = status.lines().find(|l| l.starts_with("VmRSS:")).expect("VmRSS");
-    line.split_whitespace()
-        .nth(1)
-        .and_then(|n| n.parse().ok())
-        .expect("a number")
+    support::status_kib(product.pid(), "VmRSS").expect("a running daemon")
 }
 
 /// Limits the daemon before it starts.

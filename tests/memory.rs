@@ -231,24 +231,14 @@ fn page_out(pid: u32, maps: &[Map]) {
         };
         // SAFETY: the range is of the other process; pages that may not go, as locked ones, stay and are an error.
         unsafe {
-            let pages = (process.as_raw_fd(), &raw const range, 1, libc::MADV_PAGEOUT, 0);
-            libc::syscall(
-                libc::SYS_process_madvise,
-                pages.0,
-                pages.1,
-                pages.2,
-                pages.3,
-                pages.4,
-            );
+            let (number, process) = (libc::SYS_process_madvise, process.as_raw_fd());
+            libc::syscall(number, process, &raw const range, 1, libc::MADV_PAGEOUT, 0);
         }
     }
 }
 
 fn swapped(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
-    let line = status.lines().find(|l| l.starts_with("VmSwap:")).expect("VmSwap");
-    let kib = line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok());
-    kib.expect("a number")
+    support::status_kib(pid, "VmSwap").expect("a running daemon")
 }
 
 #[test]

@@ -128,12 +128,8 @@ fn many_secrets_cost_as_a_hundred_do() {
         "READY with {SMALL}: {:?}; with {count}: {:?}",
         starts[0], starts[1]
     );
-    let status = std::fs::read_to_string(format!("/proc/{}/status", big.pid())).unwrap();
-    let resident = status
-        .lines()
-        .find(|l| l.starts_with("VmRSS:"))
-        .unwrap_or_default();
-    println!("resident with {count}: {resident}");
+    let resident = support::status_kib(big.pid(), "VmRSS").expect("a running daemon");
+    println!("resident with {count}: {resident} KiB");
     // An unoptimised program is several times slower, and is not what is promised.
     let limit = Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 1 });
     assert!(
@@ -163,10 +159,10 @@ fn many_secrets_cost_as_a_hundred_do() {
         names.len()
     );
 
+    // As many of either, from all over it.
+    let chosen = |big_one: bool, round: usize| round % SMALL * (if big_one { count } else { SMALL } / SMALL);
     let file = |big_one: bool, round: usize| -> (PathBuf, String) {
-        let (product, count) = if big_one { (&big, count) } else { (&small, SMALL) };
-        // As many of either, from all over it.
-        let i = round % SMALL * (count / SMALL);
+        let (product, i) = (if big_one { &big } else { &small }, chosen(big_one, round));
         (product.path(&name(i)), format!("value {i}"))
     };
     let rounds = if long { 2000 } else { 400 };
@@ -192,10 +188,9 @@ fn many_secrets_cost_as_a_hundred_do() {
             .expect("a daemon")
     });
     let put = by_turns(if long { 100 } else { 40 }, |big_one, round| {
-        let count = if big_one { count } else { SMALL };
         let mut value = wardfs::sys::mem::secret(8).unwrap();
         value.expose_mut().copy_from_slice(b"replaced");
-        let put = serde_json::json!({ "name": name(round % SMALL * (count / SMALL)) });
+        let put = serde_json::json!({ "name": name(chosen(big_one, round)) });
         let request = Request::Put(serde_json::from_value(put).unwrap());
         clients[usize::from(big_one)]
             .call(&request, Some(wardfs::control::protocol::Enclosed::Value(value)))

@@ -20,16 +20,7 @@ struct Sample {
 
 fn sample(rig: &Rig, begun: Instant) -> Sample {
     let pid = rig.product.pid();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status
-        .lines()
-        .find(|l| l.starts_with("VmRSS:"))
-        .unwrap_or_default();
-    let resident = line
-        .split_whitespace()
-        .nth(1)
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(0);
+    let resident = support::status_kib(pid, "VmRSS").unwrap_or(0);
     let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
     let path = rig.product.path(SECRETS[0]);
     let mut times: Vec<Duration> = Run::uid(A).call(|| {

@@ -1,6 +1,7 @@
 //! Hand-written JSON: what a record is made of, without allocation and without a way to forge a line.
 
 use crate::clock::Timestamp;
+use crate::id::is_invisible;
 
 /// Appends `n` in decimal.
 pub(super) fn number(out: &mut Vec<u8>, mut n: u64) {
@@ -17,8 +18,7 @@ pub(super) fn number(out: &mut Vec<u8>, mut n: u64) {
     out.extend_from_slice(&digits[at..]);
 }
 
-/// Appends `text` as a JSON string. Whatever could end the string, end the line, drive a terminal or change the
-/// direction of writing is escaped as `\uXXXX`.
+/// Appends `text` as a JSON string. What could end the string, and what is invisible, is escaped.
 pub(super) fn string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     let bytes = text.as_bytes();
@@ -62,15 +62,11 @@ fn character(out: &mut Vec<u8>, c: char) {
         '\\' => out.extend_from_slice(b"\\\\"),
         '\n' => out.extend_from_slice(b"\\n"),
         '\t' => out.extend_from_slice(b"\\t"),
-        '\u{2028}'
-        | '\u{2029}'
-        | '\u{200e}'
-        | '\u{200f}'
-        | '\u{202a}'..='\u{202e}'
-        | '\u{2066}'..='\u{2069}' => {
-            escape(out, c as u16);
+        c if is_invisible(c) => {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                escape(out, *unit);
+            }
         }
-        c if c.is_control() => escape(out, c as u16),
         c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
     }
 }
@@ -127,6 +123,7 @@ mod tests {
             "a\"b\\c",
             "\n\r\t\0\x1b[2J\x7f",
             "\u{85}\u{2028}\u{202e}é漢🦀",
+            "\u{feff}\u{200b}\u{e0041}",
         ] {
             let mut out = Vec::new();
             string(&mut out, text);
@@ -134,7 +131,7 @@ mod tests {
             assert!(
                 !shown
                     .chars()
-                    .any(|c| c.is_control() || ('\u{2028}'..='\u{202e}').contains(&c)),
+                    .any(|c| is_invisible(c) || ('\u{2028}'..='\u{202e}').contains(&c)),
                 "{shown}"
             );
             assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);

@@ -288,7 +288,7 @@ impl Records {
                 ControlFlow::Continue(())
             })?;
         }
-        records.open(std::mem::take(&mut raw), keyring);
+        records.open(raw, keyring);
         // A term whose record is gone: the record is broken, and stays named.
         for ((kind, id), _) in terms {
             let why = Err("its record is missing".to_string());
@@ -401,9 +401,8 @@ fn assembled(
         if version.name == meta.name {
             version.name = meta.name.clone();
         }
-        version
-            .wrapped
-            .share_key(common.key(version.wrapped.key().clone()));
+        let key = common.keys.alike(version.wrapped.key().clone());
+        version.wrapped.share_key(key);
         (version.no, Arc::new(Version::new(version, revision)))
     });
     let versions = versions.collect();

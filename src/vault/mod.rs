@@ -225,16 +225,6 @@ pub struct Common {
     keys: Pool<KeyId>,
 }
 
-impl Common {
-    fn label(&self, label: Label) -> Label {
-        (*self.labels.share(Arc::new(label))).clone()
-    }
-
-    fn key(&self, key: KeyId) -> KeyId {
-        (*self.keys.share(Arc::new(key))).clone()
-    }
-}
-
 /// Without room for more.
 fn exact<K: Ord, V>(map: LiteMap<K, V>) -> LiteMap<K, V> {
     let mut entries = map.into_tuple_vec();
@@ -277,9 +267,13 @@ impl Secret {
         common: &Common,
     ) -> Self {
         meta.policy = meta.policy.map(|record| common.records.share(record));
-        meta.key = common.key(meta.key);
+        meta.key = common.keys.alike(meta.key);
         let labels = meta.labels.into_iter();
-        meta.labels = exact(labels.map(|(label, no)| (common.label(label), no)).collect());
+        meta.labels = exact(
+            labels
+                .map(|(label, no)| (common.labels.alike(label), no))
+                .collect(),
+        );
         let current = meta.labels.get("current").copied();
         let of_current = |(_, no): &(&Label, &VersionNo)| Some(**no) == current;
         let current_labels = meta

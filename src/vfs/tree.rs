@@ -130,16 +130,22 @@ impl Vfs {
     /// Whether the caller may see the directory of a secret's versions: who may see the secret, or may read one of
     /// them, as a policy can say that names labels or ids.
     fn has_versions_for<C: Caller>(&self, secret: &Secret, caller: &mut C) -> Result<(), VfsError> {
-        let whole = secret.is_active() && secret.broken.is_none();
-        if whole && self.access().peek(secret, caller).is_err() && self.reads_one_of(secret, caller) {
+        if self.is_visible(secret, Side::Versions, caller) {
             return Ok(());
         }
         self.standing(secret, Event::DescribeSecret, caller).map(drop)
     }
 
-    fn reads_one_of<C: Caller>(&self, secret: &Secret, caller: &mut C) -> bool {
-        let mut versions = secret.versions.values();
-        versions.any(|v| self.access().may_read_version(secret, v, caller).is_ok())
+    /// Whether a secret's file, or the directory of its versions, is there for the caller. Nothing is recorded.
+    fn is_visible<C: Caller>(&self, secret: &Secret, side: Side, caller: &mut C) -> bool {
+        let access = self.access();
+        secret.is_active()
+            && secret.broken.is_none()
+            && (access.peek(secret, caller).is_ok()
+                || side == Side::Versions && {
+                    let mut versions = secret.versions.values();
+                    versions.any(|v| access.may_read_version(secret, v, caller).is_ok())
+                })
     }
 
     fn check_version<C: Caller>(
@@ -274,15 +280,9 @@ impl Vfs {
 
     fn list<C: Caller>(&self, state: &State, node: Node, path: &str, side: Side, caller: &mut C) -> Listing {
         let mut entries = dots(node);
-        let visible = |secret: &Secret, caller: &mut C| {
-            secret.is_active()
-                && secret.broken.is_none()
-                && (self.access().peek(secret, caller).is_ok()
-                    || side == Side::Versions && self.reads_one_of(secret, caller))
-        };
         for child in state.secrets.children(path, None) {
             let (node, kind, name) = match child {
-                Child::Secret(name, secret) if visible(secret, caller) => match side {
+                Child::Secret(name, secret) if self.is_visible(secret, side, caller) => match side {
                     Side::Values => (Node::Secret(secret.meta.id), Kind::File, name),
                     Side::Versions => (Node::VersionsOf(secret.meta.id), Kind::Directory, name),
                 },
@@ -290,7 +290,7 @@ impl Vfs {
                     if !state
                         .secrets
                         .secrets_under(&join(path, name))
-                        .any(|s| visible(s, caller))
+                        .any(|s| self.is_visible(s, side, caller))
                     {
                         continue;
                     }

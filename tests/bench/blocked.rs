@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::Resource;
 
-use super::{GID, Place, Server, become_user, median, wardfs};
+use super::status::status_kib;
+use super::{GID, become_user, both, median, wardfs};
 
 /// Whose readers wait.
 pub const HELD: u32 = 61060;
@@ -71,11 +72,8 @@ fn run(path: &Path) -> (f64, f64) {
     (micros(median), micros(tail))
 }
 
-/// KiB.
 fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    status_kib(pid, "VmRSS").expect("a running server")
 }
 
 /// Many readers; those that wait do so until their server ends.
@@ -90,9 +88,7 @@ impl Waiting {
         assert_eq!(line.trim(), "waiting");
         Waiting(child)
     }
-}
 
-impl Waiting {
     /// Ends them, those that wait as soon as their server does.
     fn leave(mut self) {
         let _ = self.0.kill();
@@ -119,27 +115,15 @@ pub fn print(dir: &Path, rounds: usize) {
 fn beside(dir: &Path, load: Load, rounds: usize) {
     std::fs::create_dir(dir).unwrap();
     wardfs(dir, &["init"], b"");
-    let store = dir.join("store");
     if let Load::Held = load {
         // A disk that is never large enough, and the least budget: after two records a uid waits.
         let config = "[audit]\nlow_space_bytes = 1125899906842624\nuid_bytes_per_second = 64\n";
-        std::fs::write(store.join("wardfs.toml"), config).unwrap();
+        std::fs::write(dir.join("store/wardfs.toml"), config).unwrap();
     }
     for (name, who) in [("held", format!("uid:{HELD}")), ("others", format!("gid:{GID}"))] {
         wardfs(dir, &["put", name, "--allow", &who], &[b'x'; 32]);
     }
-    let nothing = Server::start(
-        &std::env::current_exe().unwrap(),
-        &["__nothing", THREADS],
-        &dir.join("nothing"),
-        Place::Anywhere,
-    );
-    let ours = Server::start(
-        Path::new(env!("CARGO_BIN_EXE_wardfs")),
-        &["--store", store.to_str().unwrap(), "mount", "--threads", THREADS],
-        &dir.join("wardfs"),
-        Place::Anywhere,
-    );
+    let (nothing, ours) = both(dir, THREADS);
     let pid = ours.child.id();
     let before = resident(pid);
     // The do-nothing server never answers who reads `SIZE.1` as this uid, as wardfs does not who is held back.
@@ -165,7 +149,7 @@ fn beside(dir: &Path, load: Load, rounds: usize) {
     let (a50, b50) = (of(&a, |x| x.0), of(&b, |x| x.0));
     let (a99, b99) = (of(&a, |x| x.1), of(&b, |x| x.1));
     println!(
-        "  {what}: others\' median {a50:.1} µs with nothing, {b50:.1} µs with wardfs, ratio {:.2}; p99 {a99:.1} µs, {b99:.1} µs, ratio {:.2} (goal 1.5); memory grew by {:.1} MiB (goal 64)",
+        "  {what}: others' median {a50:.1} µs with nothing, {b50:.1} µs with wardfs, ratio {:.2}; p99 {a99:.1} µs, {b99:.1} µs, ratio {:.2} (goal 1.5); memory grew by {:.1} MiB (goal 64)",
         b50 / a50,
         b99 / a99,
         grown as f64 / 1024.0

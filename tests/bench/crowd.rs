@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{GID, Place, Server, UID, become_user, median, wardfs};
+use super::{GID, UID, become_user, both, median, wardfs};
 
 const THREADS: &str = "4";
 const NAMES: usize = 10_000;
@@ -62,19 +62,7 @@ pub fn print(dir: &Path, rounds: usize) {
     std::fs::create_dir(&dir).unwrap();
     wardfs(&dir, &["init"], b"");
     fill(&dir.join("store"));
-    let store = dir.join("store");
-    let nothing = Server::start(
-        &std::env::current_exe().unwrap(),
-        &["__nothing", THREADS],
-        &dir.join("nothing"),
-        Place::Anywhere,
-    );
-    let ours = Server::start(
-        Path::new(env!("CARGO_BIN_EXE_wardfs")),
-        &["--store", store.to_str().unwrap(), "mount", "--threads", THREADS],
-        &dir.join("wardfs"),
-        Place::Anywhere,
-    );
+    let (nothing, ours) = both(&dir, THREADS);
     println!(
         "\nunpinned, {THREADS} serving threads each, as many secrets as clients; medians of {rounds} interleaved rounds"
     );

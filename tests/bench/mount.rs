@@ -24,6 +24,8 @@ mod instead;
 mod layers;
 #[path = "nothing.rs"]
 mod nothing;
+#[path = "../support/status.rs"]
+mod status;
 
 const UID: u32 = 61050;
 const GID: u32 = 61050;
@@ -266,6 +268,24 @@ impl Drop for Server {
         let _ = self.child.wait();
         let _ = nix::mount::umount2(&self.mount, nix::mount::MntFlags::MNT_DETACH);
     }
+}
+
+/// A do-nothing server with as many serving threads, and one of the store in `dir`; anywhere.
+fn both(dir: &Path, threads: &str) -> (Server, Server) {
+    let store = dir.join("store");
+    let nothing = Server::start(
+        &std::env::current_exe().unwrap(),
+        &["__nothing", threads],
+        &dir.join("nothing"),
+        Place::Anywhere,
+    );
+    let ours = Server::start(
+        Path::new(env!("CARGO_BIN_EXE_wardfs")),
+        &["--store", store.to_str().unwrap(), "mount", "--threads", threads],
+        &dir.join("wardfs"),
+        Place::Anywhere,
+    );
+    (nothing, ours)
 }
 
 fn on_cpu0(command: &mut Command) -> &mut Command {

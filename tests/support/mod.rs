@@ -19,11 +19,13 @@ pub mod product;
 pub mod rig;
 mod run;
 pub mod small;
+mod status;
 pub mod sys;
 pub mod terminal;
 
 pub use mount::{TempMount, private_mounts};
 pub use run::{Child, Run, become_ids, set_fsids};
+pub use status::status_kib;
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};

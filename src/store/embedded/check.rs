@@ -24,25 +24,22 @@ pub(super) fn check(
     let overlay = Overlay::new(file).map_err(|e| super::files::io("read", path, e))?;
     let (tell, told) = mpsc::channel();
     let work = Mutex::new(Some((overlay, tell)));
-    // Whoever takes the work does it.
     let run = || {
         let (overlay, tell) = locked(&work).take()?;
         Some(guarded(path, || verify(overlay, path, revision, tell)))
     };
-    std::thread::scope(|scope| {
-        let worker = std::thread::Builder::new().spawn_scoped(scope, run).ok();
-        // Where no other thread can be had, this one checks, and tells how far it was when it is done.
-        let done = match worker.is_some() {
-            true => None,
-            false => run(),
-        };
-        for part in told {
-            progress(part);
-        }
-        let done = done.or_else(|| worker?.join().ok()?);
-        done.unwrap_or_else(|| Err(contradiction(path)))
-    })
-    .inspect(|_| progress(1.0))
+    let done = std::thread::scope(
+        |scope| match std::thread::Builder::new().spawn_scoped(scope, run) {
+            Ok(worker) => {
+                told.iter().for_each(&mut *progress);
+                worker.join().ok().flatten()
+            }
+            // No other thread can be had: this one does it.
+            Err(_) => run(),
+        },
+    );
+    done.unwrap_or_else(|| Err(contradiction(path)))
+        .inspect(|_| progress(1.0))
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -126,9 +123,7 @@ impl Overlay {
     }
 
     fn changes(&self) -> MutexGuard<'_, Changes> {
-        self.changes
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        locked(&self.changes)
     }
 
     /// The file's own bytes; zeros behind its end.

@@ -91,9 +91,12 @@ pub enum MountError {
 }
 
 impl MountError {
-    /// Whether a helper could not be started for want of processes.
-    pub fn no_more_processes(&self) -> bool {
-        matches!(self, MountError::System { source, .. } if source.raw_os_error() == Some(libc::EAGAIN))
+    /// What the system said of a call that failed.
+    pub fn system(&self) -> Option<&io::Error> {
+        match self {
+            MountError::System { source, .. } => Some(source),
+            MountError::Target { .. } | MountError::Device(_) => None,
+        }
     }
 }
 
