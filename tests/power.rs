@@ -3,62 +3,12 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use support::Deadline;
+use support::disk::Disk;
 use support::product::Product;
 use support::rig::{Dice, Rig};
-
-/// A file system in a file.
-struct Disk {
-    image: tempfile::NamedTempFile,
-    at: PathBuf,
-}
-
-fn run(program: &str, args: &[&str]) {
-    let output = Command::new(program)
-        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-        .args(args)
-        .output()
-        .unwrap_or_else(|e| panic!("{program}: {e}"));
-    assert!(output.status.success(), "{program} {args:?}: {output:?}");
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a path")
-}
-
-impl Disk {
-    fn new(at: &Path) -> Disk {
-        let image = tempfile::NamedTempFile::new_in("/var/tmp").expect("an image");
-        image.as_file().set_len(96 << 20).expect("an image");
-        run("mkfs.ext4", &["-q", "-F", text(image.path())]);
-        let disk = Disk { image, at: at.into() };
-        disk.on();
-        disk
-    }
-
-    fn on(&self) {
-        run("mount", &["-o", "loop", text(self.image.path()), text(&self.at)]);
-    }
-
-    /// What was not written is lost, and nothing can be written any more.
-    fn cut(&self) {
-        run("xfs_io", &["-x", "-c", "shutdown", text(&self.at)]);
-    }
-
-    fn off(&self) {
-        run("umount", &[text(&self.at)]);
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = nix::mount::umount2(&self.at, nix::mount::MntFlags::MNT_DETACH);
-    }
-}
 
 #[test]
 fn cut_at_random_moments() {

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{AT_FDCWD, AtFlags};
@@ -254,6 +254,21 @@ impl Log {
     /// The place after the last record; not necessarily durable.
     pub fn head(&self) -> Anchor {
         self.chain().anchor()
+    }
+
+    /// The same; `None` if somebody's record is still on its way to the disk after `limit`.
+    pub fn head_within(&self, limit: Duration) -> Option<Anchor> {
+        let begun = Instant::now();
+        loop {
+            match self.chain.try_lock() {
+                Ok(chain) => return Some(chain.anchor()),
+                Err(TryLockError::Poisoned(chain)) => return Some(chain.into_inner().anchor()),
+                Err(TryLockError::WouldBlock) if begun.elapsed() < limit => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(TryLockError::WouldBlock) => return None,
+            }
+        }
     }
 
     /// Whether an administrative record could be taken now: to be asked before a change is begun.

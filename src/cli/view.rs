@@ -369,19 +369,22 @@ fn status(reply: &Value) -> String {
     }
     let audit = &reply["audit"];
     if audit.is_object() {
-        let health = match audit["healthy"].as_bool() {
-            Some(true) => "it can be written",
-            Some(false) => "IT CANNOT BE WRITTEN: reads are refused until it can",
-            None => "-",
-        };
-        rows.push((
-            "log",
+        let place = || {
             format!(
-                "{health}; record {}, segment {}",
+                "record {}, segment {}",
                 cell(&audit["seq"]),
                 cell(&audit["segment"])
+            )
+        };
+        let log = match audit["healthy"].as_bool() {
+            _ if audit["waiting"] == true => "ITS DISK DOES NOT ANSWER: reads wait until it does".into(),
+            Some(true) => format!("it can be written; {}", place()),
+            _ => format!(
+                "IT CANNOT BE WRITTEN: reads are refused until it can; {}",
+                place()
             ),
-        ));
+        };
+        rows.push(("log", log));
     }
     let counters = reply["counters"].as_object().filter(|c| !c.is_empty());
     if let Some(counters) = counters {

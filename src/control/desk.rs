@@ -1,5 +1,7 @@
 //! One request, one answer, whoever brings it.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::access::Caller;
@@ -11,6 +13,9 @@ use crate::report::Report;
 use crate::vault::{Vault, VaultError};
 
 use super::protocol::{Enclosed, LayerChange, Request};
+
+/// How long `status` waits for a record that is on its way to the disk.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What only a serving process can tell or do.
 pub trait Service: Send + Sync {
@@ -179,10 +184,15 @@ impl Desk {
                 .is_some_and(|g| caller.gid() == g || caller.groups().is_some_and(|gs| gs.contains(&g)));
         if administers {
             let state = self.vault.state();
-            let head = self.vault.log().head();
             answer["secrets"] = json!(state.secrets.iter().filter(|s| s.is_active()).count());
             answer["epoch"] = json!(state.epoch);
-            answer["audit"] = json!({ "seq": head.seq, "segment": head.segment, "healthy": self.vault.log().healthy().is_ok() });
+            let log = self.vault.log();
+            answer["audit"] = match log.head_within(PATIENCE) {
+                Some(head) => {
+                    json!({ "seq": head.seq, "segment": head.segment, "healthy": log.healthy().is_ok() })
+                }
+                None => json!({ "healthy": false, "waiting": true }),
+            };
             answer["locked_bytes"] = json!(crate::sys::mem::locked_bytes());
         } else if let Some(object) = answer.as_object_mut() {
             object.remove("counters");

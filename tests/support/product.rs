@@ -91,6 +91,24 @@ impl Product {
         self.dir.path().join("store")
     }
 
+    /// Moves the log to a file system that `mount` puts on its directory.
+    #[track_caller]
+    pub fn move_log<T>(&self, mount: impl FnOnce(&Path) -> T) -> T {
+        let (log, kept) = (self.store().join("audit"), self.dir().join("kept"));
+        let copy = |from: &Path, to: &Path| {
+            for entry in std::fs::read_dir(from).expect("list") {
+                let from = entry.expect("entry").path();
+                std::fs::copy(&from, to.join(from.file_name().expect("a name"))).expect("copy");
+            }
+        };
+        std::fs::create_dir(&kept).expect("mkdir");
+        copy(&log, &kept);
+        let mounted = mount(&log);
+        std::fs::set_permissions(&log, PermissionsExt::from_mode(0o700)).expect("chmod");
+        copy(&kept, &log);
+        mounted
+    }
+
     /// The mount.
     pub fn target(&self) -> PathBuf {
         self.dir.path().join("mnt")

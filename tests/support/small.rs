@@ -20,19 +20,7 @@ impl Small {
     /// For the log of a product, which moves there.
     #[track_caller]
     pub fn under(product: &Product, size: &str) -> Small {
-        let dir = product.store().join("audit");
-        let keep = product.dir().join("kept");
-        std::fs::create_dir(&keep).expect("mkdir");
-        let copy = |from: &Path, to: &Path| {
-            for entry in std::fs::read_dir(from).expect("list") {
-                let entry = entry.expect("entry");
-                std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copy");
-            }
-        };
-        copy(&dir, &keep);
-        let small = Small::on(&dir, &format!("size={size},mode=0700"));
-        copy(&keep, &dir);
-        small
+        product.move_log(|dir| Small::on(dir, &format!("size={size}")))
     }
 
     /// Leaves no byte free.

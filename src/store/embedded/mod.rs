@@ -23,10 +23,10 @@ mod tests;
 
 use super::feed::Feed;
 use super::{Batch, Checked, MAX_KEY, Op, Revision, Store, StoreError, Table, Watch};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use disk::Disk;
 use files::Home;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
 use std::cell::Cell;
 use std::fs::File;
 use std::ops::ControlFlow;
@@ -35,6 +35,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once};
 
+/// The records at one commit.
+type Records = ReadOnlyTable<&'static [u8], &'static [u8]>;
 const RECORDS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("records");
 /// Where the revision is kept, beyond the last table there can be.
 const REVISION: &[u8] = b"\xffrevision";
@@ -60,6 +62,9 @@ pub struct Embedded {
 /// A database and the way to cut it off from its file.
 struct Open {
     db: Option<Database>,
+    /// What the last commit left; `None` where none was made yet. Kept, because redb lets nobody begin to read while a
+    /// commit waits for the disk to make the file larger.
+    records: ArcSwapOption<Records>,
     disk: Disk,
     /// Set when redb has failed in a way that it answers all later calls with.
     broken: AtomicBool,
@@ -71,17 +76,17 @@ struct Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let db = self.db.take();
+        let (db, records) = (self.db.take(), self.records.swap(None));
         self.disk.close();
         if self.panicked.load(Ordering::Acquire) {
             // It may hold poisoned locks, on which its own end would panic: a few pages of memory are lost instead.
-            std::mem::forget(db);
+            std::mem::forget((db, records));
             return;
         }
         // An orderly end of redb is one more commit, on pages that nobody may have checked. It is left out where the
         // database ends because of a panic; this unwinding is one, which no hook hears of.
         let _ = catch_unwind(AssertUnwindSafe(move || {
-            let _ends = db;
+            let _end = (db, records);
             resume_unwind(Box::new(()));
         }));
     }
@@ -192,13 +197,36 @@ impl Open {
                 .create_with_backend(disk.clone())
                 .map_err(|e| error("open", path, e.into()))
         })?;
-        Ok(Open {
+        let open = Open {
             db: Some(db),
+            records: ArcSwapOption::empty(),
             disk,
             broken: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
             sound: AtomicBool::new(false),
-        })
+        };
+        open.using(path, |db| open.renew(db), READ)?;
+        Ok(open)
+    }
+
+    /// From now on what is committed now is read.
+    fn renew(&self, db: &Database) -> Result<(), redb::Error> {
+        let records = match db.begin_read()?.open_table(RECORDS) {
+            Ok(records) => Some(Arc::new(records)),
+            Err(redb::TableError::TableDoesNotExist(_)) => None,
+            Err(e) => return Err(e.into()),
+        };
+        self.records.store(records);
+        Ok(())
+    }
+
+    /// A record by its full key.
+    fn read(&self, key: &[u8], path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+        let read = |_: &Database| match &*self.records.load() {
+            Some(records) => Ok(records.get(key)?.map(|bytes| bytes.value().to_vec())),
+            None => Ok(None),
+        };
+        self.using(path, read, READ)
     }
 
     /// Runs `f` on the database. An error after which redb refuses all work marks it broken, and so does a panic in
@@ -236,17 +264,8 @@ impl Open {
     }
 
     fn revision(&self, path: &Path) -> Result<Revision, StoreError> {
-        let found = self.using(path, |db| read(db, REVISION), READ)?;
+        let found = self.read(REVISION, path)?;
         decode_revision(found.as_deref(), path)
-    }
-}
-
-/// A record by its full key. A table that is not there yet is empty.
-fn read(db: &Database, key: &[u8]) -> Result<Option<Vec<u8>>, redb::Error> {
-    match db.begin_read()?.open_table(RECORDS) {
-        Ok(table) => Ok(table.get(key)?.map(|bytes| bytes.value().to_vec())),
-        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
-        Err(e) => Err(e.into()),
     }
 }
 
@@ -282,11 +301,10 @@ impl Embedded {
         // A panic of the caller's own must not be taken for damage.
         let theirs = Cell::new(false);
         let mut disordered = false;
-        let mut walk = |db: &Database| -> Result<(), redb::Error> {
-            let records = match db.begin_read()?.open_table(RECORDS) {
-                Ok(records) => records,
-                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
-                Err(e) => return Err(e.into()),
+        let open = self.database()?;
+        let mut walk = || -> Result<(), redb::Error> {
+            let Some(records) = open.records.load_full() else {
+                return Ok(());
             };
             let mut last = Vec::new();
             for entry in records.range::<&[u8]>(from..to)? {
@@ -311,11 +329,10 @@ impl Embedded {
             }
             Ok(())
         };
-        let open = self.database()?;
         let caught = Cell::new(None);
         let result = open.using(
             &self.data,
-            |db| match catch_unwind(AssertUnwindSafe(|| walk(db))) {
+            |_| match catch_unwind(AssertUnwindSafe(&mut walk)) {
                 Ok(result) => result,
                 Err(panic) if theirs.get() => {
                     caught.set(Some(panic));
@@ -368,8 +385,7 @@ impl Store for Embedded {
         let mut full = [0; 1 + MAX_KEY];
         full[0] = table.number();
         full[1..=key.len()].copy_from_slice(key);
-        self.database()?
-            .using(&self.data, |db| read(db, &full[..=key.len()]), READ)
+        self.database()?.read(&full[..=key.len()], &self.data)
     }
 
     fn commit(&self, base: Revision, batch: &Batch) -> Result<Revision, StoreError> {
@@ -381,7 +397,8 @@ impl Store for Embedded {
         self.make_sound()?;
         let next = Revision(base.0.saturating_add(1));
         let found = Cell::new(Ok(base));
-        let made = self.state.load().using(
+        let open = self.state.load();
+        let made = open.using(
             &self.data,
             |db| {
                 let mut change = db.begin_write()?;
@@ -413,6 +430,10 @@ impl Store for Embedded {
                     records.insert(REVISION, &next.0.to_be_bytes()[..])?;
                 }
                 change.commit()?;
+                if open.renew(db).is_err() {
+                    // It is committed all the same: the file is opened anew.
+                    open.broken.store(true, Ordering::Release);
+                }
                 Ok(())
             },
             WRITE,

@@ -33,10 +33,10 @@ impl Embedded {
         let mut disordered = false;
         let mut copy = |from: &Database, to: &Database| -> Result<(), redb::Error> {
             let from = from.begin_read()?.open_table(RECORDS)?;
-            let mut to = to.begin_write()?;
-            to.set_quick_repair(true);
+            let mut change = to.begin_write()?;
+            change.set_quick_repair(true);
             {
-                let mut records = to.open_table(RECORDS)?;
+                let mut records = change.open_table(RECORDS)?;
                 let mut last: Option<Vec<u8>> = None;
                 for entry in from.iter()? {
                     let (key, bytes) = entry?;
@@ -48,8 +48,8 @@ impl Embedded {
                     records.insert(key.value(), bytes.value())?;
                 }
             }
-            to.commit()?;
-            Ok(())
+            change.commit()?;
+            draft.renew(to)
         };
         old.using(&self.data, |from| draft.using_raw(|to| copy(from, to)), READ)?;
         if disordered || draft.revision(&self.data)? != revision {
