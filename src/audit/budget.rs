@@ -87,6 +87,12 @@ mod tests {
         budget.charge(1, 50, || now);
         assert_eq!(budget.wait(1, || now), Duration::from_millis(500));
         assert_eq!(budget.wait(2, || now), Duration::ZERO);
+        budget.bind(true);
+        assert_eq!(
+            budget.wait(1, || now),
+            Duration::from_millis(500),
+            "space is still low"
+        );
         let later = now + Duration::from_millis(500);
         assert_eq!(budget.wait(1, || later), Duration::ZERO);
         // What is paid is not saved up beyond the burst.
@@ -105,5 +111,12 @@ mod tests {
             budget.charge(uid, 1, || now + Duration::from_millis(u64::from(uid)));
         }
         assert!(budget.paid().len() <= MANY);
+        // Those who owe are not, whoever comes.
+        let now = now + Duration::from_secs(3600);
+        budget.charge(1_000_000, 20 << 20, || now);
+        for uid in 0..2 * MANY as u32 {
+            budget.charge(uid, 1, || now + Duration::from_millis(u64::from(uid % 2)));
+        }
+        assert_eq!(budget.wait(1_000_000, || now), Duration::from_secs(4));
     }
 }

@@ -1,7 +1,94 @@
-//! Guardrails, identity policies, and the question what a policy says.
+//! Policies, guardrails, identity policies, and the question what a policy says.
 
 use clap::{Args, Subcommand, ValueHint};
 use std::path::PathBuf;
+
+/// `wardfs policy …`.
+#[derive(Subcommand, Debug)]
+pub enum Policy {
+    /// Print the policy as it was given
+    #[command(after_help = "\
+Examples:
+  wardfs policy get app/db/password > policy.json")]
+    Get {
+        /// The secret
+        name: String,
+    },
+    /// Replace the policy by the document in a file
+    #[command(after_help = "\
+Examples:
+  wardfs policy set app/db/password policy.json
+  wardfs policy set app/db/password - < policy.json
+  wardfs policy set app/db/password policy.json --dry-run
+  wardfs policy set app/db/password policy.json --strict")]
+    Set {
+        /// The secret
+        name: String,
+        /// The document; - is standard input
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Only say who would gain and who would lose reading
+        #[arg(long)]
+        dry_run: bool,
+        /// Refuse what would only be warned of: a value for everybody, or nobody left who could read
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Let someone read: adds a statement
+    #[command(after_help = "\
+Examples:
+  wardfs policy allow app/db/password user:www-data
+  wardfs policy allow app/db/password group:backup unit:app.service")]
+    Allow {
+        /// The secret
+        name: String,
+        /// user:NAME, uid:N, group:NAME, gid:N or unit:NAME
+        #[arg(required = true)]
+        who: Vec<String>,
+    },
+    /// Keep someone from reading, whatever else allows it: adds a statement
+    #[command(after_help = "\
+Examples:
+  wardfs policy deny app/db/password user:intern")]
+    Deny {
+        /// The secret
+        name: String,
+        /// user:NAME, uid:N, group:NAME, gid:N or unit:NAME
+        #[arg(required = true)]
+        who: Vec<String>,
+    },
+    /// Say whether a document is valid, and change nothing
+    #[command(after_help = "\
+Examples:
+  wardfs policy check policy.json
+  wardfs policy check app/db/password policy.json")]
+    Check {
+        /// The document (- is standard input); or first the secret whose it is to be
+        #[arg(value_name = "NAME|FILE", value_hint = ValueHint::FilePath)]
+        first: PathBuf,
+        /// The document, if a secret was named
+        #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+        second: Option<PathBuf>,
+        /// The secret, by this flag
+        #[arg(long)]
+        name: Option<String>,
+        /// Refuse what would only be warned of: a value for everybody, or nobody left who could read
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Say what a policy allows somebody, by which statement, and what would change it
+    ///
+    /// Exit 0 if it is allowed, 3 if it is denied. With --policy, --identity-policy or --guardrail no store is needed:
+    /// the documents alone decide, as AWS's simulate-custom-policy does.
+    #[command(after_help = "\
+Examples:
+  wardfs policy explain app/db/password --as user:www-data
+  wardfs policy explain app/db/password --as user:www-data --groups backup --unit app.service --json
+  wardfs policy explain app/db/password --as uid:0 --action DeleteSecret
+  wardfs policy explain --policy policy.json --principal arn:aws:iam::111122223333:role/app --resource app/db/password
+  wardfs policy explain --policy p.json --guardrail g.json --principal user:app --resource app/db --context aws:SourceIp=192.0.2.7")]
+    Explain(Box<Explain>),
+}
 
 /// `wardfs guardrail …`.
 #[derive(Subcommand, Debug)]

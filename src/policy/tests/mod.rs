@@ -2,6 +2,7 @@
 
 mod differential;
 mod documents;
+mod edges;
 mod edits;
 mod foreign;
 mod layers;

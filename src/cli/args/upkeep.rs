@@ -1,0 +1,156 @@
+//! The log, the store as a whole, and the configuration.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueHint};
+
+/// `wardfs audit …`.
+#[derive(Subcommand, Debug)]
+pub enum Audit {
+    /// Print the latest records
+    #[command(after_help = "\
+Examples:
+  wardfs audit tail
+  wardfs audit tail -n 50 -f")]
+    Tail {
+        /// How many
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
+        lines: usize,
+        /// Go on with new ones as they come
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Print the records that match
+    ///
+    /// With --json every record, one a line.
+    #[command(after_help = "\
+Examples:
+  wardfs audit query --denied --since 1d
+  wardfs audit query --secret app/db/password --user www-data
+  wardfs audit query --since 2026-11-25T08:00:00Z --until 2026-11-25T09:00:00Z --json")]
+    Query(Query),
+    /// Verify the whole log against its keys and its anchor
+    #[command(after_help = "\
+Examples:
+  wardfs audit verify
+  wardfs audit verify --json")]
+    Verify,
+}
+
+/// See [`Audit::Query`].
+#[derive(Args, Debug, Default)]
+pub struct Query {
+    /// Of this uid
+    #[arg(long, value_name = "N", conflicts_with = "user")]
+    pub uid: Option<u32>,
+    /// Of this user
+    #[arg(long, value_name = "NAME", value_hint = ValueHint::Username)]
+    pub user: Option<String>,
+    /// About this secret
+    #[arg(long, value_name = "NAME")]
+    pub secret: Option<String>,
+    /// With this eventName, as GetSecretValue
+    #[arg(long, value_name = "NAME")]
+    pub event: Option<String>,
+    /// Refusals only
+    #[arg(long)]
+    pub denied: bool,
+    /// Not before: a time (2026-11-25T08:00:00Z, 2026-11-25) or an age (90s, 15m, 2h, 7d)
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Not after
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// The latest N of them
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+}
+
+/// `wardfs store …`.
+#[derive(Subcommand, Debug)]
+pub enum Store {
+    /// Write a backup of the store into a new file, while it is in use
+    ///
+    /// The file holds every secret, version and policy of one moment, sealed as in the store. The log, the key file and
+    /// wardfs.toml are not in it: keep them as well. For the store's owner alone, and on record.
+    #[command(after_help = "\
+Examples:
+  wardfs store backup /backup/wardfs-monday
+  wardfs store backup /backup/wardfs-monday --json")]
+    Backup {
+        /// The file, which must not be there yet
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
+    /// Restore the store from a backup, into a clean directory or over what is there
+    ///
+    /// Works without a daemon. Over the same store its log goes on. A backup that is older than what is there would take
+    /// changes back, and is refused without --accept-rollback. The key file of the store must be there, or with
+    /// --recovery-key the recovery key on standard input makes a new one.
+    #[command(after_help = "\
+Examples:
+  wardfs store restore /backup/wardfs-monday --dry-run
+  wardfs store restore /backup/wardfs-monday --accept-rollback
+  wardfs store restore /backup/wardfs-monday --store /srv/new --recovery-key < recovery-key.txt")]
+    Restore {
+        /// The backup
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Take back what was changed since the backup
+        #[arg(long)]
+        accept_rollback: bool,
+        /// Read the recovery key from standard input, and make a new key file
+        #[arg(long)]
+        recovery_key: bool,
+        /// Only say what would be restored
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Check every record and value of the store
+    #[command(after_help = "\
+Examples:
+  wardfs store check
+  wardfs store check --json")]
+    Check,
+    /// Replace a policy, or remove a guardrail, that nobody may change any more
+    ///
+    /// Works without a daemon, for the owner of the store alone, past every policy, and is recorded with the reason.
+    /// The secret has no policy then: nobody reads it until root sets one.
+    #[command(after_help = "\
+Examples:
+  wardfs store break-glass app/db/password --reason INC-4711 --dry-run
+  wardfs store break-glass app/db/password --policy policy.json --reason INC-4711
+  wardfs store break-glass --guardrail deny-all --reason INC-4711")]
+    BreakGlass(super::policies::BreakGlass),
+    /// Make a new root.key with the recovery key that `init` printed
+    ///
+    /// For a store whose key file is lost. The recovery key is read from standard input, and asked for at a
+    /// terminal; it is never an argument. A key file that is there is left alone.
+    #[command(after_help = "\
+Examples:
+  wardfs store recover
+  wardfs store recover --dry-run < recovery-key.txt
+  wardfs store recover < recovery-key.txt")]
+    Recover {
+        /// Only say whether the recovery key opens this store
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// `wardfs config …`.
+#[derive(Subcommand, Debug)]
+pub enum ConfigCommand {
+    /// Say whether a configuration is valid, and what is in force
+    ///
+    /// Warns of what is valid and cannot work: an unknown group, a missing key file, principals that nobody is.
+    #[command(after_help = "\
+Examples:
+  wardfs config check
+  wardfs config check ./wardfs.toml --json")]
+    Check {
+        /// The file (default: wardfs.toml of the store)
+        #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+        file: Option<PathBuf>,
+    },
+}

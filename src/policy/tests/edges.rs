@@ -1,0 +1,220 @@
+//! Bounds: the last value that is taken and the first one that is not, and who is meant where two readings are near.
+
+use super::*;
+
+#[track_caller]
+fn refused(text: &str) -> PolicyError {
+    match resolve(text) {
+        Err(e) => e,
+        Ok(_) => panic!("accepted: {text}"),
+    }
+}
+
+#[track_caller]
+fn accepted(text: &str) -> Vec<Warning> {
+    match resolve(text) {
+        Ok((_, warnings)) => warnings,
+        Err(e) => panic!("{e}\n{text}"),
+    }
+}
+
+fn one(op: &str, key: &str, value: &str) -> String {
+    when("Deny", &format!(r#"{{"{op}":{{"{key}":"{value}"}}}}"#))
+}
+
+#[test]
+fn values_of_conditions_at_their_bounds() {
+    let long = "x".repeat(2048);
+    let too_long = format!("{long}x");
+    for (op, key, good) in [
+        ("StringEquals", "aws:ResourceTag/t", &*long),
+        ("StringEquals", "aws:ResourceTag/t", ""),
+        ("StringEquals", "aws:UserAgent", ""),
+        ("StringEqualsIgnoreCase", "wardfs:NoNewPrivs", "TRUE"),
+        ("StringLike", "wardfs:Traced", "t*"),
+        ("StringLike", "wardfs:Groups", "1*"),
+        ("StringLike", "aws:username", "a*"),
+        ("StringLike", "wardfs:Uid", "1?0*"),
+        ("StringLike", "aws:PrincipalArn", "*:role/*"),
+        ("StringLike", "secretsmanager:VersionStage", "*"),
+        ("StringEqualsIgnoreCase", "wardfs:Unit", "APP.service"),
+        ("ArnLike", "secretsmanager:SecretId", "*:*:*:*:*:secret:app/db"),
+        ("ArnLike", "aws:PrincipalArn", "*:*:*:*:*:role/*"),
+        ("StringEquals", "secretsmanager:SecretId", "app/db"),
+    ] {
+        accepted(&one(op, key, good));
+    }
+    for (op, key, bad, message) in [
+        ("StringEquals", "aws:ResourceTag/t", &*too_long, "1 to 2048 bytes"),
+        ("StringEquals", "wardfs:Unit", "", "1 to 2048 bytes"),
+        ("StringEquals", "wardfs:NoNewPrivs", "TRUE", "is \\\"true\\\" or"),
+        ("StringEquals", "wardfs:Groups", "61200", "dynamically"),
+        ("StringEquals", "wardfs:Groups", "007", "wardfs:Groups"),
+        ("StringEquals", "wardfs:Groups", "1*", "no group"),
+        ("StringLike", "wardfs:Uid", "a*", "no decimal id"),
+        ("StringEquals", "aws:PrincipalArn", "*:role/*", "not the ARN"),
+        ("ArnLike", "aws:PrincipalArn", "*:role/*", "six segments"),
+        (
+            "ArnLike",
+            "aws:PrincipalArn",
+            "xrn:aws:iam::1:role/x",
+            "six segments",
+        ),
+        ("ArnLike", "secretsmanager:SecretId", "app/db", "six segments"),
+        ("ArnLike", "secretsmanager:SecretId", "app/*", "six segments"),
+        (
+            "ArnLike",
+            "secretsmanager:SecretId",
+            "xrn:aws:secretsmanager:e:1:secret:a",
+            "six segments",
+        ),
+        (
+            "StringEquals",
+            "secretsmanager:SecretId",
+            "a:b",
+            "neither a secret's name",
+        ),
+        (
+            "StringEquals",
+            "secretsmanager:SecretId",
+            "/a",
+            "no secret's name",
+        ),
+        ("DateEquals", "wardfs:Uid", "5", "DateEquals compares times"),
+        (
+            "NumericEquals",
+            "wardfs:Unit",
+            "5",
+            "NumericEquals compares numbers",
+        ),
+        (
+            "IpAddress",
+            "wardfs:Uid",
+            "192.0.2.1",
+            "IpAddress compares addresses",
+        ),
+        (
+            "BinaryEquals",
+            "wardfs:Uid",
+            "YQ==",
+            "BinaryEquals compares bytes",
+        ),
+        ("ArnEquals", "wardfs:Uid", "5", "ArnEquals compares ARNs"),
+    ] {
+        let error = refused(&one(op, key, bad));
+        assert!(
+            error.message.contains(&message.replace('\\', "")),
+            "{op} {key} {bad}: {error}"
+        );
+    }
+    let advice = |key: &str| {
+        refused(&one("StringEquals", key, "x"))
+            .suggestion
+            .unwrap_or_default()
+    };
+    assert!(advice("wardfs:Uid").contains("aws:username"));
+    assert!(advice("wardfs:Gid").contains("wardfs:Groups"));
+    assert_eq!(advice("wardfs:LoginUid"), "");
+}
+
+#[test]
+fn keys_are_named_as_they_are_written() {
+    let tag = "k".repeat(128);
+    for key in [
+        "aws:PrincipalTag/team".into(),
+        "aws:RequestTag/team".into(),
+        "secretsmanager:ResourceTag/team".into(),
+        format!("aws:RequestTag/{tag}"),
+        "aws:UserAgent".into(),
+        "wardfs:Uid".into(),
+    ] {
+        let found: Key = Key::named(&key).unwrap();
+        assert_eq!(found.name(), key);
+    }
+    for bad in [format!("aws:RequestTag/{tag}k"), "aws:RequestTag/".into()] {
+        assert_eq!(Key::named(&bad), Err(None), "{bad}");
+    }
+}
+
+#[test]
+fn an_account_in_an_allow_is_its_own_entry_and_in_a_deny_everybody_in_it() {
+    const ACCOUNT: &str = "arn:aws:iam::111122223333:root";
+    let mut map = map();
+    map.0.insert(ACCOUNT.into(), vec!["user:bob".parse().unwrap()]);
+    let decides = |fields: &str, uid: u32| {
+        let text = statement(&format!(r#"{fields},"Action":"*""#));
+        let (record, _) = PolicyRecord::resolve(&text, &map, &Book, &secret(), None).unwrap();
+        read(&record.compile(&secret(), None).unwrap(), Caller::new(uid, uid))
+    };
+    // Bob is the account, alice a role in it.
+    for named in [ACCOUNT, "111122223333"] {
+        let aws = format!(r#"{{"AWS":"{named}"}}"#);
+        let allow = format!(r#""Effect":"Allow","Principal":{aws}"#);
+        assert_eq!(
+            (decides(&allow, 1001), decides(&allow, 1000)),
+            (ALLOWED, NOTHING),
+            "{named}"
+        );
+        let deny = format!(r#""Effect":"Deny","Principal":{aws}"#);
+        assert_eq!(
+            (decides(&deny, 1001), decides(&deny, 1000)),
+            (DENIED, DENIED),
+            "{named}"
+        );
+        let but = format!(r#""Effect":"Deny","NotPrincipal":{aws}"#);
+        assert_eq!(
+            (decides(&but, 1001), decides(&but, 1000)),
+            (NOTHING, DENIED),
+            "{named}"
+        );
+    }
+    // Another account is nobody here.
+    let other = r#""Effect":"Deny","Principal":{"AWS":"999988887777"}"#;
+    assert_eq!((decides(other, 1001), decides(other, 1000)), (NOTHING, NOTHING));
+}
+
+#[test]
+fn only_an_allow_for_everybody_to_read_is_public() {
+    let public = |fields: &str| {
+        let warnings = accepted(&statement(fields));
+        warnings.iter().any(|w| w.concern == Concern::Public)
+    };
+    assert!(public(r#""Effect":"Allow","Principal":"*","Action":"*""#));
+    for less in [
+        r#""Effect":"Deny","Principal":"*","Action":"*""#,
+        r#""Effect":"Allow","Principal":{"User":"bob"},"Action":"*""#,
+        r#""Effect":"Allow","Principal":"*","Action":"secretsmanager:DescribeSecret""#,
+        r#""Effect":"Allow","Principal":"*","Action":"*","Condition":{"StringEquals":{"wardfs:Uid":"1"}}"#,
+    ] {
+        assert!(!public(less), "{less}");
+    }
+}
+
+#[test]
+fn places_are_found_between_characters_and_shown_with_what_is_around_them() {
+    let fields = r#""Effect":"Deny","Principal":"*","Action":"*","Condition":{"StringEquals":{"aws:username":"${wardfs:uidd}"}}"#;
+    let text = statement(fields);
+    let error = refused(&text);
+    assert_eq!(error.column, text.find("${wardfs").unwrap() + 1, "{error}");
+    // Fifty characters on either side.
+    let long = statement(&format!(
+        r#""Sid":"{0}","Effect":"Deny","Principal":{{"User":"nobody-of-this-name{0}"}},"Action":"*""#,
+        "x".repeat(200)
+    ));
+    let shown = refused(&long).to_string();
+    let line = shown.lines().nth(2).unwrap().trim_start();
+    assert_eq!(line.chars().count(), 1 + 50 + 50 + 1, "{shown}");
+    assert!(line.starts_with('…') && line.ends_with('…'), "{shown}");
+    // An offset in the middle of a character is that character's.
+    let source = super::super::diagnostic::Source("aé\né");
+    let place = |at| {
+        let error = source.error(at, "");
+        (error.line, error.column)
+    };
+    assert_eq!(
+        [place(1), place(2), place(3), place(4), place(5), place(9)],
+        [(1, 2), (1, 2), (1, 3), (2, 1), (2, 1), (2, 2)]
+    );
+    let warning = source.warning(4, "odd");
+    assert_eq!(warning.to_string(), "line 2, column 1: odd");
+}
