@@ -3,7 +3,7 @@
 //! Strict: an unknown key, a wrong type or a value out of bounds is an error with its line and column, and no
 //! command goes on with half a configuration. A missing file means the defaults.
 
-use crate::id::printable;
+use crate::id::{printable, quoted};
 use crate::problem::{Exit, Problem};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -232,7 +232,7 @@ impl Config {
                 section => table.get_mut(section).and_then(toml::Value::as_table_mut),
             };
             let slot = place.and_then(|t| t.get_mut(name)).filter(|v| !v.is_table());
-            let slot = slot.ok_or_else(|| bad(format!("there is no such key {:?}", printable(key))))?;
+            let slot = slot.ok_or_else(|| bad(format!("there is no such key {}", quoted(key))))?;
             *slot = match slot {
                 toml::Value::String(_) => toml::Value::String(text.clone()),
                 _ => text

@@ -294,9 +294,19 @@ pub fn printable(s: &str) -> String {
     out
 }
 
+/// Untrusted text in quotes, made visible as [`printable`] does.
+pub fn quoted(s: &str) -> String {
+    format!("\"{}\"", printable(s).replace('"', "\\\""))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_quoted_is_escaped_once() {
+        assert_eq!(quoted("a\u{200b}b\"c\\d"), r#""a\u{200b}b\"c\d""#);
+    }
 
     #[test]
     fn names_keep_to_the_alphabet_and_the_segments() {

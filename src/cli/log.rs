@@ -7,7 +7,7 @@ use super::render::{Output, cell, time};
 use super::run::Stop;
 use crate::audit::{self, Entry, Follower, LogError, Query};
 use crate::clock::Timestamp;
-use crate::id::printable;
+use crate::id::{printable, quoted};
 use crate::problem::{Exit, Problem};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -27,7 +27,7 @@ pub fn query_of(typed: args::Query) -> Result<Query, Problem> {
     let uid = match (typed.uid, typed.user) {
         (Some(uid), _) => Some(plan::real_uid(uid)?),
         (None, Some(user)) => Some(users::get_user_by_name(&user).map(|u| u.uid()).ok_or_else(|| {
-            let what = format!("there is no user {:?}", printable(&user));
+            let what = format!("there is no user {}", quoted(&user));
             Problem::new(Exit::NotFound, what, "this system knows no such name")
                 .next("give --uid for a user who is gone")
         })?),
@@ -73,7 +73,7 @@ fn instant(flag: &str, text: &str, now: jiff::Timestamp) -> Result<Timestamp, Pr
         .ok_or_else(|| {
             Problem::new(
                 Exit::Usage,
-                format!("{flag} {:?} is not understood", printable(text)),
+                format!("{flag} {} is not understood", quoted(text)),
                 "it is neither a time (2026-11-25T08:00:00Z, 2026-11-25) nor an age (90s, 15m, 2h, 7d)",
             )
             .next(format!("write {flag} 2h for two hours ago"))

@@ -5,7 +5,7 @@ pub mod policies;
 use super::args::{self, Command};
 use super::{generate, manual, why};
 use crate::control::protocol::{self, Request, Rule, WhyAbout};
-use crate::id::{Label, NameError, SecretName, VersionId, printable};
+use crate::id::{Label, NameError, SecretName, VersionId, printable, quoted};
 use crate::policy::Local;
 use crate::problem::{Exit, Problem};
 use crate::vault::{Rollback, Trial};
@@ -409,7 +409,7 @@ fn plan_delete(delete: args::Delete) -> Result<Request, Problem> {
 /// # Errors
 /// [`Exit::Usage`], with what is wrong with it.
 pub fn name(text: &str) -> Result<SecretName, Problem> {
-    let what = || format!("{:?} is not the name of a secret", printable(text));
+    let what = || format!("{} is not the name of a secret", quoted(text));
     if is_path(text) {
         return Err(Problem::new(
             Exit::Usage,
@@ -434,14 +434,14 @@ fn directory(text: &str) -> Result<String, Problem> {
 
 fn local(text: &str) -> Result<Local, Problem> {
     text.parse::<Local>().map_err(|e| {
-        Problem::new(Exit::Usage, format!("{:?} does not say who", printable(text)), e)
+        Problem::new(Exit::Usage, format!("{} does not say who", quoted(text)), e)
             .next("write user:NAME, uid:N, group:NAME, gid:N or unit:NAME.service")
     })
 }
 
 fn parse_label(text: &str) -> Result<Label, Problem> {
     text.parse().map_err(|e: NameError| {
-        Problem::new(Exit::Usage, format!("{:?} is not a label", printable(text)), e)
+        Problem::new(Exit::Usage, format!("{} is not a label", quoted(text)), e)
             .next("give a label like blue or 2026-11")
     })
 }
@@ -450,7 +450,7 @@ fn version(text: &str) -> Result<VersionId, Problem> {
     text.parse().map_err(|e: NameError| {
         Problem::new(
             Exit::Usage,
-            format!("{:?} is not the id of a version", printable(text)),
+            format!("{} is not the id of a version", quoted(text)),
             e,
         )
         .next("wardfs versions NAME lists them")
@@ -474,7 +474,7 @@ fn not_empty(text: String, flag: &str, needed: &str) -> Result<String, Problem> 
     if text.is_empty() || text.contains(char::is_control) {
         return Err(Problem::new(
             Exit::Usage,
-            format!("{flag} {:?} is not understood", printable(&text)),
+            format!("{flag} {} is not understood", quoted(&text)),
             needed,
         )
         .next("leave it away, or give it text of one line"));
@@ -484,7 +484,7 @@ fn not_empty(text: String, flag: &str, needed: &str) -> Result<String, Problem> 
 
 /// Octal permission bits, reading only.
 fn mode(text: &str) -> Result<u16, Problem> {
-    let what = || format!("--mode {:?} is not understood", printable(text));
+    let what = || format!("--mode {} is not understood", quoted(text));
     let digits = text.strip_prefix("0o").unwrap_or(text);
     let octal = !digits.is_empty() && digits.len() <= 5 && digits.bytes().all(|b| (b'0'..=b'7').contains(&b));
     let bits = octal.then(|| u16::from_str_radix(digits, 8).ok()).flatten();
@@ -545,7 +545,7 @@ pub fn absolute(path: &Path) -> Result<PathBuf, Problem> {
     std::path::absolute(path).map_err(|e| {
         Problem::new(
             Exit::Usage,
-            format!("{:?} is not a path", printable(&path.to_string_lossy())),
+            format!("{} is not a path", quoted(&path.to_string_lossy())),
             e,
         )
         .next("give a path that is not empty")

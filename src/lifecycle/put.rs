@@ -197,7 +197,7 @@ impl Lifecycle {
             return Err(Problem::new(
                 Exit::Usage,
                 what,
-                format_args!("{:?} is not the ARN of a secret", crate::id::printable(arn)),
+                format_args!("{} is not the ARN of a secret", crate::id::quoted(arn)),
             )
             .next("write arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME-SUFFIX"));
         }
@@ -234,7 +234,7 @@ impl Lifecycle {
                     Problem::new(
                         Exit::Usage,
                         what,
-                        format_args!("there is no user {:?}", crate::id::printable(name)),
+                        format_args!("there is no user {}", crate::id::quoted(name)),
                     )
                     .next("name a user of this machine, or a uid")
                 })
@@ -248,7 +248,7 @@ impl Lifecycle {
                     Problem::new(
                         Exit::Usage,
                         what,
-                        format_args!("there is no group {:?}", crate::id::printable(name)),
+                        format_args!("there is no group {}", crate::id::quoted(name)),
                     )
                     .next("name a group of this machine, or a gid")
                 })

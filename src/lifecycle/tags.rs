@@ -9,7 +9,7 @@ use super::Lifecycle;
 use crate::access::{Asked, Caller};
 use crate::audit::Event;
 use crate::clock::Timestamp;
-use crate::id::{SecretName, printable};
+use crate::id::{SecretName, printable, quoted};
 use crate::policy::Action;
 use crate::problem::{Exit, Problem};
 use crate::vault::ChangeKind;
@@ -108,7 +108,7 @@ pub(super) fn merge(
     for (key, value) in set {
         // A policy asks without case: two such tags could not be told apart there.
         if let Some(other) = tags.keys().find(|k| *k != key && k.eq_ignore_ascii_case(key)) {
-            let why = format!("it has the tag {:?}, of another case", printable(other));
+            let why = format!("it has the tag {}, of another case", quoted(other));
             return Err(Problem::new(Exit::Conflict, what, why).next("remove that one first"));
         }
         tags.insert(key.clone(), value.clone());

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::Report;
 use crate::access::{Asked, Caller, KnownCaller};
-use crate::id::{Gid, Label, SecretName, printable};
+use crate::id::{Gid, Label, SecretName, quoted};
 use crate::policy::{Action, Answer, Documents, Local, Purpose, explain};
 use crate::problem::{Exit, Problem};
 use crate::vault::Visibility;
@@ -122,7 +122,7 @@ impl Report {
             Problem::new(
                 Exit::NotFound,
                 what,
-                format_args!("there is no {kind} {:?}", printable(name)),
+                format_args!("there is no {kind} {}", quoted(name)),
             )
             .next("name one of this machine, or its number")
         };

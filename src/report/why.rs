@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{Report, process};
 use crate::access::{Asked, Caller};
 use crate::audit::Query;
-use crate::id::{ROOT, SecretName, Uid, printable};
+use crate::id::{ROOT, SecretName, Uid, printable, quoted};
 use crate::policy::{Action, Basis, Layer, Purpose, Reason, Refusal};
 use crate::problem::{Exit, Problem};
 use crate::vault::{Secret, VaultError, Visibility};
@@ -49,7 +49,7 @@ impl Report {
                     Problem::new(
                         Exit::NotFound,
                         &what,
-                        format_args!("there is no user {:?}", printable(user)),
+                        format_args!("there is no user {}", quoted(user)),
                     )
                     .next("name a user of this machine, or give --uid N")
                 })?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Plan, document, local, name, parse_label};
 use crate::cli::args::policies::{BreakGlass, Explain, Guardrail, Identity};
 use crate::control::protocol::{Attached, LayerChange, LayerKey, LayerKind, Question, Request, Subject};
-use crate::id::{SecretName, printable};
+use crate::id::{SecretName, quoted};
 use crate::policy::Scenario;
 use crate::problem::{Exit, Problem};
 
@@ -158,7 +158,7 @@ pub fn break_glass(typed: BreakGlass) -> Result<Plan, Problem> {
 
 fn attached(text: &str) -> Result<Attached, Problem> {
     text.parse().map_err(|e| {
-        Problem::new(Exit::Usage, format!("{:?} does not say who", printable(text)), e)
+        Problem::new(Exit::Usage, format!("{} does not say who", quoted(text)), e)
             .next("write user:NAME, uid:N, group:NAME, gid:N, unit:NAME.service, or an ARN")
     })
 }
@@ -168,7 +168,7 @@ pub(super) fn tags(typed: &[String], flag: &str) -> Result<BTreeMap<String, Stri
     let mut all = BTreeMap::new();
     for text in typed {
         let (key, value) = pair(text, flag)?;
-        let what = || format!("{flag} {:?} is not understood", printable(text));
+        let what = || format!("{flag} {} is not understood", quoted(text));
         if key.chars().count() > 128 || value.chars().count() > 256 {
             return Err(Problem::new(
                 Exit::Usage,
@@ -199,7 +199,7 @@ pub(super) fn pair(text: &str, flag: &str) -> Result<(String, String), Problem> 
         Some((key, value)) => Ok((key.into(), value.into())),
         None => Err(Problem::new(
             Exit::Usage,
-            format!("{flag} {:?} is not understood", printable(text)),
+            format!("{flag} {} is not understood", quoted(text)),
             "it has no KEY=VALUE",
         )
         .next(format!("write {flag} KEY=VALUE"))),
