@@ -206,3 +206,133 @@ fn summary(uid: Option<u32>, count: u64, write: &mut Write<'_>) -> Result<(), Lo
     writer::suppressed_fields(&mut fields, uid, None, None, None, count);
     write(&fields)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::Value;
+    use std::collections::HashSet;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// A refusal; whether its own record can be written, if it is to be.
+        Refusal { uid: u32, secret: u8, written: bool },
+        /// An end of all windows, of whose records this many can be written.
+        Close(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            40 => (0..60u32, 0..6u8, any::<bool>())
+                .prop_map(|(uid, secret, written)| Step::Refusal { uid, secret, written }),
+            1 => (0..40usize).prop_map(Step::Close),
+        ]
+    }
+
+    /// What was refused and not yet told, by uid; `None` for all beyond the table.
+    type Owed = HashMap<Option<u32>, u64>;
+
+    fn owed(floods: &Floods) -> Owed {
+        let mut owed = Owed::new();
+        let windows = floods.windows.iter().map(|(k, w)| (Some(k.uid), w.suppressed));
+        let uids = floods.uids.iter().map(|(uid, (_, n))| (Some(*uid), *n));
+        for (uid, n) in windows.chain(uids).chain([(None, floods.others)]) {
+            *owed.entry(uid).or_default() += n;
+        }
+        owed.retain(|_, n| *n > 0);
+        owed
+    }
+
+    proptest! {
+        #[test]
+        fn each_refusal_is_written_or_counted_for_its_uid(steps in prop::collection::vec(step(), 1..400)) {
+            let mut floods = Floods::new(&Options {
+                refusals_per_window: 2,
+                refusal_window: Duration::from_secs(3600),
+                refusal_kinds: 32,
+                ..Options::default()
+            });
+            let mut expected = Owed::new();
+            for step in steps {
+                match step {
+                    Step::Refusal { uid, secret, written } => {
+                        let secret = secret.to_string();
+                        let known = floods.uids.contains_key(&uid) || floods.uids.len() < 32;
+                        let args = (uid, Event::OpenSecret, Some(&*secret), "implicit_deny");
+                        let verdict = floods.admit(args.0, args.1, args.2, args.3, &mut |_| unreachable!());
+                        if verdict == Verdict::Write && !written {
+                            floods.count(args.0, args.1, args.2, args.3);
+                        }
+                        if verdict == Verdict::Counted || !written {
+                            *expected.entry(known.then_some(uid)).or_default() += 1;
+                        }
+                    }
+                    Step::Close(mut room) => {
+                        let done = floods.close(true, &mut |fields| {
+                            let record: Value = serde_json::from_str(&format!("{{{}}}", str::from_utf8(fields).unwrap())).unwrap();
+                            if room == 0 {
+                                return Err(LogError::Unfit("a full disk"));
+                            }
+                            room -= 1;
+                            let uid = record["uid"].as_u64().map(|uid| uid as u32);
+                            let told = record["suppressed"].as_u64().unwrap();
+                            assert_ne!(told, 0, "{record}");
+                            *expected.entry(uid).or_default() -= told;
+                            Ok(())
+                        });
+                        expected.retain(|_, n| *n > 0);
+                        prop_assert_eq!(done.is_ok(), expected.is_empty());
+                        if done.is_ok() {
+                            prop_assert!(floods.windows.is_empty() && floods.uids.is_empty());
+                        }
+                    }
+                }
+                prop_assert_eq!(owed(&floods), expected.clone());
+                prop_assert!(floods.windows.len() <= 32 && floods.uids.len() <= 32);
+                let holders: HashSet<u32> = floods.windows.keys().map(|k| k.uid).collect();
+                for (uid, (kinds, _)) in &floods.uids {
+                    let windows = floods.windows.keys().filter(|k| k.uid == *uid).count();
+                    prop_assert!(*kinds == windows && windows <= 2, "{uid}: {kinds} and {windows}");
+                }
+                prop_assert!(holders.iter().all(|uid| floods.uids.contains_key(uid)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_window_that_is_over_begins_anew() {
+        let mut floods = Floods::new(&Options {
+            refusals_per_window: 1,
+            refusal_window: Duration::from_millis(300),
+            ..Options::default()
+        });
+        let mut told = Vec::new();
+        let mut admit = |fails: bool| {
+            floods.admit(1, Event::OpenSecret, None, "implicit_deny", &mut |fields| {
+                told.push(String::from_utf8(fields.to_vec()).unwrap());
+                match fails {
+                    true => Err(LogError::Unfit("a full disk")),
+                    false => Ok(()),
+                }
+            })
+        };
+        assert_eq!([admit(false), admit(false)], [Verdict::Write, Verdict::Counted]);
+        std::thread::sleep(Duration::from_millis(310));
+        assert_eq!(
+            admit(true),
+            Verdict::Counted,
+            "nothing is written while the log fails"
+        );
+        assert_eq!(admit(false), Verdict::Write);
+        std::thread::sleep(Duration::from_millis(310));
+        assert_eq!(admit(false), Verdict::Write, "there is nothing to tell");
+        let counts: Vec<bool> = told.iter().map(|t| t.contains("\"suppressed\":2")).collect();
+        assert_eq!(counts, [false, true], "{told:?}");
+        assert!(
+            floods.close(false, &mut |_| unreachable!()).is_ok(),
+            "no window is over"
+        );
+        assert_eq!(floods.windows.len(), 1);
+    }
+}

@@ -48,7 +48,7 @@ pub struct Log {
 }
 
 /// What a line has beside the fields of its record, about: sequence, time, id, MAC.
-const FRAME: u64 = 192;
+const FRAME: u64 = 160;
 
 thread_local! {
     /// Where a thread lays out its record before it takes the chain's lock.

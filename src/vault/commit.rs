@@ -331,7 +331,7 @@ impl Vault {
             let mut own = old.map(|s| s.versions.clone()).unwrap_or_default();
             for (v, sealed) in draft.versions.iter().filter(|(v, _)| v.secret == meta.id) {
                 let version = Version::new(v.clone(), draft.epoch);
-                if sealed.0.len() <= INLINE {
+                if version.meta.size <= INLINE {
                     let _ = version.inline.set(sealed.clone());
                 }
                 own.insert(v.no, Arc::new(version));

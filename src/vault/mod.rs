@@ -47,9 +47,9 @@ pub(crate) const EPOCH: RecordKind = RecordKind(3);
 pub(crate) const KEY: RecordKind = RecordKind(5);
 pub(crate) const LAYER: RecordKind = RecordKind(6);
 
-/// Sealed values up to this many bytes are kept in memory with their version once they were read; longer ones
-/// are fetched from the store each time a handle needs them.
-const INLINE: usize = 4096;
+/// Values up to this many bytes are kept in memory, sealed, with their version once they were read; longer ones are
+/// fetched from the store each time a handle needs them.
+const INLINE: u32 = 4096;
 
 /// Why the store could not be opened, read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -493,7 +493,7 @@ impl Vault {
         match self.store.get(Table::Value, &version.meta.no.0.to_be_bytes())? {
             Some(bytes) => {
                 let sealed = Sealed(bytes.into());
-                if sealed.0.len() <= INLINE {
+                if version.meta.size <= INLINE {
                     let _ = version.inline.set(sealed.clone());
                 }
                 Ok(sealed)
