@@ -470,7 +470,7 @@ fn an_explanation_without_a_store() {
             vec!["--policy", &policy, "--identity-policy", &identity],
             0,
             "allow",
-            json!("uid:4000000000/#1"),
+            json!("identity-policy-1/#1"),
             "identity",
         ),
         (

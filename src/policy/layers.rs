@@ -197,9 +197,13 @@ impl Shared {
         }
         let mut by_uid: BTreeMap<u32, Rules> = BTreeMap::new();
         let mut tags = Vec::new();
-        for record in identities {
+        for (i, record) in (1..).zip(identities) {
             let who = record.who();
-            let name = record.principal.to_string();
+            let name = match world {
+                World::Here => record.principal.to_string(),
+                // A supposed caller has a number that nobody chose.
+                World::Simulated => format!("identity-policy-{i}"),
+            };
             let rules = compile(&record.policy, &name, world, &mut identity_ids)?;
             for (key, value) in &record.tags {
                 tags.push(PrincipalTag {

@@ -4,6 +4,7 @@ mod differential;
 mod documents;
 mod edges;
 mod edits;
+mod explaining;
 mod foreign;
 mod layers;
 mod operators;
