@@ -96,7 +96,9 @@ pub(super) fn check(
             blame(&path, &file, &header, &segment_key, anchor)?;
         }
         if number == first && anchor.seq > 0 {
-            anchored(&path, &file, &header, &segment_key, anchor)?;
+            if !proven(&path, &file, &header, &segment_key, anchor)? {
+                blame(&path, &file, &header, &segment_key, anchor)?;
+            }
             end.offset = anchor.offset;
         }
         segment::walk(
@@ -157,14 +159,14 @@ pub(super) fn joined(before: &Path, path: &Path, state: &State, header: &Header)
     .into())
 }
 
-/// Whether the record that ends at the anchor's offset is the anchored one.
-fn anchored(
+/// Whether the record that ends at the anchor's offset is the anchored one, as far as it and the line before it show.
+pub(super) fn proven(
     path: &Path,
     file: &File,
     header: &Header,
     key: &SegmentKey,
     anchor: &Anchor,
-) -> Result<(), LogError> {
+) -> Result<bool, LogError> {
     let from = anchor.offset.saturating_sub(MAX_LINE as u64);
     let mut bytes = Vec::new();
     let mut input = file;
@@ -195,11 +197,11 @@ fn anchored(
                 ..anchor.state()
             };
             if state.advance(key, &body[start..]).is_some() && state.head == anchor.head {
-                return Ok(());
+                return Ok(true);
             }
         }
     }
-    blame(path, file, header, key, anchor)
+    Ok(false)
 }
 
 /// The anchored record is not in its place, or does not follow the line before it: finds out from the segment's

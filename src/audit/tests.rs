@@ -4,6 +4,7 @@ mod failure;
 mod floods;
 #[cfg(feature = "interleavings")]
 mod interleavings;
+mod opening;
 mod siege;
 mod tamper;
 mod usage;
