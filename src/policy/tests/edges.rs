@@ -218,3 +218,67 @@ fn places_are_found_between_characters_and_shown_with_what_is_around_them() {
     let warning = source.warning(4, "odd");
     assert_eq!(warning.to_string(), "line 2, column 1: odd");
 }
+
+#[test]
+fn patterns_match_segment_by_segment_and_to_their_ends() {
+    use super::super::pattern::{ANY, ONE, glob, glob_arn, glob_arn_encoded, glob_encoded};
+    let encoded = |pattern: &str| -> Vec<u8> {
+        let byte = |b| match b {
+            b'*' => ANY,
+            b'?' => ONE,
+            b => b,
+        };
+        pattern.bytes().map(byte).collect()
+    };
+    for (pattern, text, matches) in [
+        ("", "", true),
+        ("", "a", false),
+        ("a", "", false),
+        ("*", "", true),
+        ("?", "", false),
+        ("?", "é", true),
+        ("a?", "a", false),
+        ("a*", "a", true),
+        ("*a", "a", true),
+        ("*a*b", "xaxbxb", true),
+        ("*a*b", "xaxbx", false),
+        ("a?c*", "abcd", true),
+        ("*?", "é", true),
+        ("**?*", "", false),
+        ("ab", "abc", false),
+        ("abc", "ab", false),
+    ] {
+        assert_eq!(glob(pattern, text), matches, "{pattern} {text}");
+        assert_eq!(glob_encoded(&encoded(pattern), text), matches, "{pattern} {text}");
+        // The same as the last segment of an ARN, which may have colons.
+        for (p, t, also) in [
+            (
+                format!("a:*:c:d:e:{pattern}"),
+                format!("a:bb:c:d:e:{text}"),
+                matches,
+            ),
+            (
+                format!("a:b:c:d:{pattern}:f"),
+                format!("a:b:c:d:{text}:f"),
+                matches,
+            ),
+            (
+                format!("a:b:c:d:e:x:{pattern}"),
+                format!("a:b:c:d:e:x:{text}"),
+                matches,
+            ),
+            (format!("a:b:c:d:e:{pattern}"), format!("a:b:c:d:{text}"), false),
+            (format!("a:b:c:d:{pattern}"), format!("a:b:c:d:{text}:f"), false),
+            (format!("a:b:x:d:e:{pattern}"), format!("a:b:c:d:e:{text}"), false),
+        ] {
+            assert_eq!(glob_arn(&p, &t), also, "{p} {t}");
+            assert_eq!(glob_arn_encoded(&encoded(&p), &t), also, "{p} {t}");
+        }
+        // What stands for itself in an encoded pattern is no wildcard.
+        assert_eq!(
+            glob_encoded(pattern.as_bytes(), text),
+            pattern == text,
+            "{pattern} {text}"
+        );
+    }
+}
