@@ -282,3 +282,95 @@ fn patterns_match_segment_by_segment_and_to_their_ends() {
         );
     }
 }
+
+#[test]
+fn the_grammar_at_its_bounds() {
+    let with =
+        |fields: &str| format!(r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Deny",{fields}}}]}}"#);
+    let sid = |sid: &str| {
+        with(&format!(
+            r#""Sid":"{sid}","Principal":"*","Action":"*","Resource":"*""#
+        ))
+    };
+    accepted(&sid(&"s".repeat(128)));
+    for bad in ["", &"s".repeat(129), "#1", "a\\n"] {
+        assert!(refused(&sid(bad)).message.contains("1 to 128"), "{bad}");
+    }
+    let rest = r#""Action":"*","Resource":"*""#;
+    for (fields, message, advice) in [
+        (
+            format!(r#""Principal":"arn:aws:iam::1:role/x",{rest}"#),
+            "a plain string",
+            r#"write {"AWS": "arn:aws:iam::1:role/x"}"#,
+        ),
+        (
+            format!(r#""Principal":"x y",{rest}"#),
+            "a plain string",
+            r#"write {"User": "www-data"} or the like"#,
+        ),
+        (
+            format!(r#""Principal":{{"Group":"a*"}},{rest}"#),
+            "no wildcards",
+            "",
+        ),
+        (
+            format!(r#""Principal":{{"Unit":"a*"}},{rest}"#),
+            "no wildcards",
+            r#"use "Principal": "*" with the condition "StringLike": {"wardfs:Unit": …}"#,
+        ),
+        (
+            r#""Principal":"*","Action":true,"Resource":"*""#.into(),
+            "found true or false",
+            "",
+        ),
+        (
+            r#""Principal":"*","Action":7,"Resource":"*""#.into(),
+            "found a number",
+            "",
+        ),
+        (
+            r#""Principal":"*","Action":null,"Resource":"*""#.into(),
+            "found null",
+            "",
+        ),
+        (
+            r#""Principal":"*","Action":{},"Resource":"*""#.into(),
+            "a string or an array of strings, found an object",
+            "",
+        ),
+        (
+            r#""Principal":"*","Action":"*""#.into(),
+            "Resource",
+            r#"write "Resource": "*", which means this secret"#,
+        ),
+    ] {
+        let error = refused(&with(&fields));
+        assert!(error.message.contains(message), "{fields}: {error}");
+        assert_eq!(error.suggestion.unwrap_or_default(), advice, "{fields}");
+    }
+    let guardrail = GuardrailRecord::resolve("g", &with(r#""Action":"*""#), &map(), &Book).unwrap_err();
+    assert_eq!(
+        guardrail.suggestion.as_deref(),
+        Some(r#"write "Resource": "*", which means every secret"#)
+    );
+    for (operator, meant) in [
+        ("StringEqual", "did you mean \"StringEquals\"?"),
+        ("StringEqualIfExists", "did you mean \"StringEqualsIfExists\"?"),
+        (
+            "ForAnyValue:StringEqualIfExists",
+            "did you mean \"ForAnyValue:StringEqualsIfExists\"?",
+        ),
+        (
+            "ForAnyVal:StringEquals",
+            "did you mean \"ForAnyValue:StringEquals\"?",
+        ),
+        (
+            "Some:StringEquals",
+            "before the colon can be ForAllValues or ForAnyValue",
+        ),
+        ("IfExists", ""),
+    ] {
+        let error = refused(&one(operator, "wardfs:Unit", "a.service"));
+        assert_eq!(error.suggestion.unwrap_or_default(), meant, "{operator}");
+    }
+}
