@@ -374,3 +374,138 @@ fn the_grammar_at_its_bounds() {
         assert_eq!(error.suggestion.unwrap_or_default(), meant, "{operator}");
     }
 }
+
+#[test]
+fn names_and_accounts_at_their_bounds() {
+    use super::super::principal::account;
+    assert_eq!(account("111122223333"), Some("111122223333"));
+    assert_eq!(account("arn:aws:iam::111122223333:root"), Some("111122223333"));
+    for none in [
+        "1",
+        "abcdefghijkl",
+        "11112222333x",
+        "arn:aws:iam::1:root",
+        "arn:aws:iam::abcdefghijkl:root",
+        "arn:aws:iam::111122223333:role/root",
+    ] {
+        assert_eq!(account(none), None, "{none}");
+    }
+    let unit = |length: usize| format!("{}.service", "u".repeat(length - 8));
+    assert!(format!("unit:{}", unit(256)).parse::<Local>().is_ok());
+    assert!(format!("unit:{}", unit(257)).parse::<Local>().is_err());
+    assert!("service:wardfs-rotator".parse::<Local>().is_ok());
+    for bad in ["service:a:b", "service:a/b", "service:"] {
+        assert!(bad.parse::<Local>().is_err(), "{bad}");
+    }
+}
+
+/// As many users and groups as it says, none of the dynamic range.
+struct Crowd(u32);
+
+impl Directory for Crowd {
+    fn uid_of(&self, name: &str) -> Option<Uid> {
+        self.users().into_iter().find(|u| u.0 == name).map(|u| u.1)
+    }
+    fn gid_of(&self, name: &str) -> Option<Gid> {
+        self.groups().into_iter().find(|g| g.0 == name).map(|g| g.1)
+    }
+    fn users(&self) -> Vec<(String, Uid)> {
+        (0..self.0).map(|n| (format!("u{n}"), Uid(n))).collect()
+    }
+    fn groups(&self) -> Vec<(String, Gid)> {
+        (0..self.0).map(|n| (format!("g{n}"), Gid(n))).collect()
+    }
+}
+
+#[test]
+fn a_record_has_the_names_that_its_document_can_mean() {
+    let resolve = |condition: &str, directory: &dyn Directory| {
+        PolicyRecord::resolve(&when("Deny", condition), &map(), directory, &secret(), None)
+            .map(|(record, _)| record)
+    };
+    let steady = |all: &[(&str, u32)]| -> Vec<String> {
+        let mut names: Vec<String> = all.iter().filter(|n| n.1 != 61200).map(|n| n.0.into()).collect();
+        names.sort();
+        names
+    };
+    // A variable can be anybody's name, but not one of tomorrow.
+    for condition in [
+        r#"{"StringEquals":{"secretsmanager:SecretId":"${aws:username}"}}"#,
+        r#"{"StringLike":{"aws:ResourceTag/team":"${aws:username}*"}}"#,
+        r#"{"StringEquals":{"aws:username":"${aws:ResourceTag/owner}"}}"#,
+        r#"{"Null":{"aws:username":"true"}}"#,
+    ] {
+        let record = resolve(condition, &Book).unwrap();
+        assert_eq!(
+            record.users.into_keys().collect::<Vec<_>>(),
+            steady(&USERS),
+            "{condition}"
+        );
+        assert!(record.groups.is_empty(), "{condition}");
+    }
+    let record = resolve(
+        r#"{"StringEquals":{"wardfs:Groups":"${aws:ResourceTag/group}"}}"#,
+        &Book,
+    )
+    .unwrap();
+    assert_eq!(record.groups.into_keys().collect::<Vec<_>>(), steady(&GROUPS));
+    assert!(record.users.is_empty());
+    // Other variables are nobody's name.
+    let record = resolve(r#"{"StringEquals":{"aws:ResourceTag/u":"${wardfs:Uid}"}}"#, &Book).unwrap();
+    assert!(record.users.is_empty() && record.groups.is_empty());
+    // In a resource.
+    let text = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Deny","Principal":"*","Action":"*",
+        "Resource":"arn:aws:secretsmanager:*:*:secret:${aws:username}/*"}]}"#;
+    let (record, _) = PolicyRecord::resolve(text, &map(), &Book, &secret(), None).unwrap();
+    assert_eq!(record.users.into_keys().collect::<Vec<_>>(), steady(&USERS));
+    // A pattern means those that it matches; a number needs no name.
+    let record = resolve(r#"{"StringLike":{"wardfs:Groups":["1*","o*"]}}"#, &Book).unwrap();
+    assert_eq!(record.groups.into_keys().collect::<Vec<_>>(), ["ops"]);
+    for bound in [
+        r#"{"StringLike":{"aws:username":"u*"}}"#,
+        r#"{"StringLike":{"wardfs:Groups":"g*"}}"#,
+    ] {
+        assert!(resolve(bound, &Crowd(4096)).is_ok(), "{bound}");
+        let error = resolve(bound, &Crowd(4097)).unwrap_err();
+        assert!(error.message.contains("more than 4096"), "{bound}: {error}");
+    }
+}
+
+#[test]
+fn a_pattern_that_matches_nobody_today_is_told_of() {
+    let warned = |key: &str, pattern: &str| {
+        accepted(&one("StringLike", key, pattern))
+            .iter()
+            .any(|w| w.message.contains("there is today"))
+    };
+    assert!(warned("aws:username", "zz*") && warned("wardfs:Groups", "zz*"));
+    // A user's name may be a number, a group's number needs no name.
+    assert!(warned("aws:username", "77*") && !warned("wardfs:Groups", "7?*"));
+    assert!(!warned("aws:username", "a*") && !warned("wardfs:Groups", "o*"));
+}
+
+#[test]
+fn an_identity_policy_of_an_arn_that_nobody_has_is_nobodys() {
+    let text = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*"}]}"#;
+    let warnings = |arn: &str| {
+        let who = Attached::Arn(arn.into());
+        let (_, warnings) = IdentityRecord::resolve(&who, Default::default(), text, &map(), &Book).unwrap();
+        warnings.iter().any(|w| w.message.contains("nobody's"))
+    };
+    assert!(warnings("arn:aws:iam::9:role/x") && !warnings(ROLE));
+}
+
+#[test]
+fn an_account_is_on_record_for_whom_it_means() {
+    let mut map = map();
+    const ACCOUNT: &str = "arn:aws:iam::111122223333:root";
+    map.0.insert(ACCOUNT.into(), vec!["user:bob".parse().unwrap()]);
+    let arns = |fields: &str| {
+        let text = statement(&format!(r#"{fields}:{{"AWS":"111122223333"}},"Action":"*""#));
+        let (record, _) = PolicyRecord::resolve(&text, &map, &Book, &secret(), None).unwrap();
+        record.principals.into_keys().collect::<Vec<_>>()
+    };
+    assert_eq!(arns(r#""Effect":"Allow","Principal""#), [ACCOUNT]);
+    assert_eq!(arns(r#""Effect":"Deny","Principal""#), [ROLE, ACCOUNT, BOT]);
+    assert_eq!(arns(r#""Effect":"Deny","NotPrincipal""#), [ACCOUNT]);
+}
