@@ -1,5 +1,6 @@
 //! Tests of the whole log; those of one part stand in its file.
 
+mod asking;
 mod failure;
 mod floods;
 #[cfg(feature = "interleavings")]
