@@ -509,3 +509,74 @@ fn an_account_is_on_record_for_whom_it_means() {
     assert_eq!(arns(r#""Effect":"Deny","Principal""#), [ROLE, ACCOUNT, BOT]);
     assert_eq!(arns(r#""Effect":"Deny","NotPrincipal""#), [ACCOUNT]);
 }
+
+#[test]
+fn a_secrets_id_is_its_name_or_its_arn_and_another_region_is_another_secret() {
+    use super::super::operator::Comparison::{self, *};
+    use super::super::resource::{Subject, secret_id_matches};
+    const OWN: &str = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:app/db-AbCdEf";
+    let arn = |region: &str, account: &str, rest: &str| {
+        format!("arn:aws:secretsmanager:{region}:{account}:secret{rest}")
+    };
+    let (eu, us, ours) = ("eu-west-1", "us-east-1", "111122223333");
+    let name = secret();
+    let rows: Vec<(Comparison, String, bool, bool)> = vec![
+        // With its ARN on record, and without.
+        (Equals, "app/db".into(), true, true),
+        (Equals, "app/*".into(), false, false),
+        (Equals, "app/other".into(), false, false),
+        (Equals, OWN.into(), true, false),
+        (Equals, arn(eu, ours, ":app/db"), true, true),
+        (Equals, arn(us, ours, ":app/db"), false, true),
+        (Equals, arn(us, ours, ":app/db-AbCdEf"), false, false),
+        (Equals, arn(eu, "999988887777", ":app/db"), false, true),
+        (Equals, arn(eu, "999988887777", ":app/db-AbCdEf"), false, false),
+        (Equals, arn(eu, ours, ":app/db-??????"), false, false),
+        (EqualsIgnoreCase, "APP/DB".into(), true, true),
+        (EqualsIgnoreCase, OWN.to_uppercase(), true, false),
+        (Like, "app/*".into(), true, true),
+        (Like, "app/db-??????".into(), true, true),
+        (Like, "other*".into(), false, false),
+        (Like, "*AbCdEf".into(), true, false),
+        (Like, arn("*", "*", ":app/db-??????"), true, true),
+        (Like, arn("us-*", "*", ":app/*"), false, true),
+        (Like, arn("eu-*", "*", ":app/*"), true, true),
+        (Like, arn("*", "*", ":other/*"), false, false),
+        (Arn, arn("eu-*", "*", ":app/db-AbCdEf"), true, false),
+        (Arn, arn("us-*", "*", ":app/db-AbCdEf"), false, false),
+        (Arn, arn("*", "*", "*"), true, true),
+        (Arn, arn("us-*", "*", "*"), false, true),
+        (Arn, arn("*", "*", ":app/other"), false, false),
+    ];
+    for (comparison, value, with, without) in rows {
+        let matches = |arn| {
+            let subject = Subject {
+                name: Some(&name),
+                arn,
+            };
+            secret_id_matches(comparison, &value, subject)
+        };
+        assert_eq!(
+            (matches(Some(OWN)), matches(None)),
+            (with, without),
+            "{comparison:?} {value}"
+        );
+    }
+    let nobody = Subject {
+        name: None,
+        arn: Some(OWN),
+    };
+    assert!(!secret_id_matches(Like, "*", nobody));
+    // The longest name.
+    let long: SecretName = format!("{}/{}/o", "n".repeat(255), "m".repeat(254))
+        .parse()
+        .unwrap();
+    let rules = |resource: &str| {
+        let text = format!(
+            r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":"*","Action":"*","Resource":"{resource}"}}]}}"#
+        );
+        let (record, _) = PolicyRecord::resolve(&text, &map(), &Book, &long, None).unwrap();
+        readers(&record.compile(&long, None).unwrap()).len()
+    };
+    assert_eq!(rules(&arn("*", "*", &format!(":{}/*", "n".repeat(255)))), 1);
+}
