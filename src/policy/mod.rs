@@ -34,7 +34,7 @@ mod value;
 mod words;
 
 pub use action::{Action, Purpose, UnknownAction};
-pub use compile::{Compilations, Compiled, Needs, needs, readers};
+pub use compile::{Compilations, Compiled, readers};
 pub use condition::Key;
 pub use decide::{
     Administration, Basis, Decision, Grant, Layer, Layers, Reason, Refusal, Traced, decide, trace,

@@ -177,15 +177,6 @@ impl Who {
             names.dedup();
         }
     }
-
-    fn asks(&self, cost: Cost) -> bool {
-        !self.everyone
-            && match cost {
-                Cost::Free | Cost::Process => false,
-                Cost::Groups => !self.gids.is_empty(),
-                Cost::Unit => !self.units.is_empty(),
-            }
-    }
 }
 
 impl Origin {
@@ -197,14 +188,6 @@ impl Origin {
             // Whom the tags are attached to is not known here.
             Origin::Unit | Origin::PrincipalTag(_) => Cost::Unit,
             _ => Cost::Free,
-        }
-    }
-
-    fn asks(&self, cost: Cost) -> bool {
-        match self {
-            Origin::Arns(arns) => arns.iter().any(|(_, who)| who.asks(cost)),
-            Origin::PrincipalTag(_) => matches!(cost, Cost::Groups | Cost::Unit),
-            other => other.cost() == cost,
         }
     }
 }
@@ -233,17 +216,6 @@ impl Test {
             _ => Cost::Free,
         };
         self.origins().map(Origin::cost).fold(what, Cost::max)
-    }
-
-    /// Whether a fact is asked for that costs this much.
-    pub fn asks(&self, cost: Cost) -> bool {
-        let what = match &self.what {
-            What::Who(who) => who.asks(cost),
-            What::Groups(_) => cost == Cost::Groups,
-            What::Unit(_) => cost == Cost::Unit,
-            _ => false,
-        };
-        what || self.origins().any(|o| o.asks(cost))
     }
 
     /// The answer, if it is the same for every request.

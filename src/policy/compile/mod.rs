@@ -14,7 +14,7 @@ use crate::policy::document::{Document, Effect, Principal, Statement, Version};
 use crate::policy::json::Text;
 use crate::policy::principal::{Local, account, in_account};
 use crate::policy::resource::{Resource, Subject};
-use crate::policy::rule::{Cost, Origin, Part, Rule, Rules, Test, What, Who};
+use crate::policy::rule::{Origin, Part, Rule, Rules, Test, What, Who};
 use crate::policy::template::Template;
 use crate::policy::words;
 use crate::pool::Pool;
@@ -94,33 +94,6 @@ impl Compiled {
 /// `but not ` are what Deny statements take from the others. Empty if nobody may.
 pub fn readers(policy: &Compiled) -> Vec<String> {
     policy.body.readers.to_vec()
-}
-
-/// Which of a caller's costly facts could matter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Needs {
-    /// Its supplementary groups.
-    pub groups: bool,
-    /// Its systemd unit.
-    pub unit: bool,
-    /// The state of its process.
-    pub process: bool,
-}
-
-/// Which facts could matter for this action under this policy. (The built-in layer asks for groups besides,
-/// except for the actions that read a value.)
-pub fn needs(policy: &Compiled, action: Action) -> Needs {
-    let rules = || {
-        let rules = policy.rules();
-        let all = rules.denies.iter().chain(&rules.allows);
-        all.filter(|r| r.actions.contains(action))
-    };
-    let asks = |cost| rules().any(|r| r.tests.iter().any(|t| t.asks(cost)));
-    Needs {
-        groups: asks(Cost::Groups),
-        unit: asks(Cost::Unit),
-        process: asks(Cost::Process),
-    }
 }
 
 /// The tables of a record.

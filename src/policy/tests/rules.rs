@@ -870,19 +870,50 @@ fn facts_are_asked_only_where_the_outcome_depends_on_them() {
         {"Effect":"Allow","Principal":{"User":"bob"},"Action":"*","Resource":"*"}]}"#;
     assert_eq!(asked(several, Caller::new(1001, 1)), (0, 0));
     assert_eq!(asked(several, Caller::new(7, 1)), (2, 1));
-    let policy = compiled(several);
-    assert_eq!(
-        needs(&policy, Action::GetSecretValue),
-        Needs {
-            process: false,
-            groups: true,
-            unit: true
+    let whether = |text: &str, caller: Caller| {
+        let (groups, unit) = asked(text, caller);
+        (groups.min(1), unit.min(1))
+    };
+    // In one statement what is free comes first, the unit last, whatever they stand in.
+    for (costly, either) in [
+        (r#""StringEquals":{"wardfs:Groups":"ops"}"#, (1, 0)),
+        (
+            r#""StringEquals":{"wardfs:Groups":"${aws:ResourceTag/group, 'ops'}"}"#,
+            (1, 0),
+        ),
+        (r#""ForAllValues:StringEquals":{"wardfs:Groups":"ops"}"#, (1, 0)),
+        (r#""StringEquals":{"wardfs:Unit":"app.service"}"#, (0, 1)),
+        (r#""StringEqualsIfExists":{"wardfs:Unit":"app.service"}"#, (0, 1)),
+        (
+            r#""StringEquals":{"aws:ResourceTag/unit":"${wardfs:Unit, 'none'}"}"#,
+            (0, 1),
+        ),
+        (r#""Null":{"wardfs:Unit":"false"}"#, (0, 1)),
+        (
+            r#""StringEquals":{"secretsmanager:SecretId":"app/${wardfs:Unit, 'none'}"}"#,
+            (0, 1),
+        ),
+        (&format!(r#""ArnEquals":{{"aws:PrincipalArn":"{ROLE}"}}"#), (0, 1)),
+        (
+            r#""ArnLike":{"aws:PrincipalArn":"arn:aws:iam::*:user/*"}"#,
+            (1, 0),
+        ),
+    ] {
+        let cheap = r#""NumericEquals":{"wardfs:Uid":"7"}"#;
+        for both in [format!("{costly},{cheap}"), format!("{cheap},{costly}")] {
+            let text = when("Allow", &format!("{{{both}}}"));
+            assert_eq!(whether(&text, Caller::new(5, 5)), (0, 0), "{both}");
+            assert_eq!(whether(&text, Caller::new(7, 5)), either, "{both}");
         }
-    );
+        let unit = r#""StringLike":{"wardfs:Unit":"*"}"#;
+        if either == (1, 0) {
+            let text = when("Allow", &format!("{{{unit},{costly}}}"));
+            assert_eq!(whether(&text, Caller::new(5, 5)), (1, 0), "{costly}");
+        }
+    }
     let by_uid = compiled(&statement(
         r#""Effect":"Allow","Principal":{"User":"bob"},"Action":"*""#,
     ));
-    assert_eq!(needs(&by_uid, Action::GetSecretValue), Needs::default());
     // Administrators of the group are looked for only after the policy's own free Allows, and never for reads.
     let mut bob = Caller::new(1001, 1);
     let verdict = ask(
