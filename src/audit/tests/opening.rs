@@ -93,3 +93,139 @@ fn a_segment_goes_on_where_the_one_before_it_ended() {
     );
     assert!(matches!(other.open(&anchor), Err(LogError::Broken(b)) if b == broken));
 }
+
+/// Bytes of the first line of a segment.
+fn header_of(place: &Place, number: u64) -> usize {
+    std::fs::read(place.segment(number))
+        .unwrap()
+        .iter()
+        .position(|&b| b == b'\n')
+        .unwrap()
+}
+
+#[test]
+fn only_a_last_segment_that_nothing_is_known_of_may_end_in_its_header() {
+    let place = place();
+    let log = place.create(small());
+    let mut before = log.sync().unwrap();
+    let after = loop {
+        let _ = log.append(&change("app/db", 1)).unwrap();
+        let now = log.sync().unwrap();
+        if now.segment == 3 {
+            break now;
+        }
+        before = now;
+    };
+    drop(log);
+    let cut = |number| {
+        let original = std::fs::read(place.segment(number)).unwrap();
+        std::fs::write(place.segment(number), &original[..header_of(&place, number) / 2]).unwrap();
+        original
+    };
+    // Nothing of it was ever anchored: a crash while it was begun.
+    let third = cut(3);
+    assert_eq!(place.verify(Some(&before)).unwrap().last, before.seq);
+    assert_eq!(place.verify(None).unwrap().last, before.seq);
+    // The store knows of a record in it.
+    let broken = place.broken(Some(&after));
+    assert_eq!(
+        (broken.kind, broken.sequence),
+        (BrokenKind::Truncated, before.seq + 1)
+    );
+    // It is not the last one.
+    std::fs::write(place.segment(3), third).unwrap();
+    let ends = place
+        .entries()
+        .iter()
+        .filter(|e| e.text("eventName") == Some("SegmentStarted"))
+        .count();
+    assert_eq!(ends, 3);
+    let first = place.lines(1).len() as u64;
+    let second = cut(2);
+    for anchor in [None, Some(&after)] {
+        let broken = place.broken(anchor);
+        assert_eq!((broken.kind, broken.sequence), (BrokenKind::Truncated, first + 1));
+    }
+    // It is missing.
+    std::fs::remove_file(place.segment(2)).unwrap();
+    let broken = place.broken(Some(&after));
+    assert_eq!((broken.kind, broken.sequence), (BrokenKind::Missing, first + 1));
+    // The one before ends in an unfinished line.
+    std::fs::write(place.segment(2), second).unwrap();
+    super::tamper::restore_private(&place.segment(2));
+    place.verify(Some(&after)).unwrap();
+    let mut torn = std::fs::read(place.segment(1)).unwrap();
+    torn.extend_from_slice(b"{\"seq\":");
+    std::fs::write(place.segment(1), torn).unwrap();
+    let broken = place.broken(Some(&after));
+    assert_eq!((broken.kind, broken.sequence), (BrokenKind::Torn, first + 1));
+    let anchor = Anchor::genesis(STORE);
+    assert!(matches!(place.open(&anchor), Err(LogError::Broken(b)) if b == broken));
+}
+
+#[test]
+fn the_first_segment_is_never_one_that_was_only_begun() {
+    let place = place();
+    drop(place.create(one_segment()));
+    let text = std::fs::read(place.segment(1)).unwrap();
+    std::fs::write(place.segment(1), &text[..text.len() / 2]).unwrap();
+    assert_eq!(place.broken(None).kind, BrokenKind::Truncated);
+}
+
+#[test]
+fn a_header_that_nobody_wrote_is_refused_before_it_is_believed() {
+    let place = place();
+    let anchor = twelve(&place);
+    let lines = place.lines(1);
+    let field = |text: &str| {
+        let from = text.find("\"previousHead\":\"").unwrap() + 16;
+        (from, from + text[from..].find('"').unwrap())
+    };
+    let (from, to) = field(&lines[0]);
+    for forged in ["", "AAAA", &"A".repeat(64), "no base64 at all!"] {
+        let mut changed = lines.clone();
+        changed[0].replace_range(from..to, forged);
+        place.write(1, &changed);
+        assert!(
+            place.verify(None).is_err() && place.open(&anchor).is_err(),
+            "{forged}"
+        );
+        assert_eq!(place.broken(None).kind, BrokenKind::Edited, "{forged}");
+    }
+}
+
+#[test]
+fn what_stands_in_a_logs_place_is_named() {
+    use std::os::unix::fs::symlink;
+    let place = place();
+    let anchor = twelve(&place);
+    let aside = place.dir.with_file_name("aside");
+    let why = |result: Result<Log, LogError>| match result {
+        Err(LogError::Unsafe { why, .. }) => why,
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("opened"),
+    };
+    std::fs::rename(&place.dir, &aside).unwrap();
+    symlink(&aside, &place.dir).unwrap();
+    assert!(why(place.open(&anchor)).contains("it is a link, or no directory"));
+    std::fs::remove_file(&place.dir).unwrap();
+    std::fs::write(&place.dir, b"").unwrap();
+    assert!(why(place.open(&anchor)).contains("it is a link, or no directory"));
+    std::fs::remove_file(&place.dir).unwrap();
+    std::fs::rename(&aside, &place.dir).unwrap();
+    std::fs::rename(place.segment(1), &aside).unwrap();
+    symlink(&aside, place.segment(1)).unwrap();
+    assert_eq!(why(place.open(&anchor)), "it is a symbolic link");
+    std::fs::remove_file(place.segment(1)).unwrap();
+    std::fs::rename(&aside, place.segment(1)).unwrap();
+    // Another user's, to whom this process is no root, but its own owner.
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(place.segment(1), Some(61001), None).unwrap();
+        assert_eq!(why(place.open(&anchor)), "it belongs to another user");
+        std::os::unix::fs::chown(place.segment(1), Some(0), None).unwrap();
+    }
+    place.open(&anchor).unwrap();
+    // A directory cannot be made where its parent is not.
+    let nowhere = place.dir.join("no/where");
+    assert!(matches!(segment::make_dir(&nowhere), Err(LogError::Io { .. })));
+}

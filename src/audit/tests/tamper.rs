@@ -254,7 +254,7 @@ fn segments_cannot_be_swapped_dropped_or_cut() {
     assert!(matches!(place.open(&anchor), Err(LogError::Missing { .. })));
 }
 
-fn restore_private(path: &Path) {
+pub(super) fn restore_private(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }

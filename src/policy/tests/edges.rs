@@ -500,14 +500,27 @@ fn an_account_is_on_record_for_whom_it_means() {
     let mut map = map();
     const ACCOUNT: &str = "arn:aws:iam::111122223333:root";
     map.0.insert(ACCOUNT.into(), vec!["user:bob".parse().unwrap()]);
-    let arns = |fields: &str| {
+    let on_record = |fields: &str| {
         let text = statement(&format!(r#"{fields}:{{"AWS":"111122223333"}},"Action":"*""#));
         let (record, _) = PolicyRecord::resolve(&text, &map, &Book, &secret(), None).unwrap();
-        record.principals.into_keys().collect::<Vec<_>>()
+        let arns: Vec<String> = record.principals.keys().cloned().collect();
+        (arns, readers(&record.compile(&secret(), None).unwrap()))
     };
+    let arns = |fields| on_record(fields).0;
     assert_eq!(arns(r#""Effect":"Allow","Principal""#), [ACCOUNT]);
     assert_eq!(arns(r#""Effect":"Deny","Principal""#), [ROLE, ACCOUNT, BOT]);
     assert_eq!(arns(r#""Effect":"Deny","NotPrincipal""#), [ACCOUNT]);
+    // The same in words.
+    let readers = |fields| on_record(fields).1;
+    assert_eq!(
+        readers(r#""Effect":"Allow","Principal""#),
+        ["user bob (uid 1001) as arn:aws:iam::111122223333:root"]
+    );
+    let denied = readers(r#""Effect":"Deny","Principal""#);
+    assert!(
+        denied.is_empty(),
+        "what nobody has is taken from nobody: {denied:?}"
+    );
 }
 
 #[test]
@@ -579,4 +592,25 @@ fn a_secrets_id_is_its_name_or_its_arn_and_another_region_is_another_secret() {
         readers(&record.compile(&long, None).unwrap()).len()
     };
     assert_eq!(rules(&arn("*", "*", &format!(":{}/*", "n".repeat(255)))), 1);
+}
+
+#[test]
+fn bytes_are_compared_as_bytes() {
+    for (given, answer) in [
+        ("YQ==", Answer::Allow),
+        ("Yg==", Answer::ImplicitDeny),
+        ("a", Answer::ImplicitDeny),
+    ] {
+        let scenario = Scenario {
+            principal: Some("user:bob".parse().unwrap()),
+            resource: "app/db".into(),
+            policy: Some(when(
+                "Allow",
+                r#"{"BinaryEquals":{"aws:SourceIdentity":["YQ==","YWI="]}}"#,
+            )),
+            context: vec![("aws:SourceIdentity".into(), vec![given.into()])],
+            ..Scenario::default()
+        };
+        assert_eq!(simulate(&scenario, &Book).unwrap().decision, answer, "{given}");
+    }
 }

@@ -116,6 +116,25 @@ fn conditions_hold_as_this_table_says() {
         (r#"{"Bool":{"wardfs:Traced":"true"}}"#, false),
         (r#"{"StringEquals":{"wardfs:Traced":"false"}}"#, true),
         (r#"{"Bool":{"secretsmanager:ResourceTag/public":"true"}}"#, true),
+        // `db` is neither.
+        (r#"{"Bool":{"secretsmanager:ResourceTag/team":"false"}}"#, false),
+        // With a variable: any case, and a wildcard that is none where the operator has none.
+        (
+            r#"{"StringEqualsIgnoreCase":{"aws:ResourceTag/team":"${aws:PrincipalTag/none, 'DB'}"}}"#,
+            true,
+        ),
+        (
+            r#"{"StringEquals":{"aws:ResourceTag/team":"*${aws:PrincipalTag/none, 'b'}"}}"#,
+            false,
+        ),
+        (
+            r#"{"StringEquals":{"aws:ResourceTag/team":"?${aws:PrincipalTag/none, 'b'}"}}"#,
+            false,
+        ),
+        (
+            r#"{"StringLike":{"aws:ResourceTag/team":"?${aws:PrincipalTag/none, 'b'}"}}"#,
+            true,
+        ),
         // Addresses and bytes: a local caller has none.
         (r#"{"IpAddress":{"aws:SourceIp":"0.0.0.0/0"}}"#, false),
         (r#"{"NotIpAddress":{"aws:SourceIp":"192.0.2.0/24"}}"#, true),
