@@ -146,6 +146,24 @@ fn only_a_last_segment_that_nothing_is_known_of_may_end_in_its_header() {
         let broken = place.broken(anchor);
         assert_eq!((broken.kind, broken.sequence), (BrokenKind::Truncated, first + 1));
     }
+    // Those before the oldest that the store keeps are not missed.
+    std::fs::write(place.segment(2), &second).unwrap();
+    super::tamper::restore_private(&place.segment(2));
+    let oldest = Anchor {
+        oldest_segment: 2,
+        ..after.clone()
+    };
+    let begun = std::fs::read(place.segment(1)).unwrap();
+    std::fs::remove_file(place.segment(1)).unwrap();
+    let verified = place.verify(Some(&oldest)).unwrap();
+    assert_eq!(
+        (verified.first, verified.last, verified.records, verified.segments),
+        (first + 1, after.seq, after.seq - first, 2)
+    );
+    let broken = place.broken(Some(&after));
+    assert_eq!((broken.kind, broken.sequence), (BrokenKind::Missing, 1));
+    std::fs::write(place.segment(1), begun).unwrap();
+    super::tamper::restore_private(&place.segment(1));
     // It is missing.
     std::fs::remove_file(place.segment(2)).unwrap();
     let broken = place.broken(Some(&after));

@@ -92,6 +92,19 @@ fn a_guardrail_denies_everybody_root_included_on_every_action() {
 }
 
 #[test]
+fn a_guardrail_can_ask_whether_a_secret_is_meant_at_all() {
+    for (null, of_layers) in [("true", true), ("false", false)] {
+        let condition = format!(r#","Condition":{{"Null":{{"secretsmanager:SecretId":"{null}"}}}}"#);
+        let shared = shared(&[&plain("Deny", "*", &condition)], &[]);
+        for &action in Action::ALL {
+            let (verdict, _) = ask_of(&shared, Some(&allow_alice()), action, Caller::new(0, 0));
+            let denied = matches!(verdict, Verdict::No(Reason::ExplicitDeny, Layer::Guardrail, _));
+            assert_eq!(denied, action.is_of_layers() == of_layers, "{null} {action}");
+        }
+    }
+}
+
+#[test]
 fn a_guardrail_can_take_policy_set_from_root_which_a_secrets_policy_cannot() {
     let own = statement(r#""Effect":"Deny","Principal":"*","Action":"*""#);
     let none = Shared::default();

@@ -169,6 +169,16 @@ fn conditions_hold_as_this_table_says() {
         ),
         (r#"{"Null":{"secretsmanager:ResourceTag/none":"true"}}"#, true),
         (r#"{"Null":{"secretsmanager:ResourceTag/team":"true"}}"#, false),
+        // Absent or not: always.
+        (
+            r#"{"Null":{"secretsmanager:ResourceTag/team":["true","false"]}}"#,
+            true,
+        ),
+        (
+            r#"{"Null":{"secretsmanager:ResourceTag/none":["false","true"]}}"#,
+            true,
+        ),
+        (r#"{"Null":{"wardfs:Uid":["true","false"]}}"#, true),
         (
             r#"{"StringEqualsIfExists":{"secretsmanager:ResourceTag/none":"db"}}"#,
             true,
