@@ -30,9 +30,14 @@ fn resident(product: &Product) -> u64 {
 
 /// Limits the daemon before it starts.
 fn limit(command: &mut Command, what: libc::__rlimit_resource_t, to: u64) {
+    limit_until(command, what, to, to);
+}
+
+/// The same; it can be raised to `most` later.
+fn limit_until(command: &mut Command, what: libc::__rlimit_resource_t, to: u64, most: u64) {
     let limit = libc::rlimit {
         rlim_cur: to,
-        rlim_max: to,
+        rlim_max: most,
     };
     // SAFETY: both calls are async-signal-safe and change this child alone.
     unsafe {
@@ -335,4 +340,63 @@ fn a_reader_that_is_stopped_in_the_middle_stops_nobody_else() {
     stopped.iter().for_each(|child| child.signal(libc::SIGCONT));
     stopped.into_iter().for_each(|child| child.join());
     product.stop();
+}
+
+/// Files may not grow beyond a limit (ulimit -f, LimitFSIZE=): whoever meets it has an error, and is not killed.
+#[test]
+fn a_limit_on_the_size_of_files() {
+    let _deadline = Deadline::new(Duration::from_secs(60), "a limit on the size of files");
+    const LIMIT: u64 = 512 << 10;
+    let mut product = product();
+    // A command that needs more says so, and changes nothing.
+    let mut command = product.command(&["put", "large", "--allow", "uid:1"]);
+    limit(&mut command, libc::RLIMIT_FSIZE, 64 << 10);
+    let refused = support::product::said(command, &[b'x'; 60_000]);
+    assert_eq!(refused.code(), 7, "{refused:?}");
+    product.run(&["store", "check"]).ok();
+    assert_eq!(product.run(&["get", "large"]).code(), 4);
+    // A daemon serves until its log is as long as it may be, and goes on when the limit is lifted.
+    let failed = product.try_mount_as(&[], |command| {
+        limit_until(command, libc::RLIMIT_FSIZE, LIMIT, libc::RLIM_INFINITY);
+    });
+    assert!(failed.is_none(), "{failed:?}");
+    let path = product.path("app/db");
+    let read = || {
+        Run::uid(A).call(|| {
+            let mut read = 0;
+            loop {
+                match std::fs::read(&path) {
+                    Ok(bytes) => {
+                        assert_eq!(bytes, VALUE);
+                        read += 1;
+                    }
+                    Err(e) => return (read, e.raw_os_error()),
+                }
+                if read == 5000 {
+                    return (read, None);
+                }
+            }
+        })
+    };
+    let (first, error) = read();
+    assert_eq!(error, Some(libc::EIO), "after {first} reads");
+    assert!(first > 100, "{first}");
+    assert_eq!(read_as(B, &[], &path), Err(libc::EACCES), "a refusal stays one");
+    let pid = product.pid().to_string();
+    let lifted = Command::new("prlimit")
+        .args(["--pid", &pid, "--fsize=unlimited:unlimited"])
+        .status();
+    assert!(lifted.expect("prlimit").success());
+    support::wait_until(Duration::from_secs(1), "service again", || {
+        read_as(A, &[], &path) == Ok(VALUE.to_vec())
+    });
+    product.stop();
+    let records = product.records();
+    let reads = records
+        .iter()
+        .filter(|r| r["eventName"] == "GetSecretValue" && r["outcome"] == "allowed")
+        .count();
+    assert_eq!(reads, first + 1, "each read that gave bytes");
+    product.run(&["audit", "verify"]).ok();
+    product.run(&["store", "check"]).ok();
 }

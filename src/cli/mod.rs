@@ -165,6 +165,7 @@ pub trait World {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    crate::sys::harden::outlive_file_size_limits();
     complete::answer();
     let cli = match args::Cli::typed(std::env::args_os()) {
         Ok(cli) => cli,

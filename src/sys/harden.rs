@@ -34,6 +34,13 @@ pub fn no_dumps() -> io::Result<()> {
     Ok(())
 }
 
+/// A write beyond `RLIMIT_FSIZE` gives EFBIG, as any other failing write gives its error, instead of ending the
+/// process in the middle of a change.
+pub fn outlive_file_size_limits() {
+    // SAFETY: ignoring a signal installs no handler.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// Raises the soft limit of open files to the hard one; returns the limit that holds now.
 pub fn raise_nofile() -> io::Result<u64> {
     let mut limit = libc::rlimit {
