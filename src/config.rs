@@ -4,6 +4,7 @@
 //! command goes on with half a configuration. A missing file means the defaults.
 
 use crate::id::{printable, quoted};
+use crate::policy::{Local, PrincipalMap};
 use crate::problem::{Exit, Problem};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -47,7 +48,7 @@ pub struct Config {
     pub audit: Audit,
     /// `[principals]`: what an ARN of a policy means on this machine, as `user:…`, `uid:…`, `group:…`, `gid:…`
     /// or `unit:…`.
-    pub principals: BTreeMap<String, Vec<String>>,
+    pub principals: PrincipalMap,
 }
 
 /// `[audit]`.
@@ -79,7 +80,7 @@ impl Default for Config {
                 low_space_bytes: 1024 * 1024 * 1024,
                 uid_bytes_per_second: 64 * 1024,
             },
-            principals: BTreeMap::new(),
+            principals: PrincipalMap::default(),
         }
     }
 }
@@ -324,11 +325,13 @@ fn interpret(text: &str) -> Result<Config, Fault> {
                 1 << 30,
             )?,
         },
-        principals: written
-            .principals
-            .into_iter()
-            .map(principal)
-            .collect::<Result<_, _>>()?,
+        principals: PrincipalMap(
+            written
+                .principals
+                .into_iter()
+                .map(principal)
+                .collect::<Result<_, _>>()?,
+        ),
     })
 }
 
@@ -379,25 +382,26 @@ fn arn(text: &str) -> Result<(), String> {
     Err("a whole ARN is needed, without wildcards, as \"arn:aws:iam::123456789012:role/app\"".into())
 }
 
-fn local(text: &str) -> Result<(), String> {
+fn local(text: &str) -> Result<Local, String> {
     const KINDS: [&str; 5] = ["user", "uid", "group", "gid", "unit"];
     let form = "user:NAME, uid:N, group:NAME, gid:N or unit:NAME.service is needed";
-    let Some((kind, name)) = text.split_once(':') else {
-        return Err(form.into());
-    };
+    let kind = text.split_once(':').ok_or(form)?.0;
     if !KINDS.contains(&kind) {
         return Err(match closest(kind, KINDS) {
             Some(near) => format!("{form}; did you mean `{near}:`?"),
             None => form.into(),
         });
     }
-    if name.is_empty() || (kind.ends_with("id") && name.parse::<u32>().is_err()) {
-        return Err(form.into());
+    let local: Local = text.parse().map_err(|e| format!("{e}; {form}"))?;
+    match local.dynamic_id() {
+        Some(_) => Err(format!(
+            "{local} is an id that systemd gives to units dynamically: name the unit, unit:NAME.service"
+        )),
+        None => Ok(local),
     }
-    Ok(())
 }
 
-fn principal((key, locals): (Spanned<String>, Vec<Spanned<String>>)) -> Result<(String, Vec<String>), Fault> {
+fn principal((key, locals): (Spanned<String>, Vec<Spanned<String>>)) -> Result<(String, Vec<Local>), Fault> {
     if locals.is_empty() {
         return Err(Fault {
             span: key.span(),
@@ -409,7 +413,12 @@ fn principal((key, locals): (Spanned<String>, Vec<Spanned<String>>)) -> Result<(
         key,
         locals
             .into_iter()
-            .map(|l| checked(l, local))
+            .map(|l| {
+                local(l.get_ref()).map_err(|message| Fault {
+                    span: l.span(),
+                    message,
+                })
+            })
             .collect::<Result<_, _>>()?,
     ))
 }
@@ -426,6 +435,9 @@ fn closest<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Opt
 
 /// serde's "unknown field `x`, expected one of `a`, `b`" in our words, with the likeliest key.
 fn suggest(message: &str) -> String {
+    if message.trim_end().ends_with("expected a sequence") {
+        return format!("{}: write a list, as [\"…\"]", message.trim_end());
+    }
     let Some(rest) = message.strip_prefix("unknown field `") else {
         return message.trim_end().to_owned();
     };

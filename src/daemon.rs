@@ -102,7 +102,7 @@ fn desk_over(access: &Arc<Access>, store: &Path, config: &Config, service: Box<d
     let store = store.to_path_buf();
     // The mapping is read when a policy is set, so that a change to wardfs.toml needs no restart.
     let principals =
-        Box::new(move || -> Result<PrincipalMap, Problem> { principals_of(&Config::load(&store)?) });
+        Box::new(move || -> Result<PrincipalMap, Problem> { Ok(Config::load(&store)?.principals) });
     let directory = || Box::new(Names) as Box<dyn crate::policy::Directory + Send + Sync>;
     Desk {
         lifecycle: Lifecycle::new(access.clone(), directory(), principals, config.max_value_bytes),
@@ -253,22 +253,6 @@ fn tell_manager(state: &str) {
     if let Err(e) = notify::sd_notify(state) {
         tracing::warn!("the service manager was not told: {e}");
     }
-}
-
-fn principals_of(config: &Config) -> Result<PrincipalMap, Problem> {
-    let bad = |why: String| {
-        Problem::new(Exit::Usage, "the mapping of principals cannot be used", why)
-            .next("wardfs.toml, [principals]")
-    };
-    let mut map = PrincipalMap::default();
-    for (arn, locals) in &config.principals {
-        let locals = locals
-            .iter()
-            .map(|l| l.parse().map_err(|e| bad(format!("{arn}: {l}: {e}"))))
-            .collect::<Result<_, _>>()?;
-        map.0.insert(arn.clone(), locals);
-    }
-    Ok(map)
 }
 
 /// The end of service, asked for by a signal, by `unmount`, or by an unmount from outside.

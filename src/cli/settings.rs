@@ -8,6 +8,7 @@ use super::render::Output;
 use super::run::Stop;
 use crate::config::{Config, FILE};
 use crate::id::printable;
+use crate::policy::Local;
 use crate::problem::{Exit, Problem};
 use crate::sys::nss::SystemDirectory;
 
@@ -66,21 +67,18 @@ fn warnings(config: &Config, names: &SystemDirectory) -> Vec<String> {
             printable(&config.admin_group)
         ));
     }
-    for (arn, locals) in &config.principals {
+    for (arn, locals) in &config.principals.0 {
         for local in locals {
-            let (kind, name) = local.split_once(':').unwrap_or((local, ""));
-            let known = match kind {
-                "user" => names.uid_of(name).is_some(),
-                "group" => names.gid_of(name).is_some(),
-                _ => true,
+            let (kind, name) = match local {
+                Local::User(name) if names.uid_of(name).is_none() => ("user", name),
+                Local::Group(name) if names.gid_of(name).is_none() => ("group", name),
+                _ => continue,
             };
-            if !known {
-                warnings.push(format!(
-                    "[principals] {}: there is no {kind} {}",
-                    printable(arn),
-                    printable(name)
-                ));
-            }
+            warnings.push(format!(
+                "[principals] {}: there is no {kind} {}",
+                printable(arn),
+                printable(name)
+            ));
         }
     }
     warnings

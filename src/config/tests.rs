@@ -74,10 +74,10 @@ fn the_example_of_principals_is_valid() {
         .collect();
     let config = Config::parse(&format!("[principals]\n{example}")).unwrap();
     assert_eq!(
-        config.principals["arn:aws:iam::123456789012:role/app"],
-        ["user:app", "unit:app.service"]
+        config.principals.0["arn:aws:iam::123456789012:role/app"],
+        ["user:app", "unit:app.service"].map(|l| l.parse().unwrap())
     );
-    assert_eq!(config.principals.len(), 2);
+    assert_eq!(config.principals.0.len(), 2);
 }
 
 #[test]
@@ -120,12 +120,18 @@ fn principals_are_whole_arns_and_known_kinds() {
         "[\"uid:x\"]",
         "[\"uid:-1\"]",
         "[\"user:\"]",
+        "[\"user:7\"]",
+        "[\"user:*\"]",
+        "[\"unit:app\"]",
+        "[\"service:wardfs-rotator\"]",
         "\"user:a\"",
         "[1]",
     ] {
         assert!(fails(&one(bad)).contains("line 2"), "{bad}");
     }
+    assert!(fails(&one("[\"gid:61184\"]")).contains("gives to units dynamically"));
     assert!(fails(&one("[]")).contains("it stands for nobody"));
+    assert!(fails(&one("\"user:a\"")).contains("write a list"));
     for bad in ["*", "arn:aws:iam::1:role/*", "arn:x"] {
         assert!(
             fails(&format!("[principals]\n\"{bad}\" = [\"user:a\"]")).contains("without wildcards"),

@@ -321,7 +321,6 @@ fn check_value(op: Operator, key: &Key, text: &Text, source: Source<'_>) -> Resu
             false => fail(format!("{value:?} is not the ARN of a principal")),
         },
         Key::SecretId => check_secret_id(op, value).map_err(|m| source.error(text.at, m)),
-        Key::Username | Key::Groups if wild => Ok(()),
         Key::Username => Ok(()),
         Key::Groups if !value.bytes().all(|b| b.is_ascii_digit()) => Ok(()),
         Key::Uid | Key::Gid | Key::Groups | Key::LoginUid => {

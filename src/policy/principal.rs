@@ -162,7 +162,7 @@ impl Local {
     }
 
     /// The id, if it is a number of systemd's dynamic range.
-    pub(super) fn dynamic_id(&self) -> Option<u32> {
+    pub fn dynamic_id(&self) -> Option<u32> {
         match self {
             Local::Uid(Uid(n)) | Local::Gid(Gid(n)) if DYNAMIC_IDS.contains(n) => Some(*n),
             _ => None,
@@ -212,51 +212,9 @@ pub trait Directory {
 
 /// `[principals]` of `wardfs.toml`: for an ARN, the local principals that count as it. A value is one local
 /// principal or an array of them.
-#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct PrincipalMap(pub BTreeMap<String, Vec<Local>>);
-
-/// What is wrong with a [`PrincipalMap`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum MapError {
-    /// The key is no ARN.
-    #[error("[principals] {0:?} is not the ARN of a principal, as arn:aws:iam::123456789012:role/app is")]
-    NotAnArn(String),
-    /// Nothing on the right side.
-    #[error("[principals] {0:?} is mapped to nobody; remove the line or name a local principal")]
-    Empty(String),
-    /// A number that systemd may give to any unit.
-    #[error(
-        "[principals] {arn:?} is mapped to {local}, an id that systemd gives to units dynamically; map it to the unit: unit:NAME.service"
-    )]
-    Dynamic {
-        /// The key.
-        arn: String,
-        /// The value.
-        local: Local,
-    },
-}
-
-impl PrincipalMap {
-    /// Checks what can be checked without looking up names.
-    pub fn validate(&self) -> Result<(), MapError> {
-        for (arn, locals) in &self.0 {
-            if !is_arn(arn) || super::pattern::is_wild(arn) {
-                return Err(MapError::NotAnArn(arn.clone()));
-            }
-            if locals.is_empty() {
-                return Err(MapError::Empty(arn.clone()));
-            }
-            if let Some(local) = locals.iter().find(|l| l.dynamic_id().is_some()) {
-                return Err(MapError::Dynamic {
-                    arn: arn.clone(),
-                    local: local.clone(),
-                });
-            }
-        }
-        Ok(())
-    }
-}
 
 /// Whether `s` has an ARN's six segments, the last of them not empty.
 pub(super) fn is_arn(s: &str) -> bool {
@@ -279,38 +237,4 @@ pub(super) fn account(principal: &str) -> Option<&str> {
 /// Whether the ARN is of that account.
 pub(super) fn in_account(arn: &str, account: &str) -> bool {
     arn.split(':').nth(4) == Some(account)
-}
-
-struct OneOrMany(Vec<Local>);
-
-impl<'de> Deserialize<'de> for OneOrMany {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct V;
-        impl<'de> de::Visitor<'de> for V {
-            type Value = OneOrMany;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a local principal such as \"user:www-data\", or an array of them")
-            }
-            fn visit_str<E: de::Error>(self, s: &str) -> Result<OneOrMany, E> {
-                Ok(OneOrMany(vec![s.parse().map_err(E::custom)?]))
-            }
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<OneOrMany, A::Error> {
-                let mut all = Vec::new();
-                while let Some(local) = seq.next_element()? {
-                    all.push(local);
-                }
-                Ok(OneOrMany(all))
-            }
-        }
-        d.deserialize_any(V)
-    }
-}
-
-impl<'de> Deserialize<'de> for PrincipalMap {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let map = BTreeMap::<String, OneOrMany>::deserialize(d)?;
-        Ok(PrincipalMap(
-            map.into_iter().map(|(arn, locals)| (arn, locals.0)).collect(),
-        ))
-    }
 }

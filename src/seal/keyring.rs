@@ -6,7 +6,6 @@ use subtle::ConstantTimeEq;
 
 use super::keys::{self, Commitment};
 use super::primitive::{self, KEY_LEN};
-use super::slot::{Slot, SlotKind};
 use super::value::{self, DataKey, Parts, ValueDigest, WrappedKey};
 use super::wire::{Aad, Header, Input};
 use super::{Context, SealError, Summand, Term, random};
@@ -87,14 +86,6 @@ impl Keyring {
         self.store
     }
 
-    /// One more slot for this store's root key.
-    ///
-    /// # Errors
-    /// As [`Slot::create`].
-    pub fn create_slot(&self, id: u8, kind: SlotKind, secret: &SecretBytes) -> Result<Slot, SealError> {
-        Slot::create(id, kind, secret, self.store, &self.root)
-    }
-
     /// Makes a named key, takes it up, and gives it wrapped by the root key, to be stored.
     ///
     /// # Errors
@@ -147,11 +138,6 @@ impl Keyring {
                 Ok(())
             }
         }
-    }
-
-    /// The named keys, in order.
-    pub fn key_ids(&self) -> impl Iterator<Item = &KeyId> {
-        self.named.keys()
     }
 
     /// Seals a value under a fresh data key that is used for nothing else, and wraps that by the named key of

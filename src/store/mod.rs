@@ -95,13 +95,6 @@ impl Table {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Vec<u8>);
 
-impl Key {
-    /// The key as the number it was made from; `None` if it is not eight bytes.
-    pub fn as_number(&self) -> Option<u64> {
-        number(&self.0)
-    }
-}
-
 /// A listed key as the number it was made from; `None` if it is not eight bytes.
 pub fn number(key: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(key.try_into().ok()?))

@@ -3,8 +3,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::mem::{ManuallyDrop, MaybeUninit};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -121,15 +121,6 @@ pub enum FileError {
         /// The cause.
         why: Unsafe,
     },
-    /// Input is longer than it may be.
-    #[error("the input is longer than {limit} bytes")]
-    InputTooLong {
-        /// Bytes allowed.
-        limit: usize,
-    },
-    /// Standard input cannot be read.
-    #[error("cannot read standard input: {0}")]
-    Input(#[source] io::Error),
 }
 
 fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
@@ -212,35 +203,6 @@ pub fn create_private(path: &Path) -> Result<File, FileError> {
     file.set_permissions(std::fs::Permissions::from_mode(0o600))
         .map_err(io_error("create", path))?;
     Ok(file)
-}
-
-/// Reads standard input to its end into locked memory, past all buffering of the standard library.
-///
-/// # Errors
-/// [`FileError::InputTooLong`] when there are more than `limit` bytes (one more is read to know it).
-pub fn read_secret_stdin(limit: usize) -> Result<SecretBytes, FileError> {
-    // SAFETY: descriptor 0 is not owned here: ManuallyDrop keeps it open, and reading it breaks no invariant even
-    // if it is closed (EBADF).
-    let mut stdin = ManuallyDrop::new(unsafe { File::from_raw_fd(0) });
-    read_bounded(&mut stdin, limit)
-        .map_err(FileError::Input)?
-        .ok_or(FileError::InputTooLong { limit })
-}
-
-/// Reads the file `path` that a user named as the source of a value, to its end, into locked memory. Links and
-/// pipes are followed and read: the user's own permissions decide.
-///
-/// # Errors
-/// [`FileError::InputTooLong`] when there are more than `limit` bytes.
-pub fn read_secret_file(path: &Path, limit: usize) -> Result<SecretBytes, FileError> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_CLOEXEC | libc::O_NOCTTY)
-        .open(path)
-        .map_err(io_error("open", path))?;
-    read_bounded(&mut file, limit)
-        .map_err(io_error("read", path))?
-        .ok_or(FileError::InputTooLong { limit })
 }
 
 /// The whole rest of `file`, or `None` if it is longer than `limit`. Nothing passes through ordinary memory.
@@ -357,24 +319,6 @@ mod tests {
         assert!(create_private(&path).is_err());
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 5);
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
-    }
-
-    #[test]
-    fn a_value_is_taken_up_to_its_limit_and_no_further() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = key_file(dir.path(), 1000);
-        assert_eq!(read_secret_file(&path, 1000).unwrap().expose(), [9; 1000]);
-        assert!(matches!(
-            read_secret_file(&path, 999),
-            Err(FileError::InputTooLong { limit: 999 })
-        ));
-        // An endless source ends at the limit.
-        assert!(matches!(
-            read_secret_file(Path::new("/dev/zero"), 70_000),
-            Err(FileError::InputTooLong { .. })
-        ));
-        assert!(read_secret_file(dir.path(), 10).is_err());
-        assert!(read_secret_file(Path::new("/dev/null"), 10).unwrap().is_empty());
     }
 
     #[test]

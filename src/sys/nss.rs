@@ -3,8 +3,6 @@
 
 use std::ffi::OsStr;
 
-use users::os::unix::GroupExt;
-
 use crate::id::{Gid, Uid};
 
 /// The system's user and group database. Every call asks anew.
@@ -29,10 +27,6 @@ impl SystemDirectory {
     pub fn gid_of(&self, name: &str) -> Option<Gid> {
         users::get_group_by_name(possible(name)?).map(|g| Gid(g.gid()))
     }
-    /// The name of `uid`, if it has one and it is UTF-8.
-    pub fn user_name(&self, uid: Uid) -> Option<String> {
-        users::get_user_by_uid(uid.0).and_then(|u| text(u.name()))
-    }
     /// The name of `gid`, if it has one and it is UTF-8.
     pub fn group_name(&self, gid: Gid) -> Option<String> {
         users::get_group_by_gid(gid.0).and_then(|g| text(g.name()))
@@ -54,12 +48,6 @@ impl SystemDirectory {
             }
         }
         all
-    }
-    /// The names listed as members of `gid` (those whose primary group it is are not among them).
-    pub fn group_members(&self, gid: Gid) -> Vec<String> {
-        users::get_group_by_gid(gid.0)
-            .map(|g| g.members().iter().filter_map(|m| text(m)).collect())
-            .unwrap_or_default()
     }
     /// All users that the name service enumerates (a directory service may enumerate none).
     pub fn users(&self) -> Vec<(String, Uid)> {
@@ -95,7 +83,6 @@ mod tests {
     fn root_and_its_group_are_known_in_both_directions() {
         let d = SystemDirectory;
         assert_eq!(d.uid_of("root"), Some(Uid(0)));
-        assert_eq!(d.user_name(Uid(0)).as_deref(), Some("root"));
         assert_eq!(d.group_name(Gid(0)).and_then(|g| d.gid_of(&g)), Some(Gid(0)));
         assert_eq!(d.groups_of(Uid(0)).first(), Some(&Gid(0)));
         assert!(d.users().iter().any(|(n, u)| n == "root" && u.0 == 0));
@@ -109,7 +96,7 @@ mod tests {
             assert_eq!(d.uid_of(name), None, "{name:?}");
             assert_eq!(d.gid_of(name), None, "{name:?}");
         }
-        assert_eq!(d.user_name(Uid(3_999_999_999)), None);
-        assert!(d.group_members(Gid(3_999_999_999)).is_empty());
+        assert_eq!(d.group_name(Gid(3_999_999_999)), None);
+        assert!(d.groups_of(Uid(3_999_999_999)).is_empty());
     }
 }

@@ -134,7 +134,6 @@ impl VaultError {
                 std::io::ErrorKind::PermissionDenied => Exit::Denied,
                 _ => Exit::Failed,
             },
-            VaultError::File(_) => Exit::Failed,
             VaultError::Unrecorded(_) => Exit::Unavailable,
             VaultError::Io(..) => Exit::Failed,
         }

@@ -759,43 +759,6 @@ fn a_foreign_mapping_matters_only_where_it_is_meant() {
 }
 
 #[test]
-fn the_map_is_checked_and_read_from_toml() {
-    let read = |text: &str| toml::from_str::<PrincipalMap>(text);
-    let map = read(
-        r#"
-        "arn:aws:iam::1:role/a" = "user:www-data"
-        "arn:aws:iam::1:role/b" = ["group:backup", "unit:app.service"]
-    "#,
-    )
-    .unwrap();
-    assert_eq!(map.validate(), Ok(()));
-    assert_eq!(map.0["arn:aws:iam::1:role/a"], ["user:www-data".parse().unwrap()]);
-    assert!(
-        read(r#""arn:aws:iam::1:role/a" = "www-data""#)
-            .unwrap_err()
-            .to_string()
-            .contains("user:")
-    );
-    assert!(read(r#""arn:aws:iam::1:role/a" = 7"#).is_err());
-    for (text, error) in [
-        (r#""role/a" = "uid:1""#, "not the ARN"),
-        (r#""arn:aws:iam::1:role/*" = "uid:1""#, "not the ARN"),
-        (r#""arn:aws:iam::1:role/a" = []"#, "nobody"),
-        (r#""arn:aws:iam::1:role/a" = "gid:61184""#, "dynamically"),
-    ] {
-        assert!(
-            read(text)
-                .unwrap()
-                .validate()
-                .unwrap_err()
-                .to_string()
-                .contains(error),
-            "{text}"
-        );
-    }
-}
-
-#[test]
 fn locals_and_actions_are_written_as_they_are_read() {
     for text in [
         "user:www-data",

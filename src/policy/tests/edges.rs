@@ -192,14 +192,14 @@ fn only_an_allow_for_everybody_to_read_is_public() {
 
 #[test]
 fn places_are_found_between_characters_and_shown_with_what_is_around_them() {
-    let fields = r#""Effect":"Deny","Principal":"*","Action":"*","Condition":{"StringEquals":{"aws:username":"${wardfs:uidd}"}}"#;
+    let fields = r#""Effect":"Deny","Principal":"*","Action":"*","Condition":{"StringEquals":{"aws:username":"ab${wardfs:uidd}"}}"#;
     let text = statement(fields);
     let error = refused(&text);
     assert_eq!(error.column, text.find("${wardfs").unwrap() + 1, "{error}");
     // Fifty characters on either side.
     let long = statement(&format!(
-        r#""Sid":"{0}","Effect":"Deny","Principal":{{"User":"nobody-of-this-name{0}"}},"Action":"*""#,
-        "x".repeat(200)
+        r#""Sid":"{0}{0}","Effect":"Deny","Principal":{{"User":"nobody-of-this-name{0}"}},"Action":"*""#,
+        "x".repeat(60)
     ));
     let shown = refused(&long).to_string();
     let line = shown.lines().nth(2).unwrap().trim_start();

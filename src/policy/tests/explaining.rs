@@ -135,12 +135,12 @@ fn what_nothing_allows_says_what_would() {
 fn statements_of_other_layers_are_found_among_all_of_them() {
     let bare = |sid: &str, effect: &str, rest: &str| statement(sid, effect, rest);
     let team = format!("{READ}{TEAM}");
-    // The second statement of the second document, in either layer.
+    // Of the second document, in either layer.
     let first = [bare("A", "Deny", TAG), bare("B", "Deny", TAG)];
     let second = [
-        bare("C", "Deny", TAG),
         bare("D", "Deny", &team),
         bare("E", "Deny", &format!("{READ}{TRACED}")),
+        bare("C", "Deny", TAG),
     ];
     let allow = [of_app("Read", "Allow", READ)];
     let (answer, _, _, change) = explained(&allow, &[&first, &second], &[]);
