@@ -498,3 +498,33 @@ fn event_id(out: &mut Vec<u8>, store: StoreId, seq: u64) {
             .as_bytes(),
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_id_is_a_uuid_of_its_own_for_each_store_and_number() {
+        let id = |store: u8, seq: u64| {
+            let mut out = Vec::new();
+            event_id(&mut out, StoreId([store; 16]), seq);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(id(7, 1), "07070707-0707-8707-8000-000000000001");
+        assert_eq!(id(0xff, (1 << 62) - 1), "ffffffff-ffff-8fff-bfff-ffffffffffff");
+        let mut seen = std::collections::HashSet::new();
+        for store in [0, 7, 0xff] {
+            for bit in 0..62 {
+                for seq in [1 << bit, (1 << bit) + (1 << 40)] {
+                    let text = id(store, seq);
+                    let uuid = uuid::Uuid::parse_str(&text).unwrap();
+                    assert_eq!(uuid.get_version_num(), 8, "{text}");
+                    assert_eq!(uuid.get_variant(), uuid::Variant::RFC4122, "{text}");
+                    seen.insert((text, store, seq));
+                }
+            }
+        }
+        let texts: std::collections::HashSet<_> = seen.iter().map(|s| &s.0).collect();
+        assert_eq!(texts.len(), seen.len());
+    }
+}

@@ -203,3 +203,42 @@ fn a_ceiling_without_a_place_for_the_action_says_so() {
         ]
     );
 }
+
+#[test]
+fn a_deny_that_cannot_be_ruled_out_is_a_deny_and_an_allow_that_cannot_be_shown_is_none() {
+    let answer = |statements: &[String]| {
+        let policy = compiled(&document(statements));
+        let (name, shared) = (super::secret(), Shared::default());
+        let layers = Layers {
+            administration: &ADMINISTRATION,
+            shared: &shared,
+            secret: Some(&policy),
+        };
+        let labels = [Label::current()];
+        let request = Request {
+            labels: &labels,
+            ..Request::new(Action::GetSecretValue, Purpose::Read, SecretId(7), &name)
+        };
+        // Nothing but its ids is known of the caller.
+        let mut caller = Caller::new(5, 5).opaque();
+        explain(&layers, &Documents::default(), &request, &mut caller)
+    };
+    let everybody = |sid: &str, effect: &str, more: &str| {
+        statement(sid, effect, &format!(r#""Principal":"*",{READ}{more}"#))
+    };
+    let unit = r#","Condition":{"StringEquals":{"wardfs:Unit":"app.service"}}"#;
+    let denied = answer(&[
+        everybody("All", "Allow", ""),
+        everybody("Unit", "Deny", unit),
+        everybody("Team", "Deny", TEAM),
+    ]);
+    assert_eq!(
+        (denied.decision, denied.statement.as_deref(), denied.reason),
+        (Answer::ExplicitDeny, Some("Unit"), Some(Reason::NoPid.code()))
+    );
+    let nothing = answer(&[everybody("Unit", "Allow", unit), everybody("Team", "Deny", TEAM)]);
+    assert_eq!(
+        (nothing.decision, nothing.reason),
+        (Answer::ImplicitDeny, Some(Reason::NoPid.code()))
+    );
+}
