@@ -287,6 +287,10 @@ fn a_read_only_log_takes_nothing_and_comes_back() {
         (receipt.seq(), place.entries()[2].text("eventName")),
         (4, Some("LogResumed"))
     );
+    assert_eq!(
+        (place.entries()[2].text("outcome"), place.entries()[2].uid()),
+        (Some("allowed"), Some(nix::unistd::geteuid().as_raw()))
+    );
     log.healthy().unwrap();
     place.verify(Some(&log.sync().unwrap())).unwrap();
 }
@@ -364,6 +368,57 @@ fn a_file_put_back_is_taken_again() {
     assert!(log.append(&read_of(1000, "app/db")).is_err());
     let _ = back_within_a_second(&log);
     assert_eq!(log.head().segment, 2);
+}
+
+#[test]
+fn a_copy_is_taken_only_if_it_is_faithful_to_the_last_byte() {
+    let length = {
+        let place = place();
+        let log = place.create(one_segment());
+        for _ in 0..600 {
+            let _ = log.append(&read_of(1000, "app/db")).unwrap();
+        }
+        log.head().offset as usize
+    };
+    // More than two of the pieces in which they are compared.
+    assert!(length > 150_000);
+    for changed in [
+        None,
+        Some(0),
+        Some(65_535),
+        Some(65_536),
+        Some(131_072),
+        Some(length - 1),
+    ] {
+        let place = place();
+        let log = place.create(one_segment());
+        for _ in 0..600 {
+            let _ = log.append(&read_of(1000, "app/db")).unwrap();
+        }
+        let (path, away) = (place.segment(1), place.dir.join("away"));
+        std::fs::copy(&path, &away).unwrap();
+        if let Some(at) = changed {
+            let mut bytes = std::fs::read(&path).unwrap();
+            let at = at.min(bytes.len() - 1);
+            bytes[at] ^= 1;
+            std::fs::write(&away, bytes).unwrap();
+        }
+        std::fs::rename(&away, &path).unwrap();
+        // Nothing is written to what is no longer there.
+        log.tick();
+        let _ = back_within_a_second(&log);
+        assert_eq!(
+            log.head().segment,
+            1 + u64::from(changed.is_some()),
+            "{changed:?}"
+        );
+        let anchor = log.sync().unwrap();
+        assert_eq!(
+            place.verify(Some(&anchor)).is_ok(),
+            changed.is_none(),
+            "{changed:?}"
+        );
+    }
 }
 
 #[test]
