@@ -99,6 +99,12 @@ fn a_line_torn_by_a_crash_is_cut_at_every_length() {
                 resumed.value["requestParameters"]["tornBytes"].as_u64(),
                 Some(torn)
             );
+            // What was cut off and is put back is no record, and not excused by the mark that tells of it.
+            let mut longer = std::fs::read(place.segment(1)).unwrap();
+            let line = [&whole[start..end], b"\n"].concat();
+            longer.splice(start..start, line);
+            std::fs::write(place.segment(1), longer).unwrap();
+            assert_eq!(place.broken(None).sequence, anchor.seq + 1);
         }
     }
     // Torn before its anchor it is no crash.
