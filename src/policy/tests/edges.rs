@@ -614,3 +614,80 @@ fn bytes_are_compared_as_bytes() {
         assert_eq!(simulate(&scenario, &Book).unwrap().decision, answer, "{given}");
     }
 }
+
+#[test]
+fn a_supposed_caller_is_nobody_that_is_not_said_of_him() {
+    let decides = |principal: &str, resource: &str, context: &[(&str, &str)], policy: &str| {
+        let scenario = Scenario {
+            principal: Some(principal.parse().unwrap()),
+            resource: resource.into(),
+            policy: Some(policy.into()),
+            context: context
+                .iter()
+                .map(|(k, v)| (k.to_string(), vec![v.to_string()]))
+                .collect(),
+            ..Scenario::default()
+        };
+        simulate(&scenario, &Book).unwrap().decision == Answer::Allow
+    };
+    let role = "arn:aws:iam::111122223333:role/x";
+    // Users whom this machine does not have are others than the caller.
+    let others = statement(
+        r#""Effect":"Allow","Principal":{"User":["n1","n2","n3","n4"],"Group":["m1","m2","m3","m4"]},"Action":"*""#,
+    );
+    assert!(!decides(role, "app/db", &[], &others));
+    assert!(!decides("user:n5", "app/db", &[], &others));
+    assert!(decides("user:n3", "app/db", &[], &others));
+    // Names that were made up for the question are matched like others.
+    let like = when("Allow", r#"{"StringLike":{"aws:username":"n*"}}"#);
+    assert!(decides("user:n5", "app/db", &[], &like) && !decides("user:m5", "app/db", &[], &like));
+    let group = when("Allow", r#"{"StringLike":{"wardfs:Groups":"n*"}}"#);
+    assert!(decides("user:app", "app/db", &[("wardfs:Groups", "n5")], &group));
+    assert!(!decides("user:app", "app/db", &[("wardfs:Groups", "m5")], &group));
+    // A version, and the accounts of the secret and of the caller, where there are any.
+    let version = when(
+        "Allow",
+        &format!(
+            r#"{{"StringEquals":{{"secretsmanager:VersionId":"{}"}}}}"#,
+            "a".repeat(32)
+        ),
+    );
+    assert!(decides(
+        role,
+        "app/db",
+        &[("secretsmanager:VersionId", &"a".repeat(32))],
+        &version
+    ));
+    assert!(!decides(
+        role,
+        "app/db",
+        &[("secretsmanager:VersionId", &"b".repeat(32))],
+        &version
+    ));
+    assert!(!decides(role, "app/db", &[], &version));
+    for (key, principal, resource, known) in [
+        (
+            "aws:ResourceAccount",
+            role,
+            "arn:aws:secretsmanager:eu:111122223333:secret:app/db",
+            true,
+        ),
+        (
+            "aws:ResourceAccount",
+            role,
+            "arn:aws:secretsmanager:eu::secret:app/db",
+            false,
+        ),
+        ("aws:ResourceAccount", role, "app/db", false),
+        ("aws:PrincipalAccount", role, "app/db", true),
+        ("aws:PrincipalAccount", "arn:aws:iam:::role/x", "app/db", false),
+        ("aws:PrincipalAccount", "user:app", "app/db", false),
+    ] {
+        let present = when("Allow", &format!(r#"{{"Null":{{"{key}":"false"}}}}"#));
+        assert_eq!(
+            decides(principal, resource, &[], &present),
+            known,
+            "{key} {principal} {resource}"
+        );
+    }
+}

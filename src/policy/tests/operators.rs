@@ -56,6 +56,8 @@ fn conditions_hold_as_this_table_says() {
         ("expires", "2027-01-01"),
         ("public", "true"),
         ("empty", ""),
+        ("star", "*b"),
+        ("question", "?b"),
     ];
     for (condition, holds) in [
         // Numbers.
@@ -133,6 +135,14 @@ fn conditions_hold_as_this_table_says() {
         ),
         (
             r#"{"StringLike":{"aws:ResourceTag/team":"?${aws:PrincipalTag/none, 'b'}"}}"#,
+            true,
+        ),
+        (
+            r#"{"StringEquals":{"aws:ResourceTag/question":"?${aws:PrincipalTag/none, 'b'}"}}"#,
+            true,
+        ),
+        (
+            r#"{"StringEquals":{"aws:ResourceTag/star":"*${aws:PrincipalTag/none, 'b'}"}}"#,
             true,
         ),
         // Addresses and bytes: a local caller has none.
