@@ -146,6 +146,10 @@ fn only_a_last_segment_that_nothing_is_known_of_may_end_in_its_header() {
         let broken = place.broken(anchor);
         assert_eq!((broken.kind, broken.sequence), (BrokenKind::Truncated, first + 1));
     }
+    // Nor is it taken away when the log is opened.
+    let anew = place.open(&Anchor::genesis(STORE));
+    assert!(matches!(anew, Err(LogError::Broken(b)) if b.kind == BrokenKind::Torn));
+    assert!(place.segment(2).exists());
     // Those before the oldest that the store keeps are not missed.
     std::fs::write(place.segment(2), &second).unwrap();
     super::tamper::restore_private(&place.segment(2));
@@ -188,6 +192,9 @@ fn the_first_segment_is_never_one_that_was_only_begun() {
     let text = std::fs::read(place.segment(1)).unwrap();
     std::fs::write(place.segment(1), &text[..text.len() / 2]).unwrap();
     assert_eq!(place.broken(None).kind, BrokenKind::Truncated);
+    let anew = place.open(&Anchor::genesis(STORE));
+    assert!(matches!(anew, Err(LogError::Broken(b)) if b.kind == BrokenKind::Torn));
+    assert!(place.segment(1).exists());
 }
 
 #[test]
