@@ -8,7 +8,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
-    /// The wall clock now. A clock before 1970 reads as the epoch itself.
+    /// The last instant that can be written as RFC 3339 whatever the time zone.
+    pub const LAST: Timestamp = Timestamp(253_402_207_199_999_999);
+
+    /// The wall clock now. A clock before 1970 reads as the epoch itself, one past the year 9999 as
+    /// [`Timestamp::LAST`].
     pub fn now() -> Self {
         SystemTime::now().into()
     }
@@ -21,7 +25,8 @@ impl Timestamp {
 
 impl From<SystemTime> for Timestamp {
     fn from(t: SystemTime) -> Self {
-        Timestamp(t.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64))
+        let since = t.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
+        Timestamp(i64::try_from(since).map_or(Self::LAST.0, |us| us.min(Self::LAST.0)))
     }
 }
 

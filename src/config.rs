@@ -153,6 +153,10 @@ impl Config {
                     .next("mend what the system says, then: wardfs config check"));
             }
         };
+        if !file.metadata().is_ok_and(|m| m.is_file()) {
+            return Err(Problem::new(Exit::Usage, what(), "it is not a regular file")
+                .next("name the file with the settings"));
+        }
         check_owner(&file).map_err(|why| {
             Problem::new(Exit::Usage, what(), why).next(format!(
                 "look at what it says, then: chown root:root {shown} && chmod 0644 {shown}"
@@ -254,9 +258,6 @@ impl Config {
 fn check_owner(file: &File) -> Result<(), String> {
     let meta = file.metadata().map_err(|e| e.to_string())?;
     let me = nix::unistd::geteuid().as_raw();
-    if !meta.is_file() {
-        return Err("it is not a regular file".into());
-    }
     if meta.uid() != 0 && meta.uid() != me {
         return Err(format!(
             "it belongs to uid {}, who is neither root nor you",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::access::{Access, AccessError, Asked, Caller};
-use crate::audit::{Body, Event, Identity, Outcome, Record};
+use crate::audit::{Body, Event, Identity, Outcome, Record, Value as Parameter};
 use crate::id::SecretName;
 use crate::policy::{Action, Directory, PrincipalMap, Purpose};
 use crate::problem::{Exit, Problem};
@@ -121,11 +121,23 @@ impl Lifecycle {
         version: Option<&str>,
         caller: &mut C,
     ) -> Body {
+        self.body_with(event, name, version, &[], caller)
+    }
+
+    fn body_with<C: Caller>(
+        &self,
+        event: Event,
+        name: &SecretName,
+        version: Option<&str>,
+        parameters: &[(&'static str, Parameter<'_>)],
+        caller: &mut C,
+    ) -> Body {
         Record {
             event,
             outcome: Outcome::Allowed,
             secret: Some(name.as_str()),
             version,
+            parameters,
             via: caller.door(),
             who: caller.who(Identity::Full),
             ..Record::default()

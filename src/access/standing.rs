@@ -3,7 +3,7 @@
 use super::{Access, AccessError, Asked, Caller, KnownCaller, Standing};
 use crate::audit::{Event, Identity, Outcome, Record};
 use crate::id::{Label, SecretId, SecretName};
-use crate::policy::{self, Action, Decision, Grant, Purpose, Refusal};
+use crate::policy::{self, Action, Decision, Grant, Layer, Purpose, Reason, Refusal};
 use crate::vault::{Secret, Version};
 
 impl Access {
@@ -88,6 +88,31 @@ impl Access {
             ..policy::Request::new(action, Purpose::Administer, SecretId(0), name)
         };
         self.decide_shared(&request, Event::CreateSecret, Some(name), caller)
+    }
+
+    /// Whether something that a new secret is made with is forbidden. Its maker, who knows its first value, may say who
+    /// reads it and what is shown of it, unless a guardrail or an identity policy says otherwise.
+    ///
+    /// # Errors
+    /// The refusal, which is recorded.
+    pub fn decide_made_with<C: Caller>(
+        &self,
+        name: &SecretName,
+        action: Action,
+        caller: &mut C,
+    ) -> Result<(), Refusal> {
+        let request = policy::Request::new(action, Purpose::Administer, SecretId(0), name);
+        let state = self.vault().peek();
+        match policy::decide(&self.layers(&state, None), &request, caller) {
+            Decision::Deny(refusal)
+                if refusal.reason == Reason::ImplicitDeny && refusal.basis.layer == Layer::Default =>
+            {
+                Ok(())
+            }
+            _ => self
+                .decide_shared(&request, Event::CreateSecret, Some(name), caller)
+                .map(drop),
+        }
     }
 
     /// The decision about a change of guardrails or identity policies. A refusal is recorded as `event`.

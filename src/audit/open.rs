@@ -1,7 +1,7 @@
 //! Opening a log: from the anchored record to the end, every line must be the one that was written.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use crate::id::StoreId;
@@ -101,6 +101,7 @@ pub(super) fn check(
             }
             end.offset = anchor.offset;
         }
+        let begun = end.offset;
         segment::walk(
             &path,
             &file,
@@ -109,7 +110,8 @@ pub(super) fn check(
             &mut state,
             &mut end,
             |_, _, _| Ok(()),
-        )?;
+        )
+        .map_err(|e| counted(e, &file, begun))?;
         found = Some(Found {
             number,
             file,
@@ -119,6 +121,18 @@ pub(super) fn check(
         });
     }
     found.ok_or_else(|| LogError::Missing { path: dir.into() })
+}
+
+/// The same error, its line counted from the beginning of a file of which `begun` bytes were passed over.
+fn counted(mut e: LogError, file: &File, begun: u64) -> LogError {
+    if let LogError::Broken(broken) = &mut e {
+        let mut input = BufReader::new(file);
+        let lines = input.rewind().map_or(0, |()| {
+            input.take(begun).split(b'\n').map_while(Result::ok).count()
+        });
+        broken.line += lines as u64;
+    }
+    e
 }
 
 /// Whether a segment goes on where its predecessor ended.

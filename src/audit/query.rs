@@ -43,6 +43,12 @@ impl Entry {
         self.value.get(name)?.as_str()
     }
 
+    /// Whether this was done besides, by the same change.
+    pub fn besides(&self, event: &str) -> bool {
+        let besides = self.value["requestParameters"]["besides"].as_array();
+        besides.is_some_and(|all| all.iter().any(|e| e == event))
+    }
+
     /// The uid, if the record has one.
     pub fn uid(&self) -> Option<u32> {
         self.value["uid"].as_u64().and_then(|n| n.try_into().ok())
@@ -89,7 +95,8 @@ impl Query {
         };
         self.uid.is_none_or(|uid| entry.uid() == Some(uid))
             && is(&self.secret, entry.secret())
-            && is(&self.event, entry.text("eventName"))
+            && (is(&self.event, entry.text("eventName"))
+                || self.event.as_deref().is_some_and(|event| entry.besides(event)))
             && is(&self.outcome, entry.text("outcome"))
             && (!self.denied || entry.text("outcome") == Some("denied"))
             && self.since.is_none_or(|since| time().is_some_and(|t| t >= since))
@@ -130,6 +137,7 @@ pub fn tail(dir: &Path, n: usize) -> Result<Vec<Entry>, LogError> {
 }
 
 fn newest(dir: &Path, query: &Query, n: usize) -> Result<Vec<Entry>, LogError> {
+    segment::open_dir(dir)?;
     let mut entries = VecDeque::new();
     for &number in segment::list(dir)?.iter().rev() {
         let path = segment::path(dir, number);
@@ -242,6 +250,7 @@ impl Follower {
     /// # Errors
     /// If there is no log, or it cannot be read.
     pub fn from_start(dir: &Path) -> Result<Follower, LogError> {
+        segment::open_dir(dir)?;
         let first = segment::list(dir)?.first().copied();
         let number = first.ok_or_else(|| LogError::Missing { path: dir.into() })?;
         Ok(Follower {

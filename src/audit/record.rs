@@ -317,10 +317,14 @@ impl Record<'_> {
     pub fn body(&self) -> Body {
         let mut out = Vec::with_capacity(512);
         out.extend_from_slice(b"\"eventTime\":\"");
-        json::TimeText::default().write(&mut out, Timestamp::now());
+        let now = Timestamp::now();
+        json::TimeText::default().write(&mut out, now);
         out.extend_from_slice(b"\",\"eventID\":\"");
+        // Not of the clock itself, which may stand where no UUID has a time for it.
+        let seconds = now.0.unsigned_abs() / 1_000_000;
+        let time = uuid::Timestamp::from_unix(uuid::NoContext, seconds, (now.0 % 1_000_000 * 1000) as u32);
         out.extend_from_slice(
-            uuid::Uuid::now_v7()
+            uuid::Uuid::new_v7(time)
                 .hyphenated()
                 .encode_lower(&mut uuid::Uuid::encode_buffer())
                 .as_bytes(),

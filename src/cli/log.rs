@@ -23,7 +23,7 @@ const POLL: Duration = Duration::from_millis(200);
 /// # Errors
 /// [`Exit::Usage`] for a time or name that is not understood, [`Exit::NotFound`] for a user who is not there.
 pub fn query_of(typed: args::Query) -> Result<Query, Problem> {
-    let now = jiff::Timestamp::now();
+    let now = jiff::Timestamp::from_microsecond(Timestamp::now().0).unwrap_or_default();
     let uid = match (typed.uid, typed.user) {
         (Some(uid), _) => Some(plan::real_uid(uid)?),
         (None, Some(user)) => Some(users::get_user_by_name(&user).map(|u| u.uid()).ok_or_else(|| {
@@ -95,6 +95,9 @@ fn problem(store: &Path, e: &LogError) -> Problem {
         }
         LogError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => missing(what),
         LogError::Missing { .. } => missing(what),
+        LogError::Unsafe { .. } | LogError::TooNew { .. } | LogError::Broken(_) => {
+            Problem::new(Exit::Integrity, what, e).next("see what is wrong with it: wardfs audit verify")
+        }
         other => {
             Problem::new(Exit::Failed, what, other).next("see what is wrong with it: wardfs audit verify")
         }

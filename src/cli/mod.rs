@@ -213,7 +213,11 @@ fn refused(e: &clap::Error) -> ExitCode {
             .find(|p| p.starts_with("tip:"))
             .map_or("see wardfs --help", |p| p.trim_start_matches("tip: "));
         let problem = Problem::new(Exit::Usage, "the command line is not understood", why).next(next);
-        let _ = writeln!(std::io::stderr(), "{}", render::problem_json(&problem));
+        let _ = writeln!(
+            std::io::stderr(),
+            "{}",
+            render::json_text(&render::problem_json(&problem))
+        );
     } else {
         // A reader who has gone away has seen enough.
         let _ = e.print();

@@ -2,7 +2,7 @@
 
 use super::progress::Progress;
 use crate::clock::Timestamp;
-use crate::id::{SecretName, printable};
+use crate::id::{SecretName, is_invisible, printable};
 use crate::problem::Problem;
 use crate::secret::SecretBytes;
 use serde_json::{Value, json};
@@ -69,7 +69,7 @@ impl Output {
     /// # Errors
     /// When it cannot be written.
     pub fn json(&mut self, value: &Value) -> io::Result<()> {
-        self.line(&value.to_string())
+        self.line(&json_text(value))
     }
 
     /// Plaintext, straight through.
@@ -113,7 +113,7 @@ impl Output {
     /// The one way in which a failure is told.
     pub fn problem(&mut self, problem: &Problem) {
         let text = if self.json {
-            problem_json(problem).to_string()
+            json_text(&problem_json(problem))
         } else {
             let label = painted(self.colour_err, "error:", "1;31");
             format!("{label} {}", problem_text(problem))
@@ -191,6 +191,24 @@ pub fn problem_text(problem: &Problem) -> String {
     );
     if !problem.next.is_empty() {
         text += &format!("\n  next: {}", indented(&problem.next, 8));
+    }
+    text
+}
+
+/// JSON on one line, in which invisible characters are escaped although JSON does not ask for all of it: it may be read
+/// on a terminal.
+pub fn json_text(value: &Value) -> String {
+    let mut text = String::new();
+    for c in value.to_string().chars() {
+        match is_invisible(c) {
+            // Only strings can have such a character here.
+            true => text.extend(
+                c.encode_utf16(&mut [0; 2])
+                    .iter()
+                    .map(|unit| format!("\\u{unit:04x}")),
+            ),
+            false => text.push(c),
+        }
     }
     text
 }
@@ -340,6 +358,13 @@ mod tests {
 
     #[test]
     fn problems_for_programs_have_the_number() {
+        let hostile = json!({ "a\u{9b}": "\u{202e}\u{7f}\u{e0001}\n\"" });
+        let text = json_text(&hostile);
+        assert!(
+            text.is_ascii() && text.contains("\\u009b") && text.contains("\\udb40\\udc01"),
+            "{text}"
+        );
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), hostile);
         let value = problem_json(&Problem::new(Exit::Conflict, "w", "y"));
         assert_eq!(
             value,

@@ -320,9 +320,10 @@ fn refusal(
         Problem::new(Exit::NotFound, "there is no such secret", "the path names none")
             .next("name a file below the mount, or see the names: wardfs list"),
     );
-    for name in target.names(mount.as_deref())? {
+    for (name, version) in target.names(mount.as_deref())? {
         let request = Request::Why {
             name,
+            version,
             about: about.clone(),
         };
         match backend.call(&request, None) {

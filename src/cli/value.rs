@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -179,7 +179,16 @@ pub fn through_mount(
 ) -> Result<SecretBytes, Problem> {
     let path = file_of(mount, name, which);
     let what = || format!("{name} cannot be read");
+    let ours = crate::sys::mount::connection_id(mount).ok();
+    let elsewhere = || {
+        let mount = printable(&mount.to_string_lossy());
+        let why =
+            format!("{mount} is not the mount of this store here: the daemon is in another mount namespace");
+        Problem::new(Exit::Unavailable, what(), why)
+            .next("run it where the mount is: nsenter --target PID --mount")
+    };
     let explain = |e: &io::Error| match e.raw_os_error() {
+        Some(libc::ENOENT | libc::ENOTDIR | libc::EACCES) if ours.is_none() => elsewhere(),
         Some(libc::EACCES | libc::EPERM) => {
             Problem::new(Exit::Denied, what(), "its policy does not let you read it")
                 .next(format!("wardfs why {name}"))
@@ -209,6 +218,11 @@ pub fn through_mount(
         .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
         .open(&path)
         .map_err(|e| explain(&e))?;
+    // A file that lies where the mount is for others says nothing of the secret.
+    let device = file.metadata().map_err(|e| explain(&e))?.dev();
+    if ours != Some(libc::minor(device)) {
+        return Err(elsewhere());
+    }
     // A directory opens; it is the first read that fails.
     fill(world, file, VALUE_CEILING as usize, explain)?.ok_or_else(|| {
         Problem::new(

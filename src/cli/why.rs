@@ -14,6 +14,9 @@ pub enum Target {
     Path(PathBuf),
 }
 
+/// A secret, and the label or id of one of its versions.
+pub type Meant = (SecretName, Option<String>);
+
 impl Target {
     /// A path if it can only be one, a name if not.
     ///
@@ -34,9 +37,9 @@ impl Target {
     ///
     /// # Errors
     /// [`Exit::Usage`] for a path that is not under the mount or is no secret's.
-    pub fn names(&self, mount: Option<&Path>) -> Result<Vec<SecretName>, Problem> {
+    pub fn names(&self, mount: Option<&Path>) -> Result<Vec<Meant>, Problem> {
         let path = match self {
-            Target::Name(name) => return Ok(vec![name.clone()]),
+            Target::Name(name) => return Ok(vec![(name.clone(), None)]),
             Target::Path(path) => path,
         };
         let what = || format!("{} names no secret", printable(&path.to_string_lossy()));
@@ -67,11 +70,13 @@ impl Target {
             return Err(refuse("it is the mount itself"));
         }
         match inside.strip_prefix(".versions/") {
-            None => Ok(vec![inside.parse().map_err(|e| refuse(&format!("{e}")))?]),
+            None => Ok(vec![(inside.parse().map_err(|e| refuse(&format!("{e}")))?, None)]),
             Some(rest) => {
                 let whole = rest.parse().map_err(|e| refuse(&format!("{e}")))?;
-                let parent = rest.rsplit_once('/').and_then(|(secret, _)| secret.parse().ok());
-                Ok(std::iter::once(whole).chain(parent).collect())
+                let version =
+                    |(secret, version): (&str, &str)| Some((secret.parse().ok()?, Some(version.into())));
+                let parent = rest.rsplit_once('/').and_then(version);
+                Ok(std::iter::once((whole, None)).chain(parent).collect())
             }
         }
     }
@@ -112,7 +117,11 @@ mod tests {
 
     fn names(text: &str, mount: Option<&str>) -> Result<Vec<String>, Problem> {
         let found = Target::parse(text)?.names(mount.map(Path::new))?;
-        Ok(found.iter().map(ToString::to_string).collect())
+        let shown = |(name, version): &Meant| match version {
+            None => name.to_string(),
+            Some(version) => format!("{name} @ {version}"),
+        };
+        Ok(found.iter().map(shown).collect())
     }
 
     #[test]
@@ -127,7 +136,7 @@ mod tests {
         );
         assert_eq!(
             names("/run/secrets/.versions/app/x/current", mount).unwrap(),
-            ["app/x/current", "app/x"]
+            ["app/x/current", "app/x @ current"]
         );
         assert_eq!(names("/run/secrets/.versions/x", mount).unwrap(), ["x"]);
     }

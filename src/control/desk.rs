@@ -107,7 +107,7 @@ impl Desk {
                 .lifecycle
                 .set_layer(key, text, tags, Care::strict(*strict), caller),
             Request::LayerRemove { key, dry_run } => self.lifecycle.remove_layer(key, *dry_run, caller),
-            Request::Why { name, about } => self.report.why(name, about, caller),
+            Request::Why { name, version, about } => self.report.why(name, version.as_deref(), about, caller),
             Request::Delete { name, purge, dry_run } => self.lifecycle.delete(name, *purge, *dry_run, caller),
             Request::Backup => self.backup(enclosed, told, caller),
             Request::StoreCheck => self.store_check(told, caller),

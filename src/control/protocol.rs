@@ -142,6 +142,9 @@ pub enum Request {
     Why {
         /// Which secret.
         name: SecretName,
+        /// The label or the id of a version, if not the current one is meant.
+        #[serde(default)]
+        version: Option<String>,
         /// The question.
         about: WhyAbout,
     },

@@ -34,6 +34,9 @@ fn removal(key: &LayerKey) -> (Action, Event) {
     }
 }
 
+/// `policy check` is for the policies of secrets, which name principals.
+const MEND: &str = "correct what is named, and set it again";
+
 impl Lifecycle {
     /// Sets a guardrail, or the policy and tags of an identity, in the place of what it had.
     ///
@@ -108,12 +111,12 @@ impl Lifecycle {
         Ok(match key {
             LayerKey::Guardrail(name) => {
                 let (record, found) = GuardrailRecord::resolve(name, text, &map, directory)
-                    .map_err(|e| bad_policy(what, &e))?;
+                    .map_err(|e| bad_policy(what, &e).next(MEND))?;
                 (LayerRecord::Guardrail(record), found)
             }
             LayerKey::Identity(principal) => {
                 let (record, found) = IdentityRecord::resolve(principal, tags.clone(), text, &map, directory)
-                    .map_err(|e| bad_policy(what, &e))?;
+                    .map_err(|e| bad_policy(what, &e).next(MEND))?;
                 (LayerRecord::Identity(record), found)
             }
         })

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Lifecycle, denied, labels, tags};
 use crate::access::{Asked, Caller};
-use crate::audit::Event;
+use crate::audit::{Event, Value as Parameter};
 use crate::clock::Timestamp;
 use crate::id::{Gid, Label, SecretName, Uid, VersionId, VersionNo};
 use crate::policy::{Action, Local};
@@ -56,6 +56,32 @@ pub struct Put {
     /// The ARN that the secret has in AWS.
     #[serde(default)]
     pub arn: Option<String>,
+}
+
+impl Put {
+    fn sets_policy(&self) -> bool {
+        self.policy.is_some() || !self.rules.is_empty()
+    }
+
+    fn sets_appearance(&self) -> bool {
+        self.description.is_some()
+            || self.arn.is_some()
+            || self.owner.is_some()
+            || self.group.is_some()
+            || self.mode.is_some()
+            || self.visibility.is_some()
+    }
+
+    /// The names of what it does besides storing a value, for its record.
+    fn besides(&self) -> Vec<&'static str> {
+        let done = [
+            (Event::PutResourcePolicy, self.sets_policy()),
+            (Event::UpdateSecret, self.sets_appearance()),
+            (Event::TagResource, !self.tags.is_empty()),
+        ];
+        let done = done.iter().filter(|(_, is)| *is);
+        done.map(|(event, _)| event.name()).collect()
+    }
 }
 
 /// `--allow` or `--deny` of one principal.
@@ -146,7 +172,14 @@ impl Lifecycle {
             } else {
                 Event::PutSecretValue
             };
-            let body = self.body(event, &meta.name, Some(id.as_str()), caller);
+            let besides = put.besides();
+            let parameters = [("besides", Parameter::List(&besides))];
+            let parameters = if besides.is_empty() {
+                &[][..]
+            } else {
+                &parameters[..]
+            };
+            let body = self.body_with(event, &meta.name, Some(id.as_str()), parameters, caller);
             let kind = match (created, becomes_current) {
                 (true, _) => ChangeKind::Created,
                 (false, true) => ChangeKind::Value,
@@ -284,7 +317,7 @@ impl Lifecycle {
                 e
             }
         })?;
-        if put.policy.is_some() || !put.rules.is_empty() {
+        if put.sets_policy() {
             self.allowed(
                 secret,
                 Action::PutResourcePolicy,
@@ -304,13 +337,7 @@ impl Lifecycle {
                 what,
             )?;
         }
-        let settings = put.description.is_some()
-            || put.arn.is_some()
-            || put.owner.is_some()
-            || put.group.is_some()
-            || put.mode.is_some()
-            || put.visibility.is_some();
-        if settings {
+        if put.sets_appearance() {
             self.allowed(secret, Action::UpdateSecret, Event::UpdateSecret, caller, what)?;
         }
         Ok(())
@@ -341,6 +368,16 @@ impl Lifecycle {
                         .problem(what, Action::TagResource)
                         .next("leave --tag away")
                 })?;
+        }
+        for (action, asked) in [
+            (Action::PutResourcePolicy, put.sets_policy()),
+            (Action::UpdateSecret, put.sets_appearance()),
+        ] {
+            if asked {
+                self.access
+                    .decide_made_with(&put.name, action, caller)
+                    .map_err(|refusal| refusal.problem(what, action))?;
+            }
         }
         if let Some(other) = draft.state().secrets.conflict(&put.name) {
             return Err(Problem::new(
@@ -403,7 +440,10 @@ impl Lifecycle {
 }
 
 fn may_not_create(what: &str) -> Problem {
-    denied(what, "only root and the group wardfs may create secrets")
+    denied(
+        what,
+        "only root and the group that administers (admin_group) may create secrets, unless a policy says more",
+    )
 }
 
 /// `arn:PARTITION:secretsmanager:REGION:ACCOUNT:secret:NAME`, at most 2,048 bytes, as AWS's.

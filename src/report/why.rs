@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{Report, process};
 use crate::access::{Asked, Caller};
 use crate::audit::Query;
-use crate::id::{ROOT, SecretName, Uid, printable, quoted};
+use crate::id::{Label, ROOT, SecretName, Uid, printable, quoted};
 use crate::policy::{Action, Basis, Layer, Purpose, Reason, Refusal};
 use crate::problem::{Exit, Problem};
 use crate::vault::{Secret, VaultError, Visibility};
@@ -26,13 +26,15 @@ pub enum WhyAbout {
 }
 
 impl Report {
-    /// Why a read was refused, or would be, and the command that would allow it.
+    /// Why a read was refused, or would be, and the command that would allow it. A decision is about the current version,
+    /// or the one with this label or id.
     ///
     /// # Errors
     /// If there is no such secret or user, or the question is about somebody else and the caller is not root.
     pub fn why<C: Caller>(
         &self,
         name: &SecretName,
+        version: Option<&str>,
         about: &WhyAbout,
         caller: &mut C,
     ) -> Result<Value, Problem> {
@@ -79,9 +81,29 @@ impl Report {
                 Problem::new(Exit::Integrity, &what, why).next("see what is broken: wardfs store check")
             );
         }
+        let named = version.is_some();
+        let no_version = |text: &str| {
+            Problem::new(
+                Exit::NotFound,
+                &what,
+                format_args!(
+                    "no version that may be seen has the label or the id {}",
+                    quoted(text)
+                ),
+            )
+            .next(format!("see them: wardfs versions {name}"))
+        };
+        let asked_for = version.unwrap_or_default();
+        let version = match version {
+            None => secret.current(),
+            Some(text) => Some(secret.named_version(text).ok_or_else(|| no_version(text))?),
+        };
+        let labels: Vec<Label> = version
+            .map(|v| secret.labels_of(v.meta.no).cloned().collect())
+            .unwrap_or_default();
         let asked = Asked {
-            version: secret.current().map(|v| &v.meta.id),
-            labels: &secret.current_labels,
+            version: version.map(|v| &v.meta.id),
+            labels: &labels,
             ..Asked::secret()
         };
         let decision = self
@@ -99,6 +121,8 @@ impl Report {
                 json!({ "name": name, "who": who, "decision": "allow", "reason": Value::Null, "layer": grant.basis().layer.code(),
                         "statement": by, "words": words, "mend": Value::Null, "record": Value::Null })
             }
+            // Which versions there are is told to those alone who may read them.
+            Err(_) if named && !root => return Err(no_version(asked_for)),
             Err(refusal) => {
                 let (words, mend) = self.refusal_words(
                     secret,

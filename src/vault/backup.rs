@@ -158,6 +158,11 @@ fn damaged(why: &str) -> VaultError {
     VaultError::Integrity(format!("the backup is damaged: {why}"))
 }
 
+/// Whether a file that begins with these bytes may be a backup.
+pub fn begins_a_backup(bytes: &[u8]) -> bool {
+    bytes.starts_with(MAGIC)
+}
+
 fn parse(file: &[u8]) -> Result<Parsed<'_>, VaultError> {
     fn take<'f>(rest: &mut &'f [u8], n: usize) -> Result<&'f [u8], VaultError> {
         let (head, tail) = rest

@@ -33,7 +33,7 @@ mod meta;
 pub(crate) mod tests;
 mod workers;
 
-pub use backup::{Opener, Restored, Rollback, Saved, Trial, restore};
+pub use backup::{Opener, Restored, Rollback, Saved, Trial, begins_a_backup, restore};
 pub use check::{Finding, Findings};
 pub use commit::{Draft, Sameness};
 pub use create::{Created, create, recover};
@@ -306,6 +306,11 @@ impl Secret {
     /// The version with this id.
     pub fn version(&self, id: &VersionId) -> Option<&Arc<Version>> {
         self.versions.values().find(|v| v.meta.id == *id)
+    }
+
+    /// The version with this label, or this id.
+    pub fn named_version(&self, text: &str) -> Option<&Arc<Version>> {
+        self.labelled(text).or_else(|| self.version(&text.parse().ok()?))
     }
 
     /// The labels of a version.

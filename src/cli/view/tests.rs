@@ -105,6 +105,7 @@ fn a_policy_is_printed_as_given_and_cannot_drive_the_terminal() {
 fn why_gives_the_words_the_record_and_the_mending_command() {
     let request = Request::Why {
         name: name(),
+        version: None,
         about: crate::control::protocol::WhyAbout::Latest,
     };
     let seen = view(
