@@ -1,6 +1,5 @@
 //! A file system in a file, whose disk can fail or hang.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -62,14 +61,22 @@ impl Disk {
     /// Whoever writes there waits, and no signal ends the wait, until the guard is dropped or this process ends.
     #[track_caller]
     pub fn hang(&self) -> Hanging {
+        let held = tempfile::NamedTempFile::new().expect("a file");
         run("fsfreeze", &["--freeze", text(&self.at)]);
-        // It reads a line, or the end of a process that could write none.
+        // By no descriptor, of which a child that waits for this disk would have a copy.
+        let until =
+            "while kill -0 \"$1\" && [ -e \"$2\" ]; do sleep 0.05; done; exec fsfreeze --unfreeze \"$0\"";
         let thaw = program("sh")
-            .args(["-c", "read end; exec fsfreeze --unfreeze \"$0\"", text(&self.at)])
-            .stdin(Stdio::piped())
+            .args(["-c", until, text(&self.at)])
+            .arg(std::process::id().to_string())
+            .arg(held.path())
+            .stderr(Stdio::null())
             .spawn()
             .expect("sh");
-        Hanging { thaw }
+        Hanging {
+            held: Some(held),
+            thaw,
+        }
     }
 }
 
@@ -81,13 +88,13 @@ impl Drop for Disk {
 
 /// A disk that hangs, until this is dropped.
 pub struct Hanging {
+    held: Option<tempfile::NamedTempFile>,
     thaw: Child,
 }
 
 impl Drop for Hanging {
     fn drop(&mut self) {
-        // A child that waits for this disk has a copy of the pipe, so closing it would not be seen.
-        let _ = self.thaw.stdin.take().map(|mut line| line.write_all(b"\n"));
+        drop(self.held.take());
         let _ = self.thaw.wait();
     }
 }
