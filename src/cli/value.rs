@@ -177,9 +177,20 @@ pub fn through_mount(
     name: &SecretName,
     which: &Which,
 ) -> Result<SecretBytes, Problem> {
+    let ours = crate::sys::mount::connection_id(mount).ok();
+    through(world, mount, ours, name, which)
+}
+
+/// `ours`: the number of the mount's device, if it is there.
+fn through(
+    world: &dyn World,
+    mount: &Path,
+    ours: Option<u32>,
+    name: &SecretName,
+    which: &Which,
+) -> Result<SecretBytes, Problem> {
     let path = file_of(mount, name, which);
     let what = || format!("{name} cannot be read");
-    let ours = crate::sys::mount::connection_id(mount).ok();
     let elsewhere = || {
         let mount = printable(&mount.to_string_lossy());
         let why =
@@ -370,20 +381,28 @@ mod tests {
     #[test]
     fn what_the_mount_says_becomes_an_exit_code() {
         let dir = tempfile::tempdir().unwrap();
-        let get = |name: &str| {
-            through_mount(
+        let device = libc::minor(std::fs::metadata(dir.path()).unwrap().dev());
+        let on = |ours: Option<u32>, name: &str| {
+            through(
                 &Fake::default(),
                 dir.path(),
+                ours,
                 &name.parse().unwrap(),
                 &Which::Label(Label::current()),
             )
         };
+        let get = |name: &str| on(Some(device), name);
         std::fs::write(dir.path().join("a"), b"value\0").unwrap();
         std::fs::create_dir(dir.path().join("d")).unwrap();
         assert_eq!(get("a").unwrap().expose(), b"value\0");
         assert_eq!(get("b").err().unwrap().exit, Exit::NotFound);
         assert_eq!(get("a/x").err().unwrap().exit, Exit::NotFound);
         assert!(get("d").err().unwrap().next.contains("wardfs list d"));
+        // What lies there where the mount is not says nothing.
+        for name in ["a", "b", "d"] {
+            assert_eq!(on(None, name).err().unwrap().exit, Exit::Unavailable, "{name}");
+        }
+        assert_eq!(on(Some(device + 1), "a").err().unwrap().exit, Exit::Unavailable);
     }
 
     #[test]

@@ -143,7 +143,7 @@ pub enum Request {
         /// Which secret.
         name: SecretName,
         /// The label or the id of a version, if not the current one is meant.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         version: Option<String>,
         /// The question.
         about: WhyAbout,
