@@ -313,6 +313,9 @@ impl Service for Serving {
     }
 }
 
+/// What threads' stacks, heaps and buffers of 16 MiB ask for, most of which is never touched.
+const ADDRESS_SPACE: u64 = 1 << 30;
+
 /// Mounts, serves in the foreground, and unmounts when asked to end.
 ///
 /// # Errors
@@ -330,6 +333,12 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     if descriptors < needed {
         let why = format!("{descriptors} open files are allowed, and {needed} are needed");
         return Err(failed(&why).next("raise the limit: ulimit -Hn, or LimitNOFILE= in a unit"));
+    }
+    // Who cannot have memory is ended by the allocator, with the mount in place.
+    let space = harden::address_space().map_err(|e| failed(&e))?;
+    if space < ADDRESS_SPACE {
+        let why = format!("{space} bytes of address space are allowed, and {ADDRESS_SPACE} are needed");
+        return Err(failed(&why).next("raise the limit: ulimit -v, or LimitAS= in a unit"));
     }
     caller::self_test().map_err(|e| {
         failed(&e).next("is /proc mounted with hidepid, or is this a user or pid namespace of its own?")

@@ -272,3 +272,40 @@ fn a_damaged_line_is_counted_from_the_beginning() {
     assert_eq!(refused.code(), 6, "{refused:?}");
     assert!(refused.err.contains(&format!("line {line}: ")), "{refused:?}");
 }
+
+/// An `init` that was interrupted can be begun again, by what it says.
+#[test]
+fn an_interrupted_init_says_how_to_go_on() {
+    let _deadline = Deadline::new(Duration::from_secs(60), "an interrupted init");
+    let product = Product::new();
+    std::fs::remove_file(product.store().join("store.redb")).expect("remove");
+    assert_eq!(product.run(&["list"]).code(), 4);
+    let init = product.run(&["init"]);
+    assert_eq!(init.code(), 5, "{init:?}");
+    std::fs::remove_file(product.store().join("root.key")).expect("remove");
+    let init = product.run(&["init"]);
+    assert!(
+        init.code() != 0 && init.err.contains("remove the directory and begin again"),
+        "{init:?}"
+    );
+}
+
+/// A daemon that could not have the memory it needs does not begin, rather than end with its mount in place.
+#[test]
+fn little_address_space_is_refused_before_anything_is_mounted() {
+    let _deadline = Deadline::new(Duration::from_secs(60), "address space");
+    let mut product = Product::new();
+    let refused = product
+        .try_mount_within(&["prlimit", "--as=400000000"])
+        .expect("a refusal");
+    assert_eq!(refused.code(), 1, "{refused:?}");
+    assert!(refused.err.contains("LimitAS="), "{refused:?}");
+    assert!(
+        !std::fs::read_to_string("/proc/self/mountinfo")
+            .expect("mounts")
+            .contains(product.target().to_str().expect("a path"))
+    );
+    let failed = product.try_mount_within(&["prlimit", "--as=1200000000"]);
+    assert!(failed.is_none(), "{failed:?}");
+    product.stop();
+}

@@ -57,6 +57,17 @@ pub fn raise_nofile() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
+/// The address space that this process may have (`RLIMIT_AS`), in bytes.
+pub fn address_space() -> io::Result<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is valid for writing and outlives the call.
+    checked(unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) }.into())?;
+    Ok(limit.rlim_cur)
+}
+
 #[repr(C)]
 struct CapHeader {
     version: u32,

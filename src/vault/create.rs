@@ -94,7 +94,7 @@ pub fn recover(
     let secret = RecoveryKey::parse(recovery_key.expose())?;
     let store = Embedded::open(dir)?;
     let header = store.get(Table::Header, header::KEY)?;
-    let header = header.ok_or_else(|| VaultError::Integrity("the store has no header".into()))?;
+    let header = header.ok_or(VaultError::Unfinished)?;
     let (id, slots) = (Header::decode(&header)?.id, super::load::slots(&store)?);
     let root = crate::seal::open_any(&slots, SlotKind::Recovery, &secret, id)?;
     if trial == Trial::DryRun {

@@ -28,9 +28,9 @@ impl Vault {
     /// # Errors
     /// As [`Vault::open`].
     pub fn open_with(store: Box<dyn Store>, dir: &Path, settings: &Settings) -> Result<Vault, VaultError> {
-        let header = store.get(Table::Header, header::KEY)?.ok_or_else(|| {
-            VaultError::Integrity("the store has no header: `init` did not finish, or it was removed".into())
-        })?;
+        let header = store
+            .get(Table::Header, header::KEY)?
+            .ok_or(VaultError::Unfinished)?;
         let id = Header::decode(&header)?.id;
         let mut keyring = Keyring::new(id, open_root(&*store, id, settings)?)?;
         load_named_keys(&*store, &mut keyring)?;

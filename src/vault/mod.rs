@@ -91,6 +91,9 @@ pub enum VaultError {
         /// The last change that store or log know of.
         present: u64,
     },
+    /// A store that was never finished.
+    #[error("the store has no header: `init` did not finish, or it was removed")]
+    Unfinished,
     /// A change that was made, and whose record is not in the log yet.
     #[error(
         "the change was made and stays, but its record is not safe in the log yet ({0}); that follows as soon as it is possible"
@@ -122,6 +125,7 @@ impl VaultError {
             | VaultError::Integrity(_)
             | VaultError::RolledBack(_)
             | VaultError::OldBackup { .. }
+            | VaultError::Unfinished
             | VaultError::Policy(..)
             | VaultError::Meta(_) => Exit::Integrity,
             VaultError::Occupied(_) => Exit::Conflict,
@@ -154,6 +158,9 @@ impl VaultError {
             VaultError::Store(StoreError::Exists { .. }) => "name another directory with --store",
             VaultError::OldBackup { .. } => "if that is meant: --accept-rollback",
             VaultError::Occupied(_) => "move it away first, or name another directory with --store",
+            VaultError::Unfinished | VaultError::Log(LogError::Exists { .. }) => {
+                "if `wardfs init` was interrupted here, nothing is in it yet: remove the directory and begin again"
+            }
             VaultError::RolledBack(_)
             | VaultError::Integrity(_)
             | VaultError::Log(LogError::Missing { .. } | LogError::Behind { .. } | LogError::Broken(_)) => {
