@@ -26,7 +26,7 @@ impl Timestamp {
 impl From<SystemTime> for Timestamp {
     fn from(t: SystemTime) -> Self {
         let since = t.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
-        Timestamp(i64::try_from(since).map_or(Self::LAST.0, |us| us.min(Self::LAST.0)))
+        Timestamp(since.min(Self::LAST.0 as u128) as i64)
     }
 }
 

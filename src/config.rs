@@ -7,7 +7,7 @@ use crate::id::{printable, quoted};
 use crate::policy::{Local, PrincipalMap};
 use crate::problem::{Exit, Problem};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{Read, Write};
 use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -141,9 +141,10 @@ impl Config {
         let opened = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(path);
-        let file = match opened {
-            Ok(file) => file,
+            .open(path)
+            .and_then(|file| Ok((file.metadata()?, file)));
+        let (meta, file) = match opened {
+            Ok(opened) => opened,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Config::default()),
             Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
                 return Err(Problem::new(Exit::Denied, what(), e).next("run the command as root"));
@@ -153,11 +154,11 @@ impl Config {
                     .next("mend what the system says, then: wardfs config check"));
             }
         };
-        if !file.metadata().is_ok_and(|m| m.is_file()) {
+        if !meta.is_file() {
             return Err(Problem::new(Exit::Usage, what(), "it is not a regular file")
                 .next("name the file with the settings"));
         }
-        check_owner(&file).map_err(|why| {
+        check_owner(&meta).map_err(|why| {
             Problem::new(Exit::Usage, what(), why).next(format!(
                 "look at what it says, then: chown root:root {shown} && chmod 0644 {shown}"
             ))
@@ -255,8 +256,7 @@ impl Config {
     }
 }
 
-fn check_owner(file: &File) -> Result<(), String> {
-    let meta = file.metadata().map_err(|e| e.to_string())?;
+fn check_owner(meta: &Metadata) -> Result<(), String> {
     let me = nix::unistd::geteuid().as_raw();
     if meta.uid() != 0 && meta.uid() != me {
         return Err(format!(

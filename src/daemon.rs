@@ -184,7 +184,7 @@ pub fn restore<C: crate::access::Caller>(
     let what = format!("cannot restore the store {}", dir.display());
     let config = Config::load(dir)?;
     let settings = settings(dir, &config);
-    let file = backup_in(backup).map_err(|e| {
+    let file = crate::vault::read_backup(backup).map_err(|e| {
         let exit = match e.kind() {
             std::io::ErrorKind::NotFound => Exit::NotFound,
             std::io::ErrorKind::InvalidData => Exit::Integrity,
@@ -254,25 +254,6 @@ fn tell_manager(state: &str) {
     if let Err(e) = notify::sd_notify(state) {
         tracing::warn!("the service manager was not told: {e}");
     }
-}
-
-/// The bytes of a backup; of what is none, no more than shows that.
-fn backup_in(path: &Path) -> std::io::Result<Vec<u8>> {
-    use std::io::{Error, ErrorKind, Read};
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut file = std::fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(Error::new(ErrorKind::InvalidData, "it is not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    Read::by_ref(&mut file).take(64).read_to_end(&mut bytes)?;
-    if crate::vault::begins_a_backup(&bytes) {
-        file.read_to_end(&mut bytes)?;
-    }
-    Ok(bytes)
 }
 
 /// The end of service, asked for by a signal, by `unmount`, or by an unmount from outside.

@@ -25,11 +25,6 @@ fn product() -> Product {
     product
 }
 
-fn recorded_reads(product: &Product) -> usize {
-    let reads = |r: &serde_json::Value| r["eventName"] == "GetSecretValue" && r["outcome"] == "allowed";
-    product.records().iter().filter(|r| reads(r)).count()
-}
-
 /// No reader gets a byte that cannot be recorded, `status` says what it is, and who waits gets his in the end.
 #[test]
 fn the_disk_of_the_log() {
@@ -71,7 +66,7 @@ fn the_disk_of_the_log() {
     }
     drop(killed);
     product.stop();
-    let reads = recorded_reads(&product);
+    let reads = product.recorded_reads();
     assert!((1 + THREADS..1 + READERS).contains(&reads), "{reads}");
     product.run(&["audit", "verify"]).ok();
     drop((disk, deadline));
@@ -123,7 +118,7 @@ fn the_disk_of_the_store() {
     }
     product.stop();
     assert!(
-        recorded_reads(&product) >= reads,
+        product.recorded_reads() >= reads,
         "a long one may take several reads"
     );
     product.run(&["audit", "verify"]).ok();

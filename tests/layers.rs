@@ -10,13 +10,6 @@ use support::Deadline;
 use support::Run;
 use support::product::{A, B, Product, read_as};
 
-/// Writes a document and gives its path.
-fn file(product: &Product, name: &str, document: &Value) -> String {
-    let path = product.dir().join(name);
-    std::fs::write(&path, document.to_string()).expect("write");
-    path.to_str().expect("a path").to_string()
-}
-
 fn statement(effect: &str, action: &str) -> Value {
     json!({"Effect": effect, "Action": action, "Resource": "*"})
 }
@@ -30,16 +23,12 @@ fn a_guardrail_binds_root_and_removing_it_is_guarded() {
     let _deadline = Deadline::new(Duration::from_secs(90), "guardrails");
     let mut product = Product::mounted();
     product.put("app/db", "s3cret", &["--allow", &format!("uid:{A}")]);
-    let open = file(
-        &product,
-        "open.json",
-        &json!({"Version": "2012-10-17", "Statement": []}),
-    );
+    let open = product.document("open.json", &json!({"Version": "2012-10-17", "Statement": []}));
     let frozen = document(&[json!({
         "Sid": "Frozen", "Effect": "Deny", "Resource": "*",
         "Action": ["secretsmanager:DeleteSecret", "secretsmanager:PutResourcePolicy", "secretsmanager:PutSecretValue", "secretsmanager:CreateSecret"],
     })]);
-    let frozen = file(&product, "frozen.json", &frozen);
+    let frozen = product.document("frozen.json", &frozen);
     product.run(&["guardrail", "set", "frozen", &frozen]).ok();
     let listed = product.run(&["guardrail", "list", "--json"]).ok().json();
     assert_eq!(listed["guardrails"][0]["name"], "frozen");
@@ -74,8 +63,7 @@ fn a_guardrail_binds_root_and_removing_it_is_guarded() {
     // Reading goes on; a guardrail on it takes effect at once, for what is open too.
     let path = product.path("app/db");
     assert_eq!(read_as(A, &[], &path), Ok(b"s3cret".to_vec()));
-    let unread = file(
-        &product,
+    let unread = product.document(
         "unread.json",
         &document(&[statement("Deny", "secretsmanager:GetSecretValue")]),
     );
@@ -90,11 +78,7 @@ fn a_guardrail_binds_root_and_removing_it_is_guarded() {
         3
     );
     assert_eq!(product.run_as(B, &[], &["guardrail", "list"], b"").code(), 3);
-    let kept = file(
-        &product,
-        "kept.json",
-        &document(&[statement("Deny", "wardfs:*Guardrail")]),
-    );
+    let kept = product.document("kept.json", &document(&[statement("Deny", "wardfs:*Guardrail")]));
     let strict = product.run(&["guardrail", "set", "kept", &kept, "--strict"]);
     assert_eq!(strict.code(), 2, "{strict:?}");
     let warned = product.run(&["guardrail", "set", "kept", &kept]).ok();
@@ -149,7 +133,7 @@ fn break_glass_repairs_a_policy_that_nobody_may_change() {
     let product = Product::new();
     product.put("app/db", "s3cret", &["--allow", &format!("uid:{A}")]);
     let nobody = json!({"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Principal": "*", "Action": "*", "Resource": "*"}]});
-    let nobody = file(&product, "nobody.json", &nobody);
+    let nobody = product.document("nobody.json", &nobody);
     assert_eq!(
         product
             .run(&["policy", "set", "app/db", &nobody, "--strict"])
@@ -165,15 +149,14 @@ fn break_glass_repairs_a_policy_that_nobody_may_change() {
     let warned = product.run(&["policy", "set", "app/db", &nobody]).ok();
     assert!(warned.err.contains("nobody may read"), "{warned:?}");
     let public = json!({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "*", "Resource": "*"}]});
-    let public = file(&product, "public.json", &public);
+    let public = product.document("public.json", &public);
     assert_eq!(
         product
             .run(&["policy", "set", "app/db", &public, "--strict"])
             .code(),
         2
     );
-    let deny = file(
-        &product,
+    let deny = product.document(
         "deny.json",
         &document(&[statement("Deny", "secretsmanager:*Policy")]),
     );
@@ -221,7 +204,7 @@ fn an_identity_policy_gives_and_takes_on_every_secret() {
     assert_eq!(reads(), [false, true]);
     let who = format!("uid:{A}");
     let app = json!({"Effect": "Allow", "Action": "secretsmanager:GetSecretValue", "Resource": "arn:aws:secretsmanager:*:*:secret:app/*"});
-    let allow = file(&product, "allow.json", &document(&[app]));
+    let allow = product.document("allow.json", &document(&[app]));
     product
         .run(&["identity", "set", &who, &allow, "--tag", "team=data"])
         .ok();
@@ -234,11 +217,10 @@ fn an_identity_policy_gives_and_takes_on_every_secret() {
     // By the tag, for whoever has it.
     let by_tag = json!({"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Principal": "*", "Action": "secretsmanager:GetSecretValue", "Resource": "*",
         "Condition": {"StringEquals": {"aws:PrincipalTag/Team": "data"}}}]});
-    let by_tag = file(&product, "tag.json", &by_tag);
+    let by_tag = product.document("tag.json", &by_tag);
     product.run(&["policy", "set", "app/db", &by_tag]).ok();
     assert_eq!(reads(), [false, true]);
-    let deny = file(
-        &product,
+    let deny = product.document(
         "deny.json",
         &document(&[statement("Deny", "secretsmanager:GetSecretValue")]),
     );
@@ -256,7 +238,7 @@ fn an_identity_policy_gives_and_takes_on_every_secret() {
     assert_eq!(reads(), [false, true]);
     // Bad input changes nothing and says what is wrong.
     let open = json!({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "*", "Resource": "*"}]});
-    let open = file(&product, "open.json", &open);
+    let open = product.document("open.json", &open);
     for (args, code) in [
         (vec!["identity", "set", &who, &open], 2),
         (vec!["identity", "set", "user:no-such-user-here", &allow], 2),
@@ -354,13 +336,13 @@ fn an_explanation_is_what_opening_the_file_gives() {
     let (mut cases, mut allowed) = (0, 0);
     for round in 0..50 {
         for name in names {
-            let policy = file(&product, "policy.json", &dice.document(true));
+            let policy = product.document("policy.json", &dice.document(true));
             product.run(&["policy", "set", name, &policy]).ok();
         }
         let who = dice.pick(&["uid:61001", "gid:34", "uid:61002"]);
         match round % 5 {
             1 => {
-                let policy = file(&product, "identity.json", &dice.document(false));
+                let policy = product.document("identity.json", &dice.document(false));
                 product
                     .run(&[
                         "identity",
@@ -373,7 +355,7 @@ fn an_explanation_is_what_opening_the_file_gives() {
                     .ok();
             }
             2 => {
-                let policy = file(&product, "guardrail.json", &dice.guardrail());
+                let policy = product.document("guardrail.json", &dice.guardrail());
                 product.run(&["guardrail", "set", "random", &policy]).ok();
             }
             4 => {
@@ -421,22 +403,16 @@ fn an_explanation_without_a_store() {
     let product = Product::empty();
     let policy = json!({"Version": "2012-10-17", "Statement": [{"Sid": "Lan", "Effect": "Allow", "Principal": {"AWS": "arn:aws:iam::111122223333:role/app"},
         "Action": "secretsmanager:GetSecretValue", "Resource": "*", "Condition": {"IpAddress": {"aws:SourceIp": "192.0.2.0/24"}}}]});
-    let policy = file(&product, "policy.json", &policy);
-    let guardrail = file(
-        &product,
+    let policy = product.document("policy.json", &policy);
+    let guardrail = product.document(
         "guardrail.json",
         &document(&[statement("Deny", "secretsmanager:GetSecretValue")]),
     );
-    let identity = file(
-        &product,
+    let identity = product.document(
         "identity.json",
         &document(&[statement("Allow", "secretsmanager:*")]),
     );
-    let bad = file(
-        &product,
-        "bad.json",
-        &json!({"Statement": [{"Effect": "Permit"}]}),
-    );
+    let bad = product.document("bad.json", &json!({"Statement": [{"Effect": "Permit"}]}));
     let ask = |more: &[&str]| {
         let base = [
             "policy",

@@ -56,12 +56,6 @@ fn back_within_a_second(product: &Product) {
     }
 }
 
-/// Reads that returned bytes, as the log has them.
-fn recorded_reads(product: &Product) -> usize {
-    let reads = |r: &Value| r["eventName"] == "GetSecretValue" && r["outcome"] == "allowed";
-    product.records().iter().filter(|r| reads(r)).count()
-}
-
 #[test]
 fn full() {
     let _deadline = Deadline::new(Duration::from_secs(60), "full");
@@ -104,7 +98,7 @@ fn full() {
     }
     product.stop();
     assert_eq!(
-        recorded_reads(&product),
+        product.recorded_reads(),
         reads,
         "each read that gave bytes, and no other"
     );
@@ -159,7 +153,7 @@ fn read_only() {
         reads += 2;
     }
     product.stop();
-    assert_eq!(recorded_reads(&product), reads);
+    assert_eq!(product.recorded_reads(), reads);
     product.run(&["audit", "verify"]).ok();
     let refusals = product.records().iter().filter(|r| r["uid"] == B).count();
     assert!(refusals > 0, "refusals in between are told when the log is back");
@@ -289,7 +283,7 @@ fn rotation_under_load_and_a_tail_that_follows() {
     drop(told);
     let _ = follower.join();
     assert_eq!(seen_reads, readers * each);
-    assert_eq!(recorded_reads(&product), readers * each);
+    assert_eq!(product.recorded_reads(), readers * each);
     let segments = std::fs::read_dir(product.store().join("audit"))
         .expect("list")
         .count();
@@ -398,7 +392,7 @@ fn a_flood_is_bounded_and_counted_exactly() {
         "{written} lines in {seconds} s"
     );
     assert_eq!(
-        recorded_reads(&product),
+        product.recorded_reads(),
         reads,
         "allowed reads are never suppressed"
     );
@@ -524,7 +518,7 @@ fn a_read_that_was_held_back_is_decided_when_it_is_answered() {
     assert_eq!(error, Some(libc::EACCES));
     assert!((1..10).contains(&got), "{got}");
     // The refusal may meet the second READ of `read`, at the value's end.
-    let recorded = recorded_reads(&product);
+    let recorded = product.recorded_reads();
     assert!(
         recorded == got || recorded == got + 1,
         "{recorded} records of {got}"

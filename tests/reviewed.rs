@@ -11,12 +11,6 @@ use serde_json::{Value, json};
 use support::Deadline;
 use support::product::{A, B, Product, read_as, said};
 
-fn file(product: &Product, name: &str, document: &Value) -> String {
-    let path = product.dir().join(name);
-    std::fs::write(&path, document.to_string()).expect("write");
-    path.to_str().expect("a path").to_string()
-}
-
 fn document(statements: Value) -> Value {
     json!({"Version": "2012-10-17", "Statement": statements})
 }
@@ -32,7 +26,7 @@ fn what_a_secret_is_made_with_is_bound_by_guardrails_and_on_record() {
     // A ceiling that has no place for it does the same.
     let ceiling = json!({"Effect": "Allow", "Resource": "*", "NotAction": ["secretsmanager:PutResourcePolicy", "secretsmanager:UpdateSecret"]});
     for statement in [stop, ceiling] {
-        let path = file(&product, "guardrail.json", &document(statement));
+        let path = product.document("guardrail.json", &document(statement));
         product.run(&["guardrail", "set", "g", &path]).ok();
         for args in [
             &["put", "new", "--allow", &allow][..],
@@ -114,7 +108,7 @@ fn why_of_a_version_is_about_that_version() {
         {"Effect": "Allow", "Principal": {"Uid": A.to_string()}, "Action": "secretsmanager:GetSecretValue", "Resource": "*"},
         {"Sid": "Old", "Effect": "Deny", "Principal": "*", "Action": "secretsmanager:GetSecretValue", "Resource": "*",
          "Condition": {"StringNotEquals": {"secretsmanager:VersionStage": "current"}}}]));
-    let path = file(&product, "policy.json", &policy);
+    let path = product.document("policy.json", &policy);
     let first = product.put("app", "one", &["--policy", &path]);
     product.put("app", "two", &[]);
     let why = |version: &str, more: &[&str]| {

@@ -3,7 +3,7 @@
 use super::{Access, AccessError, Asked, Caller, KnownCaller, Standing};
 use crate::audit::{Event, Identity, Outcome, Record};
 use crate::id::{Label, SecretId, SecretName};
-use crate::policy::{self, Action, Decision, Grant, Layer, Purpose, Reason, Refusal};
+use crate::policy::{self, Action, Decision, Grant, Layer, Layers, Purpose, Reason, Refusal};
 use crate::vault::{Secret, Version};
 
 impl Access {
@@ -103,15 +103,18 @@ impl Access {
     ) -> Result<(), Refusal> {
         let request = policy::Request::new(action, Purpose::Administer, SecretId(0), name);
         let state = self.vault().peek();
-        match policy::decide(&self.layers(&state, None), &request, caller) {
-            Decision::Deny(refusal)
-                if refusal.reason == Reason::ImplicitDeny && refusal.basis.layer == Layer::Default =>
+        let layers = self.layers(&state, None);
+        match policy::decide(&layers, &request, caller) {
+            Decision::Allow(_) => Ok(()),
+            Decision::Deny(by_nobody)
+                if (by_nobody.reason, by_nobody.basis.layer) == (Reason::ImplicitDeny, Layer::Default) =>
             {
                 Ok(())
             }
-            _ => self
-                .decide_shared(&request, Event::CreateSecret, Some(name), caller)
-                .map(drop),
+            Decision::Deny(refusal) => {
+                self.tell_shared(&layers, refusal, Event::CreateSecret, Some(name), caller);
+                Err(refusal)
+            }
         }
     }
 
@@ -138,10 +141,24 @@ impl Access {
     ) -> Result<Grant, Refusal> {
         let state = self.vault().peek();
         let layers = self.layers(&state, None);
-        let refusal = match policy::decide(&layers, request, caller) {
-            Decision::Allow(grant) => return Ok(grant),
-            Decision::Deny(refusal) => refusal,
-        };
+        match policy::decide(&layers, request, caller) {
+            Decision::Allow(grant) => Ok(grant),
+            Decision::Deny(refusal) => {
+                self.tell_shared(&layers, refusal, event, name, caller);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Records a refusal that no secret's own policy has a part in.
+    fn tell_shared<C: Caller>(
+        &self,
+        layers: &Layers<'_>,
+        refusal: Refusal,
+        event: Event,
+        name: Option<&SecretName>,
+        caller: &mut C,
+    ) {
         let record = Record {
             event,
             outcome: Outcome::Denied {
@@ -155,7 +172,6 @@ impl Access {
             ..Record::default()
         };
         self.tell(&record);
-        Err(refusal)
     }
 
     /// Whether root, as a caller like any other, may read the current value.

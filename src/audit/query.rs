@@ -95,8 +95,10 @@ impl Query {
         };
         self.uid.is_none_or(|uid| entry.uid() == Some(uid))
             && is(&self.secret, entry.secret())
-            && (is(&self.event, entry.text("eventName"))
-                || self.event.as_deref().is_some_and(|event| entry.besides(event)))
+            && self
+                .event
+                .as_deref()
+                .is_none_or(|event| entry.text("eventName") == Some(event) || entry.besides(event))
             && is(&self.outcome, entry.text("outcome"))
             && (!self.denied || entry.text("outcome") == Some("denied"))
             && self.since.is_none_or(|since| time().is_some_and(|t| t >= since))

@@ -95,11 +95,12 @@ fn problem(store: &Path, e: &LogError) -> Problem {
         }
         LogError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => missing(what),
         LogError::Missing { .. } => missing(what),
-        LogError::Unsafe { .. } | LogError::TooNew { .. } | LogError::Broken(_) => {
-            Problem::new(Exit::Integrity, what, e).next("see what is wrong with it: wardfs audit verify")
-        }
         other => {
-            Problem::new(Exit::Failed, what, other).next("see what is wrong with it: wardfs audit verify")
+            let exit = match other {
+                LogError::Unsafe { .. } | LogError::TooNew { .. } | LogError::Broken(_) => Exit::Integrity,
+                _ => Exit::Failed,
+            };
+            Problem::new(exit, what, other).next("see what is wrong with it: wardfs audit verify")
         }
     }
 }

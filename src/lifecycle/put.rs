@@ -72,15 +72,19 @@ impl Put {
             || self.visibility.is_some()
     }
 
-    /// The names of what it does besides storing a value, for its record.
-    fn besides(&self) -> Vec<&'static str> {
-        let done = [
-            (Event::PutResourcePolicy, self.sets_policy()),
-            (Event::UpdateSecret, self.sets_appearance()),
-            (Event::TagResource, !self.tags.is_empty()),
-        ];
-        let done = done.iter().filter(|(_, is)| *is);
-        done.map(|(event, _)| event.name()).collect()
+    /// What it does besides storing a value.
+    fn besides(&self) -> impl Iterator<Item = (Action, Event)> {
+        [
+            (
+                self.sets_policy(),
+                Action::PutResourcePolicy,
+                Event::PutResourcePolicy,
+            ),
+            (!self.tags.is_empty(), Action::TagResource, Event::TagResource),
+            (self.sets_appearance(), Action::UpdateSecret, Event::UpdateSecret),
+        ]
+        .into_iter()
+        .filter_map(|(is, action, event)| is.then_some((action, event)))
     }
 }
 
@@ -172,14 +176,9 @@ impl Lifecycle {
             } else {
                 Event::PutSecretValue
             };
-            let besides = put.besides();
-            let parameters = [("besides", Parameter::List(&besides))];
-            let parameters = if besides.is_empty() {
-                &[][..]
-            } else {
-                &parameters[..]
-            };
-            let body = self.body_with(event, &meta.name, Some(id.as_str()), parameters, caller);
+            let besides: Vec<&str> = put.besides().map(|(_, event)| event.name()).collect();
+            let besides = (!besides.is_empty()).then_some(("besides", Parameter::List(&besides)));
+            let body = self.body_with(event, &meta.name, Some(id.as_str()), besides.as_slice(), caller);
             let kind = match (created, becomes_current) {
                 (true, _) => ChangeKind::Created,
                 (false, true) => ChangeKind::Value,
@@ -317,28 +316,12 @@ impl Lifecycle {
                 e
             }
         })?;
-        if put.sets_policy() {
-            self.allowed(
-                secret,
-                Action::PutResourcePolicy,
-                Event::PutResourcePolicy,
-                caller,
-                what,
-            )?;
-        }
-        if !put.tags.is_empty() {
-            let asked = Asked::tags(&put.tags, &[]);
-            self.allowed_to(
-                secret,
-                Action::TagResource,
-                asked,
-                Event::TagResource,
-                caller,
-                what,
-            )?;
-        }
-        if put.sets_appearance() {
-            self.allowed(secret, Action::UpdateSecret, Event::UpdateSecret, caller, what)?;
+        for (action, event) in put.besides() {
+            let asked = match action {
+                Action::TagResource => Asked::tags(&put.tags, &[]),
+                _ => Asked::secret(),
+            };
+            self.allowed_to(secret, action, asked, event, caller, what)?;
         }
         Ok(())
     }
@@ -359,21 +342,13 @@ impl Lifecycle {
                 true => refusal.problem(what, Action::CreateSecret),
                 false => may_not_create(what),
             })?;
-        if !put.tags.is_empty() {
-            let _tagged = self
-                .access
-                .decide_new(&put.name, Action::TagResource, asked, caller)
-                .map_err(|refusal| {
-                    refusal
-                        .problem(what, Action::TagResource)
-                        .next("leave --tag away")
-                })?;
-        }
-        for (action, asked) in [
-            (Action::PutResourcePolicy, put.sets_policy()),
-            (Action::UpdateSecret, put.sets_appearance()),
-        ] {
-            if asked {
+        for (action, _) in put.besides() {
+            if action == Action::TagResource {
+                let _tagged = self
+                    .access
+                    .decide_new(&put.name, action, asked, caller)
+                    .map_err(|refusal| refusal.problem(what, action).next("leave --tag away"))?;
+            } else {
                 self.access
                     .decide_made_with(&put.name, action, caller)
                     .map_err(|refusal| refusal.problem(what, action))?;

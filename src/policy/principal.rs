@@ -210,8 +210,7 @@ pub trait Directory {
     fn groups(&self) -> Vec<(String, Gid)>;
 }
 
-/// `[principals]` of `wardfs.toml`: for an ARN, the local principals that count as it. A value is one local
-/// principal or an array of them.
+/// `[principals]` of `wardfs.toml`: for an ARN, the local principals that count as it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct PrincipalMap(pub BTreeMap<String, Vec<Local>>);

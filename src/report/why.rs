@@ -81,28 +81,24 @@ impl Report {
                 Problem::new(Exit::Integrity, &what, why).next("see what is broken: wardfs store check")
             );
         }
-        let named = version.is_some();
-        let no_version = |text: &str| {
+        let no_version = || {
+            let asked_for = quoted(version.unwrap_or_default());
             Problem::new(
                 Exit::NotFound,
                 &what,
-                format_args!(
-                    "no version that may be seen has the label or the id {}",
-                    quoted(text)
-                ),
+                format_args!("no version that may be seen has the label or the id {asked_for}"),
             )
             .next(format!("see them: wardfs versions {name}"))
         };
-        let asked_for = version.unwrap_or_default();
-        let version = match version {
+        let meant = match version {
             None => secret.current(),
-            Some(text) => Some(secret.named_version(text).ok_or_else(|| no_version(text))?),
+            Some(text) => Some(secret.named_version(text).ok_or_else(no_version)?),
         };
-        let labels: Vec<Label> = version
+        let labels: Vec<Label> = meant
             .map(|v| secret.labels_of(v.meta.no).cloned().collect())
             .unwrap_or_default();
         let asked = Asked {
-            version: version.map(|v| &v.meta.id),
+            version: meant.map(|v| &v.meta.id),
             labels: &labels,
             ..Asked::secret()
         };
@@ -122,7 +118,7 @@ impl Report {
                         "statement": by, "words": words, "mend": Value::Null, "record": Value::Null })
             }
             // Which versions there are is told to those alone who may read them.
-            Err(_) if named && !root => return Err(no_version(asked_for)),
+            Err(_) if version.is_some() && !root => return Err(no_version()),
             Err(refusal) => {
                 let (words, mend) = self.refusal_words(
                     secret,

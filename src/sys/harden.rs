@@ -43,12 +43,7 @@ pub fn outlive_file_size_limits() {
 
 /// Raises the soft limit of open files to the hard one; returns the limit that holds now.
 pub fn raise_nofile() -> io::Result<u64> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: `limit` is valid for writing and outlives the call.
-    checked(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) }.into())?;
+    let mut limit = limit_of(libc::RLIMIT_NOFILE)?;
     if limit.rlim_cur < limit.rlim_max {
         limit.rlim_cur = limit.rlim_max;
         // SAFETY: `limit` is a valid rlimit that outlives the call.
@@ -59,13 +54,17 @@ pub fn raise_nofile() -> io::Result<u64> {
 
 /// The address space that this process may have (`RLIMIT_AS`), in bytes.
 pub fn address_space() -> io::Result<u64> {
+    Ok(limit_of(libc::RLIMIT_AS)?.rlim_cur)
+}
+
+fn limit_of(resource: libc::__rlimit_resource_t) -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
     // SAFETY: `limit` is valid for writing and outlives the call.
-    checked(unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) }.into())?;
-    Ok(limit.rlim_cur)
+    checked(unsafe { libc::getrlimit(resource, &mut limit) }.into())?;
+    Ok(limit)
 }
 
 #[repr(C)]

@@ -1,8 +1,10 @@
 //! Backups: every record of the store at one revision, as sealed as it lies there, under one MAC
 //! (`packaging/doc/format.md`). And the way back, which is one commit.
 
-use std::io::Write;
+use std::fs::OpenOptions;
+use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
+use std::os::unix::fs::OpenOptionsExt;
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -158,9 +160,30 @@ fn damaged(why: &str) -> VaultError {
     VaultError::Integrity(format!("the backup is damaged: {why}"))
 }
 
-/// Whether a file that begins with these bytes may be a backup.
-pub fn begins_a_backup(bytes: &[u8]) -> bool {
-    bytes.starts_with(MAGIC)
+/// The bytes of a backup; of what is none, no more than shows that.
+///
+/// # Errors
+/// As the system says; `InvalidData` for what is no regular file.
+pub fn read_backup(path: &Path) -> io::Result<Vec<u8>> {
+    // Without O_NONBLOCK a FIFO in its place would hang the open.
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it is not a regular file",
+        ));
+    }
+    let mut bytes = Vec::new();
+    Read::by_ref(&mut file)
+        .take(MAGIC.len() as u64)
+        .read_to_end(&mut bytes)?;
+    if bytes == MAGIC {
+        file.read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
 }
 
 fn parse(file: &[u8]) -> Result<Parsed<'_>, VaultError> {

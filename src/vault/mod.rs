@@ -33,7 +33,7 @@ mod meta;
 pub(crate) mod tests;
 mod workers;
 
-pub use backup::{Opener, Restored, Rollback, Saved, Trial, begins_a_backup, restore};
+pub use backup::{Opener, Restored, Rollback, Saved, Trial, read_backup, restore};
 pub use check::{Finding, Findings};
 pub use commit::{Draft, Sameness};
 pub use create::{Created, create, recover};

@@ -304,6 +304,21 @@ impl Product {
             .collect()
     }
 
+    /// Reads that returned bytes, as the log has them.
+    #[track_caller]
+    pub fn recorded_reads(&self) -> usize {
+        let reads = |r: &Value| r["eventName"] == "GetSecretValue" && r["outcome"] == "allowed";
+        self.records().iter().filter(|r| reads(r)).count()
+    }
+
+    /// Writes a document, a policy or the like, into the test's directory and gives its path.
+    #[track_caller]
+    pub fn document(&self, name: &str, document: &Value) -> String {
+        let path = self.dir().join(name);
+        std::fs::write(&path, document.to_string()).expect("write");
+        path.to_str().expect("a path").to_string()
+    }
+
     /// Waits until a record satisfies `wanted`, and gives it.
     #[track_caller]
     pub fn record(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {

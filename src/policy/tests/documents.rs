@@ -1,14 +1,7 @@
 //! What is refused, where the error points, and what it suggests.
 
+use super::refused as error;
 use super::*;
-
-#[track_caller]
-fn error(text: &str) -> PolicyError {
-    match resolve(text) {
-        Err(e) => e,
-        Ok(_) => panic!("accepted: {text}"),
-    }
-}
 
 /// (a statement's fields but the resource, part of the message, part of the suggestion)
 const REFUSED: &[(&str, &str, &str)] = &[

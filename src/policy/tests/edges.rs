@@ -3,14 +3,6 @@
 use super::*;
 
 #[track_caller]
-fn refused(text: &str) -> PolicyError {
-    match resolve(text) {
-        Err(e) => e,
-        Ok(_) => panic!("accepted: {text}"),
-    }
-}
-
-#[track_caller]
 fn accepted(text: &str) -> Vec<Warning> {
     match resolve(text) {
         Ok((_, warnings)) => warnings,

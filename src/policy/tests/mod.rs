@@ -139,6 +139,14 @@ pub(super) fn resolve(text: &str) -> Result<(PolicyRecord, Vec<Warning>), Policy
 }
 
 #[track_caller]
+pub(super) fn refused(text: &str) -> PolicyError {
+    match resolve(text) {
+        Err(e) => e,
+        Ok(_) => panic!("accepted: {text}"),
+    }
+}
+
+#[track_caller]
 pub(super) fn compiled(text: &str) -> Compiled {
     match resolve(text) {
         Ok((record, _)) => record.compile(&secret(), None).unwrap(),
