@@ -12,8 +12,10 @@
 //! | the process that raises inotify events | [`notifier`] |
 //! | readiness for a service manager | [`notify`] |
 //! | other processes' descriptors | [`process`] |
+//! | whose a uid is: sub ids, groups of an account, loaded ahead | [`accounts`] |
 //! | user and group names (never on the path of a read) | [`nss`] |
 
+pub mod accounts;
 pub mod caller;
 pub mod files;
 pub mod harden;

@@ -14,6 +14,7 @@
 // Each test binary uses a part of it.
 #![allow(dead_code, unused_imports)]
 
+pub mod attackers;
 pub mod disk;
 mod mount;
 pub mod product;

@@ -1,0 +1,120 @@
+//! The programs of `tests/attackers/`, and the ordinary accounts that run them.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Builds `tests/attackers/NAME.c`; the program can be run by everybody.
+#[track_caller]
+pub fn build(name: &str) -> PathBuf {
+    static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let dir = DIR.get_or_init(|| {
+        let dir = tempfile::Builder::new()
+            .prefix("wardfs-attackers-")
+            .tempdir_in("/var/tmp");
+        let dir = dir.expect("temporary directory");
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
+        dir
+    });
+    let program = dir.path().join(name);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/attackers")
+        .join(format!("{name}.c"));
+    let built = Command::new("gcc")
+        .args(["-O1", "-w", "-pthread", "-o"])
+        .args([&program, &source])
+        .status()
+        .expect("gcc");
+    assert!(built.success(), "{name} does not compile");
+    program
+}
+
+/// An ordinary account, with sub ids as Debian gives them; gone when this is dropped.
+pub struct Account {
+    /// Its name.
+    pub name: String,
+    /// Its uid and gid.
+    pub uid: u32,
+    /// The first of its 65,536 sub uids and sub gids.
+    pub subids: u32,
+}
+
+impl Account {
+    /// `name` and `uid` are this test's alone, among all tests; `groups` are there.
+    #[track_caller]
+    pub fn new(name: &str, uid: u32, groups: &[&str]) -> Account {
+        remove(name);
+        // Far above what Debian's useradd gives, and apart for each uid.
+        let subids = 0x4000_0000 + (uid & 0x3fff) * 0x1_0000;
+        let range = format!("{subids}-{}", subids + 65_535);
+        let mut add = Command::new("useradd");
+        add.args([
+            "--no-create-home",
+            "--shell",
+            "/bin/sh",
+            "--uid",
+            &uid.to_string(),
+        ]);
+        if !groups.is_empty() {
+            add.args(["--groups", &groups.join(",")]);
+        }
+        run(add.arg(name));
+        // What useradd gave by itself goes, so that the range is the one above.
+        for file in ["/etc/subuid", "/etc/subgid"] {
+            let lines = std::fs::read_to_string(file).unwrap_or_default();
+            for line in lines.lines().filter(|l| l.starts_with(&format!("{name}:"))) {
+                let mut parts = line
+                    .split(':')
+                    .skip(1)
+                    .map(|n| n.parse::<u32>().expect("a number"));
+                let (first, count) = (parts.next().expect("first"), parts.next().expect("count"));
+                let flag = if file == "/etc/subuid" {
+                    "--del-subuids"
+                } else {
+                    "--del-subgids"
+                };
+                run(Command::new("usermod").args([flag, &format!("{first}-{}", first + count - 1), name]));
+            }
+        }
+        run(Command::new("usermod").args(["--add-subuids", &range, "--add-subgids", &range, name]));
+        Account {
+            name: name.into(),
+            uid,
+            subids,
+        }
+    }
+
+    /// A command that runs as this account, with its groups.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("setpriv");
+        command
+            .args([
+                "--reuid",
+                &self.uid.to_string(),
+                "--regid",
+                &self.uid.to_string(),
+                "--init-groups",
+                "--",
+            ])
+            .arg(program);
+        command
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        remove(&self.name);
+    }
+}
+
+fn remove(name: &str) {
+    let _ = Command::new("userdel").arg(name).output();
+    let _ = Command::new("groupdel").arg(name).output();
+}
+
+#[track_caller]
+fn run(command: &mut Command) {
+    let said = command.output().expect("run");
+    assert!(said.status.success(), "{command:?}: {said:?}");
+}
