@@ -317,6 +317,12 @@ pub enum StoreError {
         /// The store's directory.
         path: PathBuf,
     },
+    /// A directory that is there for something else: others may look into it.
+    #[error("{} was made for something else: others may look into it", path.display())]
+    Unfit {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A file or directory that somebody else could have written or read.
     #[error("{} cannot be trusted: {why}", path.display())]
     Untrusted {

@@ -114,7 +114,9 @@ impl VaultError {
                 StoreError::TooNew { .. } | StoreError::Corrupt { .. } | StoreError::Untrusted { .. } => {
                     Exit::Integrity
                 }
-                StoreError::Conflict { .. } | StoreError::Exists { .. } => Exit::Conflict,
+                StoreError::Conflict { .. } | StoreError::Exists { .. } | StoreError::Unfit { .. } => {
+                    Exit::Conflict
+                }
                 _ => Exit::Unavailable,
             },
             VaultError::Seal(SealError::Memory(_) | SealError::Random(_)) => Exit::Unavailable,
@@ -156,6 +158,9 @@ impl VaultError {
                 "without a daemon only its owner may use a store: run the command as root, or start `wardfs mount`"
             }
             VaultError::Store(StoreError::Exists { .. }) => "name another directory with --store",
+            VaultError::Store(StoreError::Unfit { .. }) => {
+                "name a directory that does not exist yet, with --store: it is made"
+            }
             VaultError::OldBackup { .. } => "if that is meant: --accept-rollback",
             VaultError::Occupied(_) => "move it away first, or name another directory with --store",
             VaultError::Unfinished | VaultError::Log(LogError::Exists { .. }) => {

@@ -2,8 +2,8 @@
 //! nobody can exchange a file between the check and the use.
 
 use crate::store::StoreError;
-use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, openat, renameat2};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, openat, renameat2};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::{Uid, UnlinkatFlags, unlinkat};
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -51,8 +51,17 @@ pub(super) fn io(doing: &'static str, path: &Path, source: impl Into<io::Error>)
 
 impl Home {
     /// Makes the directory where there is none (0700, its parents too), then opens it.
+    ///
+    /// # Errors
+    /// `Unfit` for a directory that is there and that others may look into: it was made for something else, and
+    /// nothing of it is to be changed for a store. Otherwise as [`Home::open`].
     pub(super) fn create(path: &Path) -> Result<Self, StoreError> {
-        if !path.exists() {
+        if path.exists() {
+            let (dir, found) = open_dir(path)?;
+            if found.st_mode & FORBIDDEN != 0 && !has_data(&dir, path)? {
+                return Err(StoreError::Unfit { path: path.into() });
+            }
+        } else {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -67,23 +76,25 @@ impl Home {
                 .and_then(|dir| dir.sync_all())
                 .map_err(|e| io("sync", parent, e))?;
         }
-        Self::open(path)
+        Self::own(path)
     }
 
-    /// Opens the directory, checks it and takes the lock.
+    /// Opens the directory of a store that is there, checks it and takes the lock. In a directory without a store
+    /// nothing is made, and nothing is said of its mode.
     ///
     /// # Errors
     /// `NotFound`, `Untrusted`, `InUse`, `Io`.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let dir = openat(AT_FDCWD, path, flags, Mode::empty()).map_err(|e| refused(path, e))?;
-        // Others may pass through, to the control socket beside the store, but neither look nor write.
-        judge(
-            path,
-            &fstat(&dir).map_err(|e| io("look at", path, e))?,
-            SFlag::S_IFDIR,
-            0o066,
-        )?;
+        let (dir, _) = open_dir(path)?;
+        if !has_data(&dir, path)? {
+            return Err(StoreError::NotFound { path: path.into() });
+        }
+        Self::own(path)
+    }
+
+    fn own(path: &Path) -> Result<Self, StoreError> {
+        let (dir, found) = open_dir(path)?;
+        judge(path, &found, SFlag::S_IFDIR, FORBIDDEN)?;
         let lock = lock(path, &dir)?;
         Ok(Home {
             path: path.into(),
@@ -145,6 +156,25 @@ impl Home {
 
     fn sync(&self) -> Result<(), StoreError> {
         nix::unistd::fsync(&self.dir).map_err(|e| io("sync", &self.path, e))
+    }
+}
+
+/// Others may pass through, to the control socket beside the store, but neither look nor write.
+const FORBIDDEN: u32 = 0o066;
+
+fn open_dir(path: &Path) -> Result<(OwnedFd, FileStat), StoreError> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let dir = openat(AT_FDCWD, path, flags, Mode::empty()).map_err(|e| refused(path, e))?;
+    let found = fstat(&dir).map_err(|e| io("look at", path, e))?;
+    Ok((dir, found))
+}
+
+/// Whether something has the name of the store's file.
+fn has_data(dir: &OwnedFd, path: &Path) -> Result<bool, StoreError> {
+    match fstatat(dir, DATA, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(true),
+        Err(nix::Error::ENOENT) => Ok(false),
+        Err(e) => Err(io("look into", path, e)),
     }
 }
 

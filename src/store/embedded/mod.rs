@@ -103,7 +103,7 @@ impl Embedded {
     /// one in which nothing was ever committed is taken for new.
     ///
     /// # Errors
-    /// [`StoreError::Exists`], [`StoreError::InUse`], [`StoreError::Untrusted`], [`StoreError::Io`].
+    /// [`StoreError::Exists`], [`StoreError::InUse`], [`StoreError::Unfit`], [`StoreError::Untrusted`], [`StoreError::Io`].
     pub fn create(dir: impl AsRef<Path>) -> Result<Self, StoreError> {
         let home = Home::create(dir.as_ref())?;
         match home.open_data() {

@@ -219,6 +219,31 @@ fn what_others_can_open_is_refused() {
     assert!(Embedded::open(&p.home).is_ok());
 }
 
+/// Nothing that a store did not make is locked, changed, or advised to be changed.
+#[test]
+fn a_directory_without_a_store_is_left_as_it_is() {
+    for bits in [0o700, 0o755, 0o777] {
+        let p = place();
+        let dir = p.home.join("etc");
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("passwd"), "precious").unwrap();
+        mode(&dir, bits);
+        assert!(matches!(refused(&dir), StoreError::NotFound { .. }), "{bits:o}");
+        let made = Embedded::create(&dir);
+        if bits != 0o700 {
+            let error = made.err().expect("others may look into it");
+            assert!(matches!(error, StoreError::Unfit { .. }), "{bits:o}: {error}");
+            assert!(!error.to_string().contains("chmod"), "{error}");
+            let names: Vec<_> = std::fs::read_dir(&dir)
+                .unwrap()
+                .flatten()
+                .map(|e| e.file_name())
+                .collect();
+            assert_eq!(names, ["passwd"]);
+        }
+    }
+}
+
 #[test]
 fn what_belongs_to_somebody_else_is_refused() {
     let p = place();
