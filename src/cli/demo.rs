@@ -57,6 +57,23 @@ pub fn run(output: &mut Output) -> Result<(), Stop> {
     Ok(steps.finish()??)
 }
 
+/// The names of events, as inotify(7) spells them.
+fn named(mask: AddWatchFlags) -> String {
+    let names: Vec<_> = mask.iter_names().map(|(name, _)| name).collect();
+    names.join(", ")
+}
+
+/// The strings of a JSON list.
+fn listed(list: &Value) -> String {
+    let all: Vec<_> = list
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    all.join(", ")
+}
+
 const ROOT_ACTS: &[Act] = &[
     ("a store is made", Stage::init),
     ("a secret is put, for uid 61001 alone", Stage::put),
@@ -161,7 +178,7 @@ impl Stage {
         if said["root_may_read"] != false {
             return Err("root may read it".into());
         }
-        Ok(format!("readers: {}", said["readers"]))
+        Ok(format!("read by {}", listed(&said["readers"])))
     }
 
     fn mount(&mut self) -> Seen {
@@ -279,7 +296,7 @@ impl Stage {
                 .ok()
                 .and_then(|events| events.into_iter().next())
             {
-                return Ok(format!("{:?}", event.mask));
+                return Ok(format!("inotify says {}", named(event.mask)));
             }
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -370,7 +387,7 @@ impl Stage {
         let me = format!("uid:{}", nix::unistd::geteuid());
         let said = self.wardfs(&["put", "app/own", "--allow", &me], "s3cret")?;
         self.wardfs(&["put", "app/other", "--allow", &format!("uid:{B}")], "not yours")?;
-        Ok(format!("readers: {}", said["readers"]))
+        Ok(format!("read by {}", listed(&said["readers"])))
     }
 
     fn get(&self, name: &str) -> Result<(bool, String, String), String> {

@@ -17,12 +17,24 @@ pub struct Output {
     pub quiet: bool,
     /// Whether standard output is a terminal.
     pub terminal: bool,
+    /// Whether signs beyond ASCII can be shown.
+    pub signs: bool,
     colour: bool,
     colour_err: bool,
     /// Whether a line of standard error can be kept up to date.
     live: bool,
     out: Box<dyn Write>,
     err: Box<dyn Write>,
+}
+
+/// By the first of the variables that is set, as setlocale(3) does.
+fn locale_is_utf8() -> bool {
+    let mut set = ["LC_ALL", "LC_CTYPE", "LANG"]
+        .into_iter()
+        .filter_map(std::env::var_os);
+    let locale = set.find(|v| !v.is_empty()).unwrap_or_default();
+    let locale = locale.to_string_lossy().to_ascii_lowercase();
+    locale.contains("utf-8") || locale.contains("utf8")
 }
 
 impl Output {
@@ -40,6 +52,7 @@ impl Output {
             json,
             quiet,
             terminal,
+            signs: !terminal || locale_is_utf8(),
             colour: terminal && !plain,
             colour_err: terminal_err && !plain,
             live: terminal_err && !dumb && !quiet,
@@ -134,6 +147,7 @@ impl Output {
             json,
             quiet: false,
             terminal: false,
+            signs: true,
             colour: false,
             colour_err: false,
             live: false,

@@ -39,15 +39,16 @@ impl<'a> Steps<'a> {
     /// # Errors
     /// When the line cannot be written.
     pub fn step(&mut self, what: &str, outcome: Outcome) -> std::io::Result<()> {
-        let (sign, seen, ok) = match &outcome {
-            Outcome::Held(seen) => ("✓", seen, Some(true)),
-            Outcome::Broke(seen) => ("✗", seen, Some(false)),
-            Outcome::LeftOut(why) => ("–", why, None),
+        let (sign, plain, seen, ok) = match &outcome {
+            Outcome::Held(seen) => ("✓", "ok  ", seen, Some(true)),
+            Outcome::Broke(seen) => ("✗", "FAIL", seen, Some(false)),
+            Outcome::LeftOut(why) => ("–", "-   ", why, None),
         };
+        let sign = if self.output.signs { sign } else { plain };
         self.broke += usize::from(ok == Some(false));
         self.left_out += usize::from(ok.is_none());
         self.done.push(json!({ "step": what, "ok": ok, "seen": seen }));
-        if self.output.json {
+        if self.output.json || self.output.quiet && ok != Some(false) {
             return Ok(());
         }
         let colour = match ok {
@@ -72,7 +73,7 @@ impl<'a> Steps<'a> {
         if self.output.json {
             self.output
                 .json(&json!({ "ok": self.broke == 0, "left_out": self.left_out, "steps": self.done }))?;
-        } else {
+        } else if !self.output.quiet || self.broke > 0 {
             let rest = if self.left_out > 0 {
                 format!(", {} left out", self.left_out)
             } else {
@@ -118,6 +119,18 @@ mod tests {
             "✓ an allowed user reads: 6 bytes\n✗ another is refused: \\u{1b}[2J\n– a unit rule: no systemd\n\
              1 of 2 steps held, 1 left out\n"
         );
+    }
+
+    #[test]
+    fn quiet_it_tells_of_failures_alone_and_without_signs_in_words() {
+        let (mut output, out, _) = Output::captured(false);
+        (output.quiet, output.signs) = (true, false);
+        let mut steps = Steps::new(&mut output);
+        steps.step("a", Outcome::Held("b".into())).unwrap();
+        steps.step("c", Outcome::LeftOut("d".into())).unwrap();
+        steps.step("e", Outcome::Broke("f".into())).unwrap();
+        assert!(steps.finish().unwrap().is_err());
+        assert_eq!(out.text(), "FAIL e: f\n1 of 2 steps held, 1 left out\n");
     }
 
     #[test]
