@@ -110,9 +110,14 @@ impl Session {
     }
 }
 
-fn fuse_attr(attr: &Attr) -> FileAttr {
+/// The attributes in an answer that makes a node known: `fuser` takes the node's number from them.
+fn entry_attr(attr: &Attr) -> FileAttr {
+    fuse_attr(attr, attr.node.ino())
+}
+
+fn fuse_attr(attr: &Attr, number: u64) -> FileAttr {
     FileAttr {
-        ino: INodeNo(attr.node.ino()),
+        ino: INodeNo(number),
         size: attr.size,
         blocks: attr.size.div_ceil(512),
         atime: attr.mtime.to_system_time(),
@@ -286,7 +291,7 @@ impl fuser::Filesystem for Adapter {
         });
         reply!(result, reply, |attr: Attr| reply.entry(
             &NEVER,
-            &fuse_attr(&attr),
+            &entry_attr(&attr),
             Generation(0)
         ));
     }
@@ -295,7 +300,8 @@ impl fuser::Filesystem for Adapter {
         let result = self.call("getattr", req, |vfs, caller| {
             vfs.getattr(Self::node(ino)?, caller)
         });
-        reply!(result, reply, |attr: Attr| reply.attr(&NEVER, &fuse_attr(&attr)));
+        reply!(result, reply, |attr: Attr| reply
+            .attr(&NEVER, &fuse_attr(&attr, self.server.vfs.number(attr.node))));
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -393,7 +399,7 @@ impl fuser::Filesystem for Adapter {
             let skip = usize::try_from(offset).unwrap_or(usize::MAX);
             for (i, entry) in listing.entries.iter().enumerate().skip(skip) {
                 if reply.add(
-                    INodeNo(entry.node.ino()),
+                    INodeNo(self.server.vfs.number(entry.node)),
                     i as u64 + 1,
                     file_type(entry.kind),
                     &*entry.name,
@@ -493,7 +499,7 @@ impl fuser::Filesystem for Adapter {
         });
         reply!(result, reply, |attr: Attr| reply.entry(
             &NEVER,
-            &fuse_attr(&attr),
+            &entry_attr(&attr),
             Generation(0)
         ));
     }

@@ -81,6 +81,19 @@ impl Vfs {
         )
     }
 
+    /// The secret's file as a look-up shows it to who may neither read nor describe it: that it is there, and its
+    /// length.
+    pub(super) fn bare_attr(&self, secret: &Secret) -> Attr {
+        let current = secret.current().map_or(0, |v| v.meta.size);
+        let look = &secret.meta.appearance;
+        Attr {
+            size: self.handles.sizes().shown(secret.meta.id, current),
+            kind: Kind::File,
+            perm: look.mode.unwrap_or(0o400),
+            ..self.directory_attr(Node::Secret(secret.meta.id))
+        }
+    }
+
     pub(super) fn version_attr<C: Caller>(&self, secret: &Secret, version: &Version, caller: &mut C) -> Attr {
         let meta = &version.meta;
         self.file_attr(

@@ -20,6 +20,7 @@ mod handles;
 #[cfg(all(test, feature = "interleavings"))]
 mod interleavings;
 mod node;
+mod number;
 mod poll;
 mod retry;
 mod tree;
@@ -95,6 +96,7 @@ pub struct Vfs {
     notifier_seen: AtomicBool,
     announced: Mutex<Option<Announced>>,
     waker: OnceLock<Box<dyn Waker>>,
+    numbers: number::Numbers,
     started: Timestamp,
 }
 
@@ -109,6 +111,7 @@ impl Vfs {
             notifier_seen: AtomicBool::new(false),
             announced: Mutex::default(),
             waker: OnceLock::new(),
+            numbers: number::Numbers::default(),
             started: Timestamp::now(),
         }
     }
@@ -125,6 +128,11 @@ impl Vfs {
     /// The decisions behind it.
     pub fn access(&self) -> &Access {
         &self.access
+    }
+
+    /// The inode number that programs are shown for a node.
+    pub fn number(&self, node: Node) -> u64 {
+        self.numbers.of(node)
     }
 
     /// Number of open handles.

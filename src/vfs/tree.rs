@@ -8,7 +8,7 @@ use crate::access::Caller;
 use crate::audit::Event;
 use crate::id::{Label, VersionId};
 use crate::store::snapshot::Child;
-use crate::vault::{Secret, State};
+use crate::vault::{Secret, State, Visibility};
 
 use super::{Attr, Handle, Kind, Node, Vfs, VfsError, count, version};
 
@@ -43,8 +43,8 @@ impl Vfs {
     /// Finds a name in a directory.
     ///
     /// # Errors
-    /// For a stranger EACCES, or ENOENT where the secret is hidden. Directories always look up: refusing one
-    /// would make the kernel drop it for its rightful users.
+    /// ENOENT for a name that is not there, and for a stranger's look at a hidden secret; below `.versions` EACCES for
+    /// a stranger. Directories always look up: refusing one would make the kernel drop it for its rightful users.
     pub fn lookup<C: Caller>(&self, parent: Node, name: &OsStr, caller: &mut C) -> Result<Attr, VfsError> {
         count(&self.counters.lookups);
         let name = name.to_str().ok_or(VfsError::NoEntry)?;
@@ -77,10 +77,7 @@ impl Vfs {
         let full = join(path, name);
         if let Some(secret) = state.secrets.by_name(&full) {
             return match side {
-                Side::Values => {
-                    let standing = self.standing(secret, Event::DescribeSecret, caller)?;
-                    Ok(self.secret_attr(secret, standing, caller))
-                }
+                Side::Values => self.lookup_secret(secret, caller),
                 Side::Versions => {
                     self.has_versions_for(secret, caller)?;
                     Ok(self.directory_attr(Node::VersionsOf(secret.meta.id)))
@@ -95,6 +92,23 @@ impl Vfs {
             Side::Values => Node::Directory(directory.id),
             Side::Versions => Node::VersionsDirectory(directory.id),
         }))
+    }
+
+    /// A secret that is not hidden is found by everybody: a refusal would make the kernel drop its name for those who
+    /// may read it, and detach what is mounted over it. What the answer tells is that it exists, and its length.
+    fn lookup_secret<C: Caller>(&self, secret: &Secret, caller: &mut C) -> Result<Attr, VfsError> {
+        let findable =
+            secret.is_active() && secret.broken.is_none() && secret.meta.visibility == Visibility::Listed;
+        match self.access().peek(secret, caller) {
+            Ok(standing) if findable => Ok(self.secret_attr(secret, standing, caller)),
+            // No record, since nothing was refused: what a stranger does with the name will be. Whoever serves fairly
+            // counts this look as a refusal.
+            Err(_) if findable => Ok(self.bare_attr(secret)),
+            _ => {
+                let standing = self.standing(secret, Event::DescribeSecret, caller)?;
+                Ok(self.secret_attr(secret, standing, caller))
+            }
+        }
     }
 
     fn lookup_version<C: Caller>(

@@ -1,0 +1,270 @@
+//! What a file of the mount is to whoever looks at it: its name, which nobody's refusal takes from others; its inode
+//! number; the owner and the size that it is shown with.
+
+mod support;
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use support::product::{A, Product};
+use support::{Deadline, Run, sys};
+
+/// A stranger of these tests alone.
+const STRANGER: u32 = 61400;
+
+fn errno(e: std::io::Error) -> i32 {
+    e.raw_os_error().unwrap_or(0)
+}
+
+fn deadline(what: &str) -> Deadline {
+    Deadline::new(Duration::from_secs(50), what)
+}
+
+/// A mounted store whose `app/key` A alone may read.
+fn served() -> Product {
+    let mut product = Product::new();
+    product.put("app/key", "the value", &["--allow", &format!("uid:{A}")]);
+    product.mount();
+    product
+}
+
+/// Whether the name of an open file was dropped by the kernel.
+fn dropped(file: &File) -> bool {
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).expect("readlink");
+    link.to_str().expect("text").ends_with(" (deleted)")
+}
+
+#[test]
+fn a_strangers_refused_look_drops_no_name_and_detaches_no_mount() {
+    let _deadline = deadline("names");
+    let product = served();
+    let path = product.path("app/key");
+    let (ours, theirs) = support::socket_pair();
+    let reader = Run::uid(A).start(|| {
+        let file = File::open(&path).expect("open");
+        nix::unistd::write(&theirs, b"o").expect("say so");
+        sys::read(&theirs, 1).expect("looked at");
+        dropped(&file)
+    });
+    sys::read(&ours, 1).expect("opened");
+    let over = product.dir().join("over");
+    std::fs::write(&over, "over it").expect("write");
+    mount(Some(&over), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("bind");
+    // A look at the name itself, beneath what is mounted: from a mount that has nothing over it.
+    let aside = product.dir().join("aside");
+    std::fs::create_dir(&aside).expect("mkdir");
+    mount(
+        Some(&product.target()),
+        &aside,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )
+    .expect("bind the mount");
+    let beneath = aside.join("app/key");
+    let looked = Run::uid(STRANGER).call(|| std::fs::read(&beneath).map_err(errno));
+    assert_eq!(looked, Err(libc::EACCES));
+    assert_eq!(std::fs::read(&path).expect("read"), b"over it", "it was detached");
+    umount2(&path, MntFlags::MNT_DETACH).expect("unmount");
+    umount2(&aside, MntFlags::MNT_DETACH).expect("unmount");
+    nix::unistd::write(&ours, b"l").expect("say so");
+    assert!(!reader.join(), "the reader's name was dropped");
+}
+
+#[test]
+fn what_a_stranger_is_told_of_a_listed_name() {
+    let _deadline = deadline("a stranger's calls");
+    let product = served();
+    product.put(
+        "app/secret",
+        "hidden",
+        &["--visibility", "hidden", "--allow", &format!("uid:{A}")],
+    );
+    let (path, hidden) = (product.path("app/key"), product.path("app/secret"));
+    let said = |script: &str, path: &Path| {
+        let output = Command::new("setpriv")
+            .args([
+                &format!("--reuid={STRANGER}"),
+                &format!("--regid={STRANGER}"),
+                "--clear-groups",
+            ])
+            .args(["sh", "-c", script, "sh"])
+            .arg(path)
+            .env("LC_ALL", "C")
+            .output()
+            .expect("sh");
+        let text = [output.stdout, output.stderr].concat();
+        String::from_utf8_lossy(&text).trim_end().to_string()
+    };
+    let listed = |script: &str| said(script, &path);
+    for refused in [
+        "cat $1",
+        "stat $1",
+        "stat -L $1",
+        "getfattr -d --absolute-names $1 || cat $1",
+        "head -c1 <$1",
+        "cp $1 /dev/null",
+    ] {
+        let text = listed(refused);
+        assert!(text.contains("Permission denied"), "{refused}: {text}");
+    }
+    for test in ["-e", "-r", "-f", "-s"] {
+        assert_eq!(listed(&format!("test {test} $1 || echo no")), "no", "{test}");
+    }
+    // The name is there, and so is its length.
+    assert_eq!(listed("realpath $1"), path.to_str().expect("text"));
+    assert_eq!(listed("stat --cached=always -c %s $1"), "9");
+    assert!(listed("mkdir -p $1/x").ends_with("Not a directory"));
+    assert!(listed("cd $1").to_lowercase().contains("can't cd"));
+    assert!(listed("touch $1").ends_with("Read-only file system"));
+    assert!(listed("mkdir $1").ends_with("File exists"));
+    // Of a hidden one nothing: it is as a name that is not there.
+    let missing = product.path("app/nothing");
+    for script in [
+        "cat $1",
+        "stat -c %s $1",
+        "stat --cached=always -c %s $1",
+        "readlink -e $1; echo $?",
+    ] {
+        let same = |path: &Path| said(script, path).replace(path.to_str().expect("text"), "F");
+        assert_eq!(same(&hidden), same(&missing), "{script}");
+    }
+    let times = Run::uid(STRANGER).call(|| {
+        let node = File::options()
+            .read(true)
+            .custom_flags(libc::O_PATH)
+            .open(&path)
+            .expect("O_PATH");
+        (
+            node.metadata().map(drop).map_err(errno),
+            std::fs::read(format!("/proc/self/fd/{}", node.as_raw_fd())).map_err(errno),
+        )
+    });
+    assert_eq!(times, (Err(libc::EACCES), Err(libc::EACCES)));
+}
+
+#[test]
+fn a_refused_read_is_one_record_and_a_look_is_none() {
+    let _deadline = deadline("records");
+    let product = served();
+    let path = product.path("app/key");
+    let before = product.records().len();
+    let opened = Run::uid(STRANGER).call(|| File::open(&path).map(drop).map_err(errno));
+    assert_eq!(opened, Err(libc::EACCES));
+    let realpath = Run::uid(STRANGER).call(|| {
+        let node = File::options().read(true).custom_flags(libc::O_PATH).open(&path);
+        node.map(drop).map_err(errno)
+    });
+    assert_eq!(realpath, Ok(()));
+    let records = product.records();
+    let his: Vec<_> = records[before..]
+        .iter()
+        .filter(|r| r["uid"] == STRANGER)
+        .map(|r| r["eventName"].as_str().expect("text"))
+        .collect();
+    assert_eq!(his, ["OpenSecret"]);
+}
+
+/// What `stat` and `readdir` of a 32-bit program say, without large file support.
+const LOOK: &str = r#"
+#include <stdio.h>
+#include <string.h>
+#include <errno.h>
+#include <dirent.h>
+#include <sys/stat.h>
+int main(int c, char **v) {
+    struct stat s;
+    for (int i = 1; i < c; i++) {
+        if (stat(v[i], &s)) { printf("%s: %s\n", v[i], strerror(errno)); continue; }
+        printf("%lu\n", (unsigned long)s.st_ino);
+        if (!S_ISDIR(s.st_mode)) continue;
+        DIR *d = opendir(v[i]);
+        struct dirent *e;
+        for (errno = 0; (e = readdir(d)); errno = 0) printf(" %s %lu\n", e->d_name, (unsigned long)e->d_ino);
+        if (errno) printf("%s: readdir: %s\n", v[i], strerror(errno));
+    }
+    return 0;
+}
+"#;
+
+#[test]
+fn inode_numbers_fit_32_bits_agree_and_stay() {
+    let _deadline = deadline("inode numbers");
+    let mut product = Product::new();
+    let allow = format!("uid:{A}");
+    for name in ["app/one", "app/two", "app/deep/three", "top"] {
+        product.put(name, name, &["--allow", &allow]);
+    }
+    product.put("app/one", "again", &[]);
+    product.mount();
+    let program = product.dir().join("look");
+    let source = product.dir().join("look.c");
+    std::fs::write(&source, LOOK).expect("write");
+    let built = Command::new("gcc")
+        .args(["-m32", "-w", "-o"])
+        .args([&program, &source])
+        .output();
+    let built = built.expect("gcc");
+    assert!(
+        built.status.success(),
+        "a 32-bit program cannot be built (gcc-multilib): {}",
+        String::from_utf8_lossy(&built.stderr)
+    );
+    let all = [
+        "",
+        "app",
+        "app/one",
+        "app/two",
+        "app/deep",
+        "app/deep/three",
+        "top",
+        ".versions",
+        ".versions/app",
+        ".versions/app/one",
+    ];
+    let look = |product: &Product| {
+        let paths = all.map(|name| product.path(name));
+        let mut command = Command::new("setpriv");
+        command
+            .args([&format!("--reuid={A}"), &format!("--regid={A}"), "--clear-groups"])
+            .arg(&program)
+            .args(&paths);
+        let output = command.output().expect("the 32-bit program");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        for (what, number) in text.lines().filter_map(|l| l.trim().rsplit_once(' ')) {
+            assert!(number.parse::<u32>().is_ok(), "{what} {number}\n{text}");
+        }
+        assert!(text.contains(" one ") && text.contains(" three ") && text.contains(" current "));
+        assert!(
+            !text.contains("too large") && !text.contains("EOVERFLOW"),
+            "{text}"
+        );
+        let numbers = Run::uid(A).call(|| {
+            let ino = |path: &Path| std::fs::metadata(path).expect("stat").ino();
+            paths.iter().map(|p| ino(p)).collect::<Vec<u64>>()
+        });
+        // What a listing says is what a stat says.
+        let listed = |name: &str| {
+            let line = text.lines().find_map(|l| l.strip_prefix(&format!(" {name} ")));
+            line.unwrap_or_else(|| panic!("{name}: {text}")).to_string()
+        };
+        assert_eq!(listed("two"), numbers[3].to_string());
+        assert_eq!(listed("deep"), numbers[4].to_string());
+        assert_eq!(listed("top"), numbers[6].to_string());
+        numbers
+    };
+    let numbers = look(&product);
+    let mut apart = numbers.clone();
+    apart.sort_unstable();
+    apart.dedup();
+    assert_eq!(apart.len(), numbers.len(), "{numbers:?}");
+    assert!(numbers.iter().all(|n| *n < 1 << 32), "{numbers:?}");
+    product.stop();
+    product.mount();
+    assert_eq!(look(&product), numbers, "after a restart");
+}
