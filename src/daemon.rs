@@ -21,7 +21,7 @@ use crate::policy::{Administration, PrincipalMap};
 use crate::problem::{Exit, Problem};
 use crate::report::Report;
 use crate::sys::notifier::Kind;
-use crate::sys::{caller, harden, mount, notifier, notify, nss};
+use crate::sys::{accounts, caller, harden, mount, notifier, notify, nss};
 use crate::vault::{Change, ChangeKind, Opener, Rollback, Settings, Trial, Vault, VaultError};
 use crate::vfs::{Announced, Vfs};
 
@@ -352,6 +352,7 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     harden::drop_capabilities(&[harden::Capability::SysAdmin, harden::Capability::IpcLock])
         .map_err(|e| failed(&e))?;
     signals(&stop).map_err(not_started)?;
+    accounts::start().map_err(not_started)?;
     let session =
         Session::start(vfs.clone(), mounted.device, plan.config.threads, descriptors).map_err(not_started)?;
     let sessions = std::thread::Builder::new()

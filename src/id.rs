@@ -50,6 +50,10 @@ number!(
 /// Root.
 pub const ROOT: Uid = Uid(0);
 
+/// The ids that systemd hands to units with `DynamicUser=` (systemd's UIDS-GIDS document): whoever starts next
+/// may get the same one.
+pub const DYNAMIC_IDS: std::ops::RangeInclusive<u32> = 61184..=65519;
+
 /// Why a name, label or version id was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {

@@ -7,10 +7,10 @@ use super::foreign;
 use super::json::Text;
 use super::operator::{Comparison, Operator};
 use super::pattern::is_wild;
-use super::principal::{self, DYNAMIC_IDS, LocalError};
+use super::principal::{self, LocalError};
 use super::template::Template;
 use super::value::{Decimal, Net, parse_binary, parse_instant};
-use crate::id::{Label, SecretName};
+use crate::id::{DYNAMIC_IDS, Label, SecretName};
 
 /// Longest value in bytes: ARNs have at most 2,048.
 const MAX_VALUE: usize = 2048;

@@ -48,7 +48,7 @@ pub use json::Text;
 pub use layers::{Attached, GuardrailRecord, IdentityRecord, MAX_GUARDRAILS, MAX_IDENTITIES, Shared};
 pub use operator::{Comparison, Operator, Order, Quantifier};
 pub use parse::MAX_BYTES;
-pub use principal::{DYNAMIC_IDS, Directory, Local, LocalError, PrincipalMap};
+pub use principal::{Directory, Local, LocalError, PrincipalMap};
 pub use record::{Grammar, PolicyRecord};
 pub use rule::Part;
 pub use simulate::{Scenario, ScenarioError, simulate};

@@ -6,11 +6,7 @@ use std::str::FromStr;
 
 use serde::de::{self, Deserialize, Deserializer};
 
-use crate::id::{Gid, Uid};
-
-/// The ids that systemd hands to units with `DynamicUser=` (systemd's UIDS-GIDS document): whoever starts next
-/// may get the same one.
-pub const DYNAMIC_IDS: std::ops::RangeInclusive<u32> = 61184..=65519;
+use crate::id::{DYNAMIC_IDS, Gid, Uid};
 
 /// Longest local name, in bytes.
 const MAX_NAME: usize = 256;

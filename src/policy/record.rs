@@ -11,9 +11,9 @@ use super::json::Text;
 use super::layers::Attached;
 use super::operator::Comparison;
 use super::pattern::{eq_ignore_case, glob, glob_arn, is_wild};
-use super::principal::{DYNAMIC_IDS, Directory, Local, PrincipalMap};
+use super::principal::{Directory, Local, PrincipalMap};
 use super::template::Template;
-use crate::id::SecretName;
+use crate::id::{DYNAMIC_IDS, SecretName};
 
 /// Whose document it is, which decides about its grammar.
 #[derive(Debug, Clone, Copy)]

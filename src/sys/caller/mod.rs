@@ -22,6 +22,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use crate::id::{Gid, Pid, Tid, Uid};
+use crate::sys::accounts::{Namespace, namespace_of_map};
 
 use proc::{Kept, Status};
 pub use self_test::self_test;
@@ -531,6 +532,15 @@ impl Identified<'_> {
             return self.groups();
         }
         Ok(self.thread.groups.as_ref().map_or(&[], |groups| &groups.list))
+    }
+
+    /// The user namespace that the thread is in now. Its file is opened each time: a descriptor shows the namespace of
+    /// its opening, and a process leaves the initial one when it likes.
+    pub fn namespace(&mut self) -> Namespace {
+        match proc::read_anew(self.thread.tid, "uid_map", &mut self.scratch.text) {
+            Ok(()) => namespace_of_map(&self.scratch.text),
+            Err(_) => Namespace::Foreign,
+        }
     }
 
     /// The systemd unit whose control group the thread is in now, `None` if it is in none.

@@ -31,6 +31,11 @@ impl Kept {
     }
 }
 
+/// The content now of a file that is not kept.
+pub(super) fn read_anew(tid: u32, name: &str, text: &mut Vec<u8>) -> io::Result<()> {
+    read_whole(&open(tid, name)?, text)
+}
+
 fn open(tid: u32, name: &str) -> io::Result<File> {
     use io::Write;
     let mut path = [0u8; 40];
@@ -72,7 +77,7 @@ pub(super) struct Stat {
 }
 
 pub(super) fn read_stat(tid: u32, text: &mut Vec<u8>) -> io::Result<Stat> {
-    read_whole(&open(tid, "stat")?, text)?;
+    read_anew(tid, "stat", text)?;
     parse_stat(text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc/TID/stat"))
 }
 
