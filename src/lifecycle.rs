@@ -14,6 +14,7 @@ use crate::vault::{Draft, Secret, VaultError};
 
 mod break_glass;
 mod delete;
+mod gains;
 mod labels;
 mod layers;
 mod policies;

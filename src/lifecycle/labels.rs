@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Lifecycle;
+use super::gains::Custom;
 use crate::access::{Asked, Caller};
 use crate::audit::Event;
 use crate::clock::Timestamp;
@@ -99,6 +100,7 @@ impl Lifecycle {
                 Some(target) => drop(meta.labels.insert(label.clone(), target.meta.no)),
             }
             check_count(&meta, &what)?;
+            self.gains((draft, &secret, &meta), Custom::None, event, caller, &what)?;
             meta.meta_changed = now;
             let after = labels(&meta, &secret);
             draft.put_secret(meta, kind);

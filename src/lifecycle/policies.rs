@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 
 use super::{Lifecycle, Rule};
 use crate::access::Caller;
-use crate::audit::Event;
+use crate::audit::{Event, Value as Parameter};
 use crate::clock::Timestamp;
 use crate::id::SecretName;
-use crate::policy::{Action, Concern, Document, Effect, PolicyError, PolicyRecord, Warning};
+use crate::policy::{Action, Concern, Effect, ExtendError, Local, PolicyError, PolicyRecord, Warning};
 use crate::problem::{Exit, Problem};
 use crate::vault::ChangeKind;
 
@@ -82,14 +82,19 @@ impl Lifecycle {
             };
             care.judge(&found, &what)?;
             warnings.extend(found.iter().map(ToString::to_string));
+            let meanings = record.meanings();
             meta.policy = Some(record.into());
             meta.meta_changed = Timestamp::now();
-            let body = self.body(Event::PutResourcePolicy, name, None, caller);
+            let told = told(&meanings);
+            let resolved = [("resolved", Parameter::List(&told))];
+            let body = self.body_with(Event::PutResourcePolicy, name, None, &resolved, caller);
             draft.put_secret(meta, ChangeKind::Settings);
-            Ok(((), body))
+            Ok((meanings, body))
         });
-        answer.map_err(|e| self.unprefixed(e, &what))?;
-        Ok(self.who_reads(name, warnings))
+        let meanings = answer.map_err(|e| self.unprefixed(e, &what))?;
+        let mut answer = self.who_reads(name, warnings);
+        answer["resolved"] = json!(meanings);
+        Ok(answer)
     }
 
     /// What [`Lifecycle::set_policy`] would say of a document; changes nothing.
@@ -123,8 +128,7 @@ impl Lifecycle {
         PolicyRecord::resolve(text, &map, &*self.directory, name, arn).map_err(|e| bad_policy(what, &e))
     }
 
-    /// Adds rules to a policy. Principals that the policy names already are resolved again, as everything is
-    /// when a policy is set.
+    /// Adds rules to a policy. Names that it has already keep their meaning.
     pub(super) fn with_rules(
         &self,
         old: Option<&PolicyRecord>,
@@ -133,19 +137,31 @@ impl Lifecycle {
         arn: Option<&str>,
         what: &str,
     ) -> Result<(PolicyRecord, Vec<Warning>), Problem> {
-        let mut document = match old {
-            Some(record) => record.document().map_err(|e| bad_policy(what, &e))?,
-            None => Document::empty(),
+        let effect = |rule: &Rule| match rule {
+            Rule::Allow(who) => (Effect::Allow, who.clone()),
+            Rule::Deny(who) => (Effect::Deny, who.clone()),
         };
-        for rule in rules {
-            match rule {
-                Rule::Allow(who) => document.add(Effect::Allow, who, &[Action::GetSecretValue]),
-                Rule::Deny(who) => document.add(Effect::Deny, who, &[Action::GetSecretValue]),
-            };
-        }
-        self.resolve(&document.to_json_pretty(), name, arn, what)
-            .map_err(|e| e.next("name users and groups of this machine, as user:www-data or gid:34"))
+        let rules: Vec<(Effect, Local)> = rules.iter().map(effect).collect();
+        let action = Action::GetSecretValue;
+        PolicyRecord::extended(old, &rules, action, &*self.directory, name, arn).map_err(|e| match &e {
+            ExtendError::Policy(e) => {
+                bad_policy(what, e).next("name users and groups of this machine, as user:www-data or gid:34")
+            }
+            ExtendError::Ambiguous { is, kind, .. } => Problem::new(Exit::Conflict, what, &e).next(format!(
+                "name the number, {kind}:{is}; or set the whole policy, which looks up every name anew: wardfs policy set {name} FILE"
+            )),
+        })
     }
+}
+
+/// Most names that a record lists; with them a line stays far below what a line may have.
+const TOLD: usize = 250;
+
+/// What the names of a policy were found to mean, for a record.
+pub(super) fn told(meanings: &[String]) -> Vec<&str> {
+    let (all, most) = (meanings.len() <= TOLD, meanings.len().min(TOLD));
+    let more = (!all).then_some("…");
+    meanings[..most].iter().map(String::as_str).chain(more).collect()
 }
 
 pub(super) fn bad_policy(what: &str, e: &PolicyError) -> Problem {

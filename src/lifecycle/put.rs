@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::gains::Custom;
+use super::policies::told;
 use super::{Lifecycle, denied, labels, tags};
 use crate::access::{Asked, Caller};
 use crate::audit::{Event, Value as Parameter};
 use crate::clock::Timestamp;
 use crate::id::{Gid, Label, SecretName, Uid, VersionId, VersionNo};
-use crate::policy::{Action, Local};
+use crate::policy::{Action, Local, PolicyRecord};
 use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
 use crate::vault::{
@@ -166,19 +168,32 @@ impl Lifecycle {
                 labels::make_current(&mut meta, no, now);
             }
             labels::check_count(&meta, &what)?;
-            meta.life = Life::Active;
-            meta.meta_changed = now;
-            if let Some(secret) = &old {
-                prune(draft, secret, &meta, now);
-            }
             let event = if created {
                 Event::CreateSecret
             } else {
                 Event::PutSecretValue
             };
+            // With the policy the right to set it was asked for already.
+            if let Some(secret) = old.as_ref().filter(|_| !put.sets_policy()) {
+                let custom = match becomes_current {
+                    true => Custom::Replaced(no),
+                    false => Custom::None,
+                };
+                self.gains((draft, secret, &meta), custom, event, caller, &what)?;
+            }
+            meta.life = Life::Active;
+            meta.meta_changed = now;
+            if let Some(secret) = &old {
+                prune(draft, secret, &meta, now);
+            }
             let besides: Vec<&str> = put.besides().map(|(_, event)| event.name()).collect();
+            let policy = meta.policy.as_deref().filter(|_| put.sets_policy());
+            let meanings = policy.map(PolicyRecord::meanings);
+            let told = meanings.as_deref().map(told);
             let besides = (!besides.is_empty()).then_some(("besides", Parameter::List(&besides)));
-            let body = self.body_with(event, &meta.name, Some(id.as_str()), besides.as_slice(), caller);
+            let resolved = told.as_deref().map(|told| ("resolved", Parameter::List(told)));
+            let more: Vec<_> = besides.into_iter().chain(resolved).collect();
+            let body = self.body_with(event, &meta.name, Some(id.as_str()), &more, caller);
             let kind = match (created, becomes_current) {
                 (true, _) => ChangeKind::Created,
                 (false, true) => ChangeKind::Value,

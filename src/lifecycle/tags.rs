@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Lifecycle;
+use super::gains::Custom;
 use crate::access::{Asked, Caller};
 use crate::audit::Event;
 use crate::clock::Timestamp;
@@ -58,6 +59,7 @@ impl Lifecycle {
             }
             let mut meta = secret.meta.clone();
             merge(&mut meta.tags, set, remove, &what)?;
+            self.gains((draft, &secret, &meta), Custom::None, event, caller, &what)?;
             meta.meta_changed = Timestamp::now();
             let tags = meta.tags.clone();
             let body = self.body(event, name, None, caller);

@@ -238,6 +238,12 @@ impl Shared {
         own.into_iter().chain([&self.others])
     }
 
+    /// The rules of every identity policy.
+    pub(super) fn all_identities(&self) -> impl Iterator<Item = &Rules> {
+        let own = self.by_uid.iter().map(|(_, rules)| rules);
+        own.chain([&self.others])
+    }
+
     /// The tags of that key, which counts in any case.
     pub(super) fn tags(&self, key: &str) -> impl Iterator<Item = &PrincipalTag> {
         self.tags.iter().filter(move |t| eq_ignore_case(&t.key, key))

@@ -61,7 +61,7 @@ const MAX_NAMES: usize = 4096;
 
 /// A policy as it is sealed with its secret. Compiling it looks nothing up, so that neither the directory nor
 /// the configuration of a later day changes who may read.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyRecord {
     /// The document as it was given.
@@ -108,7 +108,7 @@ impl PolicyRecord {
         let names = Names::new(directory);
         let mut resolver = Resolver {
             source,
-            map,
+            map: Some(map),
             names: &names,
             record,
             variables: document.version == Version::V2012,
@@ -128,9 +128,7 @@ impl PolicyRecord {
         for statement in &document.statements {
             resolver.statement(statement)?;
         }
-        let Resolver {
-            record, mut warnings, ..
-        } = resolver;
+        let (record, mut warnings) = resolver.finish();
         let output = compile::compile(
             &document,
             source,
@@ -148,6 +146,11 @@ impl PolicyRecord {
     pub fn compile(&self, name: &SecretName, arn: Option<&str>) -> Result<Compiled, PolicyError> {
         let output = self.compile_as(Use::Secret(name, arn), World::Here, 0)?;
         Ok(output.of_secret(name, arn))
+    }
+
+    /// What compiling it warns of.
+    pub(super) fn check(&self, name: &SecretName, arn: Option<&str>) -> Result<Vec<Warning>, PolicyError> {
+        Ok(self.compile_as(Use::Secret(name, arn), World::Here, 0)?.warnings)
     }
 
     pub(super) fn compile_as(
@@ -188,7 +191,7 @@ impl Grammar {
 }
 
 /// The directory, enumerated at most once.
-struct Names<'a> {
+pub(super) struct Names<'a> {
     directory: &'a dyn Directory,
     users: OnceCell<Vec<(String, u32)>>,
     groups: OnceCell<Vec<(String, u32)>>,
@@ -196,7 +199,7 @@ struct Names<'a> {
 
 /// Users or groups.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Account {
+pub(super) enum Account {
     User,
     Group,
 }
@@ -211,7 +214,7 @@ impl Account {
 }
 
 impl<'a> Names<'a> {
-    fn new(directory: &'a dyn Directory) -> Self {
+    pub(super) fn new(directory: &'a dyn Directory) -> Self {
         Names {
             directory,
             users: OnceCell::new(),
@@ -246,9 +249,9 @@ impl<'a> Names<'a> {
     }
 }
 
-struct Resolver<'a> {
+pub(super) struct Resolver<'a> {
     source: Source<'a>,
-    map: &'a PrincipalMap,
+    map: Option<&'a PrincipalMap>,
     names: &'a Names<'a>,
     record: PolicyRecord,
     /// Whether `${…}` is a variable.
@@ -256,7 +259,23 @@ struct Resolver<'a> {
     warnings: Vec<Warning>,
 }
 
-impl Resolver<'_> {
+impl<'a> Resolver<'a> {
+    /// To add to what a record knows already, principals of this machine alone.
+    pub(super) fn over(record: PolicyRecord, source: Source<'a>, names: &'a Names<'a>) -> Self {
+        Resolver {
+            source,
+            map: None,
+            names,
+            record,
+            variables: false,
+            warnings: Vec::new(),
+        }
+    }
+
+    pub(super) fn finish(self) -> (PolicyRecord, Vec<Warning>) {
+        (self.record, self.warnings)
+    }
+
     fn statement(&mut self, statement: &Statement) -> Result<(), PolicyError> {
         let whole_account = statement.effect == Effect::Deny && !statement.principal.negated;
         for principal in &statement.principal.items {
@@ -348,7 +367,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn local(&mut self, local: &Local, at: usize, via: Option<&str>) -> Result<(), PolicyError> {
+    pub(super) fn local(&mut self, local: &Local, at: usize, via: Option<&str>) -> Result<(), PolicyError> {
         match local {
             Local::User(name) => self.name(Account::User, name, at, via),
             Local::Group(name) => self.name(Account::Group, name, at, via),
@@ -361,7 +380,10 @@ impl Resolver<'_> {
 
     /// Takes over the mapping of the ARNs that can matter.
     fn arns(&mut self, at: usize, matters: impl Fn(&str) -> bool) -> Result<(), PolicyError> {
-        for (arn, locals) in self.map.0.iter().filter(|(arn, _)| matters(arn)) {
+        let Some(PrincipalMap(map)) = self.map else {
+            return Ok(());
+        };
+        for (arn, locals) in map.iter().filter(|(arn, _)| matters(arn)) {
             for local in locals {
                 self.local(local, at, Some(arn))?;
             }

@@ -194,7 +194,7 @@ impl Origin {
 
 impl Test {
     /// What is asked for, and the cost of each.
-    fn origins(&self) -> impl Iterator<Item = &Origin> {
+    pub fn origins(&self) -> impl Iterator<Item = &Origin> {
         let (one, many): (Option<&Origin>, &[Origin]) = match &self.what {
             What::Absent(Presence::Has(origin)) => (Some(origin), &[]),
             What::Each(each) => (Some(&each.origin), &each.variables),

@@ -10,11 +10,11 @@ use crate::id::SecretName;
 use crate::policy::action::Action;
 use crate::policy::condition::Key;
 use crate::policy::diagnostic::{Concern, PolicyError, Source, Warning};
-use crate::policy::document::{Document, Effect, Principal, Statement, Version};
+use crate::policy::document::{Condition, Document, Effect, Principal, Statement, Version};
 use crate::policy::json::Text;
 use crate::policy::principal::{Local, account, in_account};
 use crate::policy::resource::{Resource, Subject};
-use crate::policy::rule::{Origin, Part, Rule, Rules, Test, What, Who};
+use crate::policy::rule::{Origin, Part, Rule, Rules, Test, What, Who, Words};
 use crate::policy::template::Template;
 use crate::policy::words;
 use crate::pool::Pool;
@@ -212,6 +212,10 @@ impl Compiler<'_> {
                     .concern(Concern::Public),
             );
         }
+        if reads && statement.conditions.iter().any(grants_previous) {
+            let message = "who may read `previous` reads each value when the next one is put";
+            self.warn(statement.at, message);
+        }
         let never = |t: &Test| t.constant() == Some(false);
         if let (Use::Secret(name, _), true) = (self.purpose, tests.get(1).is_some_and(never)) {
             let message = format!("the resource is not this secret ({name}): the statement has no effect");
@@ -400,6 +404,25 @@ impl Compiler<'_> {
         who.sort();
         Ok(who)
     }
+}
+
+/// Whether a condition holds for the version before the current one, and not for that.
+fn grants_previous(condition: &Condition) -> bool {
+    let Condition {
+        operator,
+        key,
+        values,
+    } = condition;
+    let names = |labels: [&str; 2]| {
+        let words = values.iter().map(|v| Words::new(operator.comparison, &v.value));
+        words
+            .into_iter()
+            .any(|w| labels.into_iter().any(|l| w.matches(l)))
+    };
+    *key == Key::VersionStage
+        && !operator.negated
+        && names(["previous", "AWSPREVIOUS"])
+        && !names(["current", "AWSCURRENT"])
 }
 
 /// Whether a principal of AWS names this ARN. An account's principal stands for the account's own entry; in a

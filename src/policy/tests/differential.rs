@@ -91,14 +91,14 @@ fn principal(v: &Value, who: &Caller) -> Tri {
 
 /// What the request is about, beside the caller.
 #[derive(Debug, Clone)]
-struct Situation {
-    labels: Vec<Label>,
-    version: Option<crate::id::VersionId>,
-    tags: BTreeMap<String, String>,
-    asked_tags: BTreeMap<String, String>,
-    arn: Option<&'static str>,
-    identities: Vec<(String, BTreeMap<String, String>, Value)>,
-    guardrails: Vec<Value>,
+pub(super) struct Situation {
+    pub labels: Vec<Label>,
+    pub version: Option<crate::id::VersionId>,
+    pub tags: BTreeMap<String, String>,
+    pub asked_tags: BTreeMap<String, String>,
+    pub arn: Option<&'static str>,
+    pub identities: Vec<(String, BTreeMap<String, String>, Value)>,
+    pub guardrails: Vec<Value>,
 }
 
 /// Every value that a key could have: whether the request has it, and its spellings; `None` for what cannot be known.
@@ -783,7 +783,7 @@ fn a_statement() -> impl Strategy<Value = Value> {
         )
 }
 
-fn a_document() -> impl Strategy<Value = Value> {
+pub(super) fn a_document() -> impl Strategy<Value = Value> {
     proptest::collection::vec(a_statement(), 0..4)
         .prop_map(|statements| json!({"Version": "2012-10-17", "Statement": statements}))
 }
@@ -805,7 +805,7 @@ fn without_principals(mut document: Value, keep: bool) -> Value {
     document
 }
 
-fn a_situation() -> impl Strategy<Value = Situation> {
+pub(super) fn a_situation() -> impl Strategy<Value = Situation> {
     let tags = || {
         proptest::collection::btree_map(
             proptest::sample::select(vec!["team", "Team", "level", "project"]).prop_map(String::from),
@@ -853,7 +853,7 @@ fn a_situation() -> impl Strategy<Value = Situation> {
         )
 }
 
-fn a_caller() -> impl Strategy<Value = Caller> {
+pub(super) fn a_caller() -> impl Strategy<Value = Caller> {
     let groups = proptest::option::weighted(
         0.8,
         proptest::collection::vec(proptest::sample::select(vec![7, 34, 100, 900]), 0..3),

@@ -6,6 +6,7 @@ mod edges;
 mod edits;
 mod explaining;
 mod foreign;
+mod gains;
 mod layers;
 mod operators;
 mod rules;
