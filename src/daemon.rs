@@ -377,7 +377,7 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     let desk = Arc::new(desk_over(&access, &plan.store, &plan.config, Box::new(serving)));
     let socket = socket_path(&plan.store);
     prepare_socket_directory(&plan.store, &socket).map_err(|e| failed(&e))?;
-    Server::new(desk, plan.config.max_value_bytes, descriptors)
+    let listening = Server::new(desk, plan.config.max_value_bytes, descriptors)
         .listen(&socket)
         .map_err(|e| {
             let next = "the directory of the store must be writable, and its path at most 90 bytes long";
@@ -394,6 +394,7 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     });
 
     tell_manager("STOPPING=1");
+    listening.stop();
     let _ = std::fs::remove_file(&socket);
     record(&vault, Event::Shutdown);
     drop(guard);

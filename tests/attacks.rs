@@ -355,7 +355,7 @@ fn asked_by_b(socket: &Path, text: &str) -> String {
     Run::root().call(|| {
         let connection = Connection::connect(socket).expect("connect");
         become_ids(B, B, &[]).expect("become B");
-        if let Err(e) = connection.send(text.as_bytes(), &[]) {
+        if let Err(e) = connection.send(text.as_bytes()) {
             return format!("closed: {e}");
         }
         let mut packet = vec![0; 65536];
@@ -387,7 +387,7 @@ fn a_control_connection_of_root_in_the_hands_of_b() {
         r#"{"command":"unmount"}"#,
     ];
     for request in requests {
-        let text = format!(r#"{{"format":1,"request":{request}}}"#);
+        let text = format!(r#"{{"format":2,"request":{request}}}"#);
         let answer = asked_by_b(&socket, &text);
         assert!(!answer.contains("\"done\""), "{request}: {answer}");
     }

@@ -243,12 +243,12 @@ fn garbage_on_the_control_socket_is_answered_and_harms_nobody() {
     product.put("app/x", "v", &["--allow", &format!("uid:{A}")]);
     let socket = wardfs::daemon::socket_path(&product.store());
     let deep = format!(
-        "{{\"format\":1,\"request\":{}{}",
+        "{{\"format\":2,\"request\":{}{}",
         "[".repeat(20_000),
         "]".repeat(20_000)
     );
     let long = format!(
-        "{{\"format\":1,\"request\":{{\"command\":\"list\",\"under\":\"{}\"}}}}",
+        "{{\"format\":2,\"request\":{{\"command\":\"list\",\"under\":\"{}\"}}}}",
         "a".repeat(150_000)
     );
     let garbage: Vec<&[u8]> = vec![
@@ -256,12 +256,16 @@ fn garbage_on_the_control_socket_is_answered_and_harms_nobody() {
         b"\0",
         b"null",
         b"\xff\xfe garbage",
-        b"{\"format\":1}",
-        b"{\"format\":1,\"request\":{\"command\":\"nothing\"}}",
-        b"{\"format\":2,\"request\":{\"command\":\"status\"}}",
-        b"{\"format\":1,\"request\":{\"command\":\"describe\",\"name\":\"../../etc/shadow\"}}",
-        b"{\"format\":1,\"request\":{\"command\":\"put\",\"name\":\"app/y\"}}",
-        b"{\"format\":1,\"request\":{\"command\":\"status\",\"more\":1}}",
+        b"{\"format\":2}",
+        b"{\"format\":2,\"request\":{\"command\":\"nothing\"}}",
+        b"{\"format\":3,\"request\":{\"command\":\"status\"}}",
+        b"{\"format\":2,\"request\":{\"command\":\"describe\",\"name\":\"../../etc/shadow\"}}",
+        b"{\"format\":2,\"request\":{\"command\":\"put\",\"name\":\"app/y\"}}",
+        b"{\"format\":2,\"request\":{\"command\":\"status\",\"more\":1}}",
+        b"{\"format\":1,\"request\":{\"command\":\"nothing\"},\"of\":\"another\"}",
+        b"{\"format\":2,\"value\":-1,\"request\":{\"command\":\"status\"}}",
+        b"{\"format\":2,\"value\":1,\"request\":{\"command\":\"status\"}}",
+        b"{\"format\":2,\"value\":18446744073709551615,\"request\":{\"command\":\"put\",\"name\":\"app/y\"}}",
         deep.as_bytes(),
         long.as_bytes(),
     ];
@@ -270,7 +274,7 @@ fn garbage_on_the_control_socket_is_answered_and_harms_nobody() {
         for packet in &garbage {
             let connection = wardfs::sys::socket::Connection::connect(&socket).expect("connect");
             // An empty packet ends a connection, and one that is too long may not even be sent.
-            if connection.send(packet, &[]).is_err() {
+            if connection.send(packet).is_err() {
                 continue;
             }
             let mut answer = vec![0; 65536];

@@ -31,6 +31,10 @@ pub trait Caller: Facts {
     fn relax(&mut self, _relaxed: bool) {}
     /// To tell a handle's callers apart.
     fn key(&mut self) -> CallerKey;
+    /// Whether he waits for no answer any more, so that a long question need not be worked on.
+    fn gone(&self) -> bool {
+        false
+    }
     /// By which door he comes: `mount`, `control` or `command`.
     fn door(&self) -> &'static str;
 }

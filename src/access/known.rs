@@ -1,6 +1,9 @@
 //! A caller whose facts are known as plain data: the peer of a control connection, the process of a command
 //! that opened the store itself, or one that is only supposed.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::{Caller, CallerKey};
 use crate::audit::{Identity, Who};
 use crate::id::{Gid, Pid, ROOT, Tid, Uid};
@@ -32,6 +35,8 @@ pub struct KnownCaller {
     pub process: Option<ProcessState>,
     /// By which door he comes.
     pub door: &'static str,
+    /// Set when he is gone.
+    pub gone: Arc<AtomicBool>,
 }
 
 impl KnownCaller {
@@ -49,6 +54,7 @@ impl KnownCaller {
             login_uid: None,
             process: Some(ProcessState::default()),
             door: "command",
+            gone: Arc::default(),
         }
     }
 
@@ -123,6 +129,9 @@ impl Caller for KnownCaller {
             tid: self.tid.map_or(0, |t| t.0),
             start: self.start_time,
         }
+    }
+    fn gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
     }
     fn door(&self) -> &'static str {
         self.door

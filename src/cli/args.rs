@@ -430,6 +430,14 @@ Examples:
         target: PathBuf,
     },
 
+    /// The process that has the control socket; started by `mount`
+    #[command(name = crate::sys::front::ARGUMENT, hide = true)]
+    Front {
+        /// What `mount` hands over.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+
     /// The event writer's process; started by `mount`
     #[command(name = "__notifier", hide = true)]
     Notifier {

@@ -169,7 +169,7 @@ impl Backend for Served {
         file: Option<File>,
         told: &mut dyn FnMut(u64),
     ) -> Result<serde_json::Value, Problem> {
-        self.client.follow(request, file.map(Enclosed::File), told)
+        into(file, |out| self.client.follow(request, out, told))
     }
 
     fn value(&mut self, name: &SecretName, which: &Which) -> Result<SecretBytes, Problem> {
@@ -204,8 +204,7 @@ impl Backend for Opened {
         file: Option<File>,
         told: &mut dyn FnMut(u64),
     ) -> Result<serde_json::Value, Problem> {
-        self.desk
-            .answer(request, file.map(Enclosed::File), told, &mut myself())
+        into(file, |out| self.desk.answer(request, out, told, &mut myself()))
     }
 
     fn value(&mut self, name: &SecretName, which: &Which) -> Result<SecretBytes, Problem> {
@@ -249,6 +248,26 @@ impl Backend for Opened {
         let mut out = Machine.memory(bytes.expose().len())?;
         out.expose_mut().copy_from_slice(bytes.expose());
         Ok(out)
+    }
+}
+
+/// A request whose backup, if it is one, goes into `file`; what the answer says is on the disk then.
+fn into(
+    file: Option<File>,
+    ask: impl FnOnce(Option<Enclosed<'_>>) -> Result<serde_json::Value, Problem>,
+) -> Result<serde_json::Value, Problem> {
+    let Some(file) = file else { return ask(None) };
+    let mut out = std::io::BufWriter::new(file);
+    let made = ask(Some(Enclosed::Backup(&mut out)))?;
+    let written = |e| crate::control::client::unwritten(&e);
+    let file = out.into_inner().map_err(|e| written(e.into_error()))?;
+    file.sync_all().map_err(written)?;
+    match file.metadata().map_err(written)?.len() {
+        len if made["bytes"] == len => Ok(made),
+        len => Err(written(std::io::Error::other(format!(
+            "{len} bytes arrived of {}",
+            made["bytes"]
+        )))),
     }
 }
 

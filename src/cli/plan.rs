@@ -99,6 +99,8 @@ pub enum Plan {
     Unmounter(PathBuf),
     /// The event writer.
     Notifier(Vec<OsString>),
+    /// Have the control socket.
+    Front(Vec<OsString>),
 }
 
 /// A backup to restore.
@@ -240,6 +242,7 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
         Command::Demo => Plan::Demo,
         Command::Unmounter { target } => Plan::Unmounter(target),
         Command::Notifier { args } => Plan::Notifier(args),
+        Command::Front { args } => Plan::Front(args),
     })
 }
 

@@ -91,6 +91,10 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
             Problem::new(Exit::Failed, what, e).next("fusermount3 -u -z DIR")
         })?),
         Plan::Notifier(args) => Ok(world.notifier(&args)?),
+        Plan::Front(args) => Ok(crate::sys::front::run(&args).map_err(|e| {
+            Problem::new(Exit::Failed, "the control socket's process ended", e)
+                .next("`wardfs mount` starts it by itself")
+        })?),
     }
 }
 

@@ -1,11 +1,12 @@
 //! The asking side of the control socket.
 
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::id::{ROOT, Uid};
 use crate::problem::{Exit, Problem};
-use crate::sys::socket::{Connection, sealed_memfd};
+use crate::secret::SecretBytes;
+use crate::sys::socket::Connection;
 
 use super::protocol::{Enclosed, Envelope, FORMAT, PACKET, Part, Reply, Request};
 
@@ -24,7 +25,10 @@ impl Client {
     /// If somebody does, but will not be spoken to.
     pub fn connect(path: &Path) -> Result<Option<Client>, Problem> {
         match Connection::connect(path) {
-            Ok(connection) => Ok(Some(Client { connection })),
+            Ok(connection) => {
+                believe(&connection, path)?;
+                Ok(Some(Client { connection }))
+            }
             Err(e)
                 if matches!(
                     e.kind(),
@@ -65,7 +69,7 @@ impl Client {
     pub fn call(
         &mut self,
         request: &Request,
-        enclosed: Option<Enclosed>,
+        enclosed: Option<Enclosed<'_>>,
     ) -> Result<serde_json::Value, Problem> {
         self.follow(request, enclosed, &mut |_| {})
     }
@@ -77,32 +81,42 @@ impl Client {
     pub fn follow(
         &mut self,
         request: &Request,
-        enclosed: Option<Enclosed>,
+        enclosed: Option<Enclosed<'_>>,
         told: &mut dyn FnMut(u64),
     ) -> Result<serde_json::Value, Problem> {
         let gone = |e: &dyn std::fmt::Display| {
             Problem::new(Exit::Unavailable, "the daemon did not answer", e)
                 .next("is it running? wardfs status")
         };
+        let (value, mut backup) = match enclosed {
+            Some(Enclosed::Value(value)) => (Some(value), None),
+            Some(Enclosed::Backup(out)) => (None, Some(out)),
+            None => (None, None),
+        };
         let text = serde_json::to_vec(&Envelope {
             format: FORMAT,
+            value: value.as_ref().map(SecretBytes::len),
             request: request.clone(),
         })
         .map_err(|e| gone(&e))?;
-        let fd = match enclosed {
-            Some(Enclosed::Value(value)) => Some(sealed_memfd(&value).map_err(|e| gone(&e))?),
-            Some(Enclosed::File(file)) => Some(file.into()),
-            None => None,
-        };
-        let fds: Vec<_> = fd.iter().map(|fd| fd.as_fd()).collect();
-        self.connection.send(&text, &fds).map_err(|e| gone(&e))?;
+        self.connection.send(&text).map_err(|e| gone(&e))?;
+        for piece in value.iter().flat_map(|v| v.expose().chunks(PACKET - 1)) {
+            // Who refuses the value says why and closes: that answer is waiting.
+            if self.connection.send_all(&[&[Part::Value as u8], piece]).is_err() {
+                break;
+            }
+        }
         let mut answer = Vec::new();
         let mut packet = vec![0; PACKET];
         loop {
-            let message = self
-                .connection
-                .recv(&mut packet, Some(PATIENCE))
-                .map_err(|e| gone(&e))?;
+            let message = match self.connection.recv(&mut packet, Some(PATIENCE)) {
+                // Said once where pieces of the value were left unread; the answer is there all the same.
+                Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => {
+                    self.connection.recv(&mut packet, Some(PATIENCE))
+                }
+                other => other,
+            }
+            .map_err(|e| gone(&e))?;
             let Some((kind, chunk)) = packet[..message.len].split_first() else {
                 return Err(gone(&"it closed the connection"));
             };
@@ -113,7 +127,14 @@ impl Client {
                     answer.extend_from_slice(chunk);
                     break;
                 }
-                (Some(Part::Progress) | None, _) => return Err(gone(&"its answer is not understood")),
+                (Some(Part::Backup), _) if backup.is_some() => {
+                    if let Some(out) = &mut backup {
+                        out.write_all(chunk).map_err(|e| unwritten(&e))?;
+                    }
+                }
+                (Some(Part::Progress | Part::Value | Part::Backup) | None, _) => {
+                    return Err(gone(&"its answer is not understood"));
+                }
             }
         }
         match serde_json::from_slice(&answer).map_err(|e| gone(&e))? {
@@ -121,4 +142,31 @@ impl Client {
             Reply::Failed(problem) => Err(problem),
         }
     }
+}
+
+/// A backup that could not be written to its file.
+pub fn unwritten(e: &std::io::Error) -> Problem {
+    Problem::new(Exit::Failed, "cannot back the store up", e)
+        .next("make room for the backup, or name a file elsewhere")
+}
+
+/// What is said to a daemon may be a value, and what it says is acted on: it has to be root's or this user's, or listen
+/// where root alone could have let it.
+fn believe(connection: &Connection, path: &Path) -> Result<(), Problem> {
+    let refused = |why: String| {
+        Problem::new(
+            Exit::Integrity,
+            format!("the daemon at {} is not believed", path.display()),
+            why,
+        )
+        .next("use a store whose directory and daemon are your own or root's")
+    };
+    let (pid, uid, _) = connection
+        .peer_ids()
+        .map_err(|e| refused(format!("it cannot be seen whose it is: {e}")))?;
+    let myself = Uid(nix::unistd::geteuid().as_raw());
+    if uid == ROOT || uid == myself || crate::sys::files::only_root_writes(path.parent().unwrap_or(path)) {
+        return Ok(());
+    }
+    Err(refused(format!("process {pid} of uid {uid} listens there")))
 }

@@ -63,7 +63,7 @@ impl Desk {
     pub fn answer<C: Caller>(
         &self,
         request: &Request,
-        enclosed: Option<Enclosed>,
+        enclosed: Option<Enclosed<'_>>,
         told: &mut dyn FnMut(u64),
         caller: &mut C,
     ) -> Result<Value, Problem> {
@@ -122,21 +122,16 @@ impl Desk {
 
     fn backup<C: Caller>(
         &self,
-        enclosed: Option<Enclosed>,
+        enclosed: Option<Enclosed<'_>>,
         told: &mut dyn FnMut(u64),
         caller: &mut C,
     ) -> Result<Value, Problem> {
         let what = "cannot back the store up";
         self.owner_only(what, caller)?;
-        let Some(Enclosed::File(file)) = enclosed else {
-            return Err(Problem::new(Exit::Usage, what, "no file came with it")
+        let Some(Enclosed::Backup(out)) = enclosed else {
+            return Err(Problem::new(Exit::Usage, what, "there is nothing to write it to")
                 .next("use the command that came with the daemon"));
         };
-        if !file.metadata().is_ok_and(|m| m.is_file()) {
-            return Err(
-                Problem::new(Exit::Usage, what, "it is no regular file").next("name a new regular file")
-            );
-        }
         let record = Record {
             event: Event::BackupStore,
             outcome: Outcome::Allowed,
@@ -149,13 +144,8 @@ impl Desk {
             .log()
             .append(&record)
             .map_err(|e| VaultError::from(e).problem(what))?;
-        let mut out = std::io::BufWriter::new(&file);
-        let saved = self.vault.backup(&mut out, told).map_err(|e| e.problem(what))?;
-        std::io::Write::flush(&mut out)
-            .and_then(|()| file.sync_all())
-            .map_err(|e| {
-                Problem::new(Exit::Failed, what, e).next("make room for the backup, or name a file elsewhere")
-            })?;
+        let saved = self.vault.backup(out, told).map_err(|e| e.problem(what))?;
+        out.flush().map_err(|e| super::client::unwritten(&e))?;
         Ok(json!({ "store": self.vault.id().to_string(), "records": saved.records, "bytes": saved.bytes }))
     }
 

@@ -1,11 +1,14 @@
 //! The admin socket: requests in, replies out, never a value out. The same [`Desk`] answers a command that
 //! opened the store itself.
 
+mod crowd;
 mod desk;
+mod peer;
 mod server;
+mod shun;
 
 pub mod client;
 pub mod protocol;
 
 pub use desk::{Desk, Service, StoppedService};
-pub use server::Server;
+pub use server::{Listening, Server};

@@ -1,5 +1,5 @@
-//! The messages of the control socket. A request is one packet of JSON (a value rides beside it in a sealed
-//! memfd, never inside); a reply is JSON, cut into as many packets as it needs.
+//! The messages of the control socket. A request is one packet of JSON; a value follows in packets of its own, never
+//! inside. A reply is JSON, cut into as many packets as it needs. Nothing travels as a descriptor.
 
 use std::collections::BTreeMap;
 
@@ -15,13 +15,13 @@ pub use crate::report::{LayerKind, Question, Subject, WhyAbout};
 pub use crate::vault::{LayerKey, Visibility};
 
 /// The protocol's version, and the oldest reader that understands it.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// A request is at most this many bytes.
-pub const MAX_REQUEST: usize = 128 * 1024;
-/// A reply is cut into packets of at most this many bytes; the first byte of each is its [`Part`].
+pub const MAX_REQUEST: usize = crate::sys::front::frame::MAX_PACKET;
+/// A reply and a value are cut into packets of at most this many bytes; the first byte of each is its [`Part`].
 pub const PACKET: usize = 64 * 1024;
 
-/// What a packet of a reply is.
+/// What a packet of a reply or of a value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Part {
@@ -31,12 +31,17 @@ pub enum Part {
     More = 1,
     /// How many pieces of a long task are done: 8 bytes, big-endian. The reply is still to come.
     Progress = 2,
+    /// To the daemon: a piece of the value that the request announced.
+    Value = 3,
+    /// A piece of the backup, which comes before the reply.
+    Backup = 4,
 }
 
 impl Part {
     /// The part of a packet's first byte.
     pub fn from_byte(byte: u8) -> Option<Part> {
-        [Part::Last, Part::More, Part::Progress]
+        use Part::*;
+        [Last, More, Progress, Value, Backup]
             .into_iter()
             .find(|part| *part as u8 == byte)
     }
@@ -48,6 +53,9 @@ impl Part {
 pub struct Envelope {
     /// [`FORMAT`] of the sender.
     pub format: u32,
+    /// How many bytes the value has that follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<usize>,
     /// What is asked.
     pub request: Request,
 }
@@ -56,7 +64,7 @@ pub struct Envelope {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
-    /// Store a new version, and the secret if it is not there. The value rides beside.
+    /// Store a new version, and the secret if it is not there. The value follows it.
     Put(Put),
     /// Names, with what the caller may see of them.
     List {
@@ -157,7 +165,7 @@ pub enum Request {
         /// Only say what would be destroyed.
         dry_run: bool,
     },
-    /// Back the store up into the file that comes with the request.
+    /// Back the store up; the backup comes before the reply.
     Backup,
     /// Check every record of the store.
     StoreCheck,
@@ -185,12 +193,12 @@ pub struct LayerChange {
     pub strict: bool,
 }
 
-/// What travels beside a request, as a descriptor.
-pub enum Enclosed {
-    /// A value, in a sealed memfd.
+/// What goes with a request, outside of it.
+pub enum Enclosed<'a> {
+    /// A value.
     Value(SecretBytes),
-    /// A file to write.
-    File(std::fs::File),
+    /// Where a backup goes.
+    Backup(&'a mut dyn std::io::Write),
 }
 
 /// What comes back.

@@ -1,105 +1,319 @@
-//! Accepts connections, believes the kernel about who sent each message, and answers.
+//! Keeps a front, hears what it passes on, believes the kernel about who sent each message, and answers.
 
+use std::collections::HashMap;
+use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::process::Child;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use zeroize::Zeroize;
 
 use crate::access::{Caller, KnownCaller};
 use crate::audit::{Event, Identity, Outcome, Record};
-use crate::id::{Tid, Uid};
+use crate::id::{Gid, Pid, Tid, Uid};
 use crate::places::{Place, Places};
 use crate::policy::Reason;
 use crate::problem::{Exit, Problem};
+use crate::secret::SecretBytes;
+use crate::sys::accounts;
 use crate::sys::caller::{Header, Observer};
-use crate::sys::socket::{Connection, Listener, Message, Peer, read_sealed_memfd};
+use crate::sys::front::frame::{self, Kind, Sender};
+use crate::sys::front::{self, Place as At};
+use crate::sys::socket::{Connection, Taking};
 
 use super::Desk;
-use super::protocol::{Enclosed, Envelope, FORMAT, MAX_REQUEST, PACKET, Part, Reply, Request};
+use super::crowd::{Crowd, For};
+use super::peer::Peer;
+use super::protocol::{Enclosed, Envelope, FORMAT, PACKET, Part, Reply, Request};
+use super::shun::Shunned;
 
 /// Connections of one uid that are served at the same time.
 const PER_UID: usize = 16;
 /// Connections of all but the store's owner; fewer where there are few descriptors, of which they take a quarter at
-/// most, so that whoever can become many users keeps no reader from being looked at, and not the owner out.
+/// most, so that whoever can become many users keeps not the owner out.
 const OF_STRANGERS: usize = 1024;
-/// How long a connection may be silent.
-const IDLE: Duration = Duration::from_secs(30);
 /// How often a long task says how far it is.
 const TELL: Duration = Duration::from_millis(250);
+/// How long a front may take to listen.
+const BIND: Duration = Duration::from_secs(5);
+/// How often a front is asked whether it is there, and how long it may take to say so.
+const PING: Duration = Duration::from_millis(500);
+const HANG: Duration = Duration::from_secs(2);
+/// The longest pause before a front that was lost is replaced.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long an account waits for the end of its other long question.
+const TURN: Duration = Duration::from_secs(5);
+/// Long questions of all strangers that are worked on at the same time.
+const LONG: usize = 2;
 
 /// The listening side.
 pub struct Server {
     desk: Arc<Desk>,
     max_value: usize,
+    owner: Uid,
     /// Connections of each uid.
     places: Arc<Places>,
     /// Connections of all but the store's owner.
     strangers: Arc<Places>,
+    /// Long questions of each account, and of all but the store's owner.
+    long: [Arc<Places>; 2],
+    crowd: Arc<Crowd>,
+    shunned: Mutex<Shunned>,
+    stopping: Arc<AtomicBool>,
+}
+
+/// Ends the listening.
+pub struct Listening(Arc<AtomicBool>);
+
+impl Listening {
+    /// No front follows the one that is there, which ends with this process.
+    pub fn stop(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 impl Server {
     /// Answers with `desk`; values are at most `max_value` bytes, and the process may have `descriptors`.
     pub fn new(desk: Arc<Desk>, max_value: usize, descriptors: usize) -> Self {
+        let owner = desk.vault.administration().owner;
         Server {
             desk,
             max_value,
+            owner,
             places: Places::new(PER_UID),
             strangers: Places::new(OF_STRANGERS.min(descriptors / 4)),
+            long: [Places::new(1), Places::new(LONG)],
+            crowd: Arc::default(),
+            shunned: Mutex::default(),
+            stopping: Arc::default(),
         }
     }
 
-    /// Listens on `path`, and serves each connection in a thread of its own.
+    /// Has a front listen on `path`, always.
     ///
     /// # Errors
-    /// If the socket cannot be made, or another process answers on it.
-    pub fn listen(self, path: &Path) -> std::io::Result<()> {
-        let listener = Listener::bind(path, 0o666)?;
+    /// If the first one cannot.
+    pub fn listen(self, path: &Path) -> io::Result<Listening> {
+        let at = At {
+            path: path.to_path_buf(),
+            owner: self.owner,
+            strangers: self.strangers.each(),
+        };
+        let (told, bound) = sync_channel(1);
+        let listening = Listening(self.stopping.clone());
+        // A front ends with the thread that started it.
         std::thread::Builder::new()
             .name("control".into())
-            .spawn(move || {
-                let server = Arc::new(self);
-                loop {
-                    match listener.accept() {
-                        Ok(connection) => server.clone().serve(connection),
-                        Err(e) => {
-                            tracing::error!("control socket: {e}");
-                            std::thread::sleep(Duration::from_millis(100));
-                        }
-                    }
-                }
-            })?;
-        Ok(())
+            .spawn(move || Arc::new(self).keep(&at, told))?;
+        let late = |_| io::Error::from(io::ErrorKind::TimedOut);
+        bound.recv_timeout(BIND).unwrap_or_else(|e| Err(late(e)))?;
+        Ok(listening)
     }
 
-    fn serve(self: Arc<Self>, connection: Connection) {
-        let Ok(peer) = connection.peer() else { return };
-        let place = match self.place(peer.uid) {
-            Ok(place) => place,
+    /// One front after the other.
+    fn keep(self: Arc<Self>, at: &At, told: SyncSender<io::Result<()>>) {
+        let mut told = Some(told);
+        let mut lost: Vec<Child> = Vec::new();
+        let mut pause = Duration::ZERO;
+        while !self.stopping.load(Ordering::SeqCst) {
+            let began = Instant::now();
+            let taking = if told.is_some() {
+                Taking::Free
+            } else {
+                Taking::Over
+            };
+            match front::spawn(Path::new("/proc/self/exe"), at, taking) {
+                Ok((child, channel)) => {
+                    let ended = self.hear(&Arc::new(channel), &mut told);
+                    let mut child = child;
+                    // What it has hangs with it, if it does: nobody waits for it.
+                    let _ = child.kill();
+                    lost.push(child);
+                    if self.stopping.load(Ordering::SeqCst) {
+                        return std::mem::forget(lost);
+                    }
+                    tracing::warn!(
+                        "the process that has the control socket was lost, and is replaced: {ended}"
+                    );
+                }
+                Err(e) => {
+                    if let Some(told) = told.take() {
+                        let _ = told.send(Err(e));
+                        return;
+                    }
+                    tracing::error!("no process for the control socket: {e}");
+                }
+            }
+            if told.is_none() && began.elapsed() > Duration::from_secs(10) {
+                pause = Duration::ZERO;
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).clamp(Duration::from_millis(20), PAUSE);
+            lost.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+        }
+    }
+
+    /// Hears one front until it is lost; says why.
+    fn hear(
+        self: &Arc<Self>,
+        channel: &Arc<Connection>,
+        told: &mut Option<SyncSender<io::Result<()>>>,
+    ) -> String {
+        let mut peers: HashMap<u64, Arc<Peer>> = HashMap::new();
+        let mut turned: Option<Uid> = None;
+        let why = self.hear_all(channel, told, &mut peers, &mut turned);
+        // Nobody waits for it: what is being sent to it fails at once.
+        channel.shutdown();
+        if let Some(uid) = turned.filter(|uid| *uid != self.owner) {
+            self.shunned().charge(accounts::owner(uid).0);
+        }
+        for peer in peers.values() {
+            peer.left();
+        }
+        why
+    }
+
+    fn hear_all(
+        self: &Arc<Self>,
+        channel: &Arc<Connection>,
+        told: &mut Option<SyncSender<io::Result<()>>>,
+        peers: &mut HashMap<u64, Arc<Peer>>,
+        turned: &mut Option<Uid>,
+    ) -> String {
+        // Values pass through it.
+        let mut buffer = match crate::sys::mem::secret(frame::MAX_FRAME) {
+            Ok(buffer) => buffer,
+            Err(e) => return e.to_string(),
+        };
+        let (mut asked, mut unanswered) = (Instant::now(), false);
+        loop {
+            if asked.elapsed() >= PING {
+                if unanswered && asked.elapsed() >= HANG {
+                    return "it hangs".into();
+                }
+                if !unanswered {
+                    (asked, unanswered) = (Instant::now(), true);
+                    if let Err(e) = channel.try_send(&[&frame::head(Kind::Ping, 0)])
+                        && e.kind() != io::ErrorKind::WouldBlock
+                    {
+                        return e.to_string();
+                    }
+                }
+            }
+            let len = match channel.recv(buffer.expose_mut(), Some(PING)) {
+                Ok(message) => message.len,
+                Err(e) if e.kind() == io::ErrorKind::TimedOut => continue,
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return "it ended".into(),
+                Err(e) => return e.to_string(),
+            };
+            let Some((kind, number, rest)) = frame::parse(&buffer.expose()[..len]) else {
+                return "it says what is not understood".into();
+            };
+            match kind {
+                Kind::Pong => unanswered = false,
+                Kind::Bound => {
+                    if let Some(told) = told.take() {
+                        let _ = told.send(Ok(()));
+                    }
+                }
+                Kind::Failed => {
+                    let why = String::from_utf8_lossy(rest).into_owned();
+                    if let Some(told) = told.take() {
+                        self.stopping.store(true, Ordering::SeqCst);
+                        let _ = told.send(Err(io::Error::other(why.clone())));
+                    }
+                    return why;
+                }
+                // Of whoever it turned to, the next word shows that it came back.
+                Kind::Turning => {
+                    *turned = peers.get(&number).map(|p| p.uid);
+                    continue;
+                }
+                Kind::Open => {
+                    if let Some(peer) = self.opened(channel, number, rest) {
+                        peers.insert(number, peer);
+                    }
+                }
+                Kind::Closed => drop(peers.remove(&number)),
+                _ => {
+                    if let Some(peer) = peers.get(&number) {
+                        self.heard(kind, rest, peer);
+                    }
+                }
+            }
+            *turned = None;
+            if kind == Kind::Value {
+                buffer.expose_mut()[..len].zeroize();
+            }
+        }
+    }
+
+    fn heard(self: &Arc<Self>, kind: Kind, rest: &[u8], peer: &Arc<Peer>) {
+        match kind {
+            Kind::Groups => {
+                let numbers = rest.chunks_exact(4).filter_map(frame::number);
+                peer.groups().extend(numbers.map(|(n, _)| Gid(n)));
+            }
+            Kind::Started => {
+                if let Ok(bytes) = rest.try_into() {
+                    let _ = peer.started.set(u64::from_le_bytes(bytes));
+                }
+            }
+            Kind::Request => {
+                let Some((sender, text)) = Sender::parse(rest) else {
+                    return;
+                };
+                self.asked(peer, sender, text.to_vec());
+            }
+            Kind::Value => peer.brought(rest),
+            Kind::Written => {
+                if let Some((bytes, _)) = frame::number(rest) {
+                    peer.took(bytes as usize);
+                }
+            }
+            Kind::Gone => peer.left(),
+            _ => {}
+        }
+    }
+
+    fn shunned(&self) -> std::sync::MutexGuard<'_, Shunned> {
+        self.shunned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn opened(&self, channel: &Arc<Connection>, number: u64, rest: &[u8]) -> Option<Arc<Peer>> {
+        let (uid, rest) = frame::number(rest)?;
+        let (gid, rest) = frame::number(rest)?;
+        let (pid, _) = frame::number(rest)?;
+        let uid = Uid(uid);
+        match self.place(uid) {
+            Ok(places) => Some(Arc::new(Peer::new(
+                channel.clone(),
+                number,
+                (uid, Gid(gid), Pid(pid)),
+                places,
+            ))),
             Err(why) => {
                 let problem = Problem::new(Exit::Unavailable, "too many connections", why)
                     .next("end some of them first, or try again in a while");
-                let _ = answer(&connection, &Reply::Failed(problem));
-                return;
+                let reply = serde_json::to_vec(&Reply::Failed(problem)).unwrap_or_default();
+                let _ = frame::send(channel, Kind::Reply, number, &[&[Part::Last as u8], &reply]);
+                let _ = frame::send(channel, Kind::Close, number, &[]);
+                None
             }
-        };
-        let spawned = std::thread::Builder::new()
-            .name("control-peer".into())
-            .spawn(move || {
-                let _place = place;
-                let run = std::panic::AssertUnwindSafe(|| self.converse(&connection, &peer));
-                if let Ok(Err(e)) = std::panic::catch_unwind(run) {
-                    tracing::debug!("a control connection ended: {e}");
-                }
-            });
-        if let Err(e) = spawned {
-            tracing::error!("no thread for a control connection: {e}");
         }
     }
 
     /// One of the uid's places, and for a stranger one of all strangers'.
     fn place(&self, uid: Uid) -> Result<(Option<Place>, Place), String> {
-        let of_all = match uid == self.desk.vault.administration().owner {
+        let of_all = match uid == self.owner {
             true => None,
             false => {
+                if self.shunned().is_shunned(accounts::owner(uid).0) {
+                    return Err(format!("uid {uid} has made the control socket fail"));
+                }
                 let full = || format!("{} are open", self.strangers.each());
                 // All of them share the places of one number.
                 Some(self.strangers.take(0).ok_or_else(full)?)
@@ -109,67 +323,135 @@ impl Server {
         Ok((of_all, self.places.take(uid.0).ok_or_else(full)?))
     }
 
-    fn converse(&self, connection: &Connection, peer: &Peer) -> std::io::Result<()> {
-        let mut buffer = vec![0; MAX_REQUEST + 1];
-        loop {
-            let message = connection.recv(&mut buffer, Some(IDLE))?;
-            if message.len == 0 {
-                return Ok(());
+    fn asked(self: &Arc<Self>, peer: &Arc<Peer>, sender: Sender, text: Vec<u8>) {
+        let whose = match peer.uid == self.owner {
+            true => For::Owner,
+            false => For::Stranger(accounts::owner(peer.uid).0),
+        };
+        let (server, waits) = (self.clone(), peer.clone());
+        let job = move || {
+            if let Err(e) = server.converse(&waits, sender, &text) {
+                tracing::debug!("a control connection ended: {e}");
+                waits.close();
             }
-            let text = &buffer[..message.len.min(MAX_REQUEST)];
-            let mut told = Told::new(connection);
-            let reply = match self.handle(text, message, peer, &mut |done| told.tell(done)) {
-                Ok(value) => Reply::Done(value),
-                Err(problem) => Reply::Failed(problem),
-            };
-            answer(connection, &reply)?;
+        };
+        if let Err(e) = self.crowd.submit(whose, job) {
+            tracing::error!("no thread for a control connection: {e}");
+            peer.close();
         }
     }
 
-    fn handle(
-        &self,
-        text: &[u8],
-        message: Message,
-        peer: &Peer,
-        told: &mut dyn FnMut(u64),
-    ) -> Result<serde_json::Value, Problem> {
+    fn converse(&self, peer: &Peer, sender: Sender, text: &[u8]) -> io::Result<()> {
+        let run = std::panic::AssertUnwindSafe(|| self.handle(peer, sender, text));
+        let answered = std::panic::catch_unwind(run).unwrap_or_else(|_| {
+            let what = "the request was not answered";
+            Err(Problem::new(Exit::Failed, what, "the daemon failed at it")
+                .next("see the service's messages")
+                .into())
+        });
+        let (reply, then) = match answered {
+            Ok(value) => (Reply::Done(value), Then::Next),
+            Err(Refused(problem, then)) => (Reply::Failed(problem), then),
+        };
+        let text = serde_json::to_vec(&reply)?;
+        let mut pieces = text.chunks(PACKET - 1).peekable();
+        while let Some(piece) = pieces.next() {
+            let part = pieces.peek().map_or(Part::Last, |_| Part::More);
+            peer.send(part, piece)?;
+        }
+        match then {
+            Then::Next => peer.next(),
+            Then::Close => peer.close(),
+        }
+        Ok(())
+    }
+
+    fn handle(&self, peer: &Peer, sender: Sender, text: &[u8]) -> Result<serde_json::Value, Refused> {
         let refused = |why: &str| {
             Problem::new(Exit::Usage, "the daemon did not understand the request", why)
                 .next("use the command that came with the daemon")
         };
-        if message.truncated || message.len > MAX_REQUEST {
-            return Err(refused("it is too long"));
+        if sender.too_long {
+            return Err(refused("it is too long").into());
         }
-        let mut caller = self.caller(&message, peer)?;
+        let mut caller = self.caller(sender, peer)?;
+        // First the format alone: what another one holds besides is not for this reader.
+        #[derive(serde::Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        if let Ok(Format { format }) = serde_json::from_slice(text)
+            && format != FORMAT
+        {
+            let why = format!("the command speaks format {format}, the daemon {FORMAT}");
+            let problem = Problem::new(Exit::Integrity, "the daemon speaks another protocol", why);
+            return Err(problem.next("use the command that came with the daemon").into());
+        }
         let envelope: Envelope = serde_json::from_slice(text).map_err(|e| {
             refused(&e.to_string()).next("are the command and the daemon of the same version?")
         })?;
-        if envelope.format != FORMAT {
-            return Err(Problem::new(
-                Exit::Integrity,
-                "the daemon speaks another protocol",
-                format_args!(
-                    "the command speaks format {}, the daemon {FORMAT}",
-                    envelope.format
-                ),
-            )
-            .next("use the command that came with the daemon"));
+        let value = envelope
+            .value
+            .map(|len| self.value(&envelope.request, len, peer))
+            .transpose()?;
+        let _turn = self.turn(&envelope.request, peer)?;
+        let mut told = Told {
+            peer,
+            last: Instant::now(),
+        };
+        let mut told = |done| told.tell(done);
+        if matches!(envelope.request, Request::Backup) {
+            let mut out = io::BufWriter::with_capacity(PACKET - 1, ToPeer(peer));
+            let enclosed = Some(Enclosed::Backup(&mut out));
+            return Ok(self
+                .desk
+                .answer(&envelope.request, enclosed, &mut told, &mut caller)?);
         }
-        let enclosed = self.enclosed(message, &envelope.request)?;
-        self.desk.answer(&envelope.request, enclosed, told, &mut caller)
+        let enclosed = value.map(Enclosed::Value);
+        Ok(self
+            .desk
+            .answer(&envelope.request, enclosed, &mut told, &mut caller)?)
+    }
+
+    /// A long question of a stranger has its turn: one of each account, and few of all.
+    fn turn(&self, request: &Request, peer: &Peer) -> Result<[Option<Place>; 2], Problem> {
+        let long = matches!(
+            request,
+            Request::List { .. }
+                | Request::Why { .. }
+                | Request::PolicyCheck { .. }
+                | Request::PolicyExplain { .. }
+                | Request::Layers { .. }
+        );
+        if !long || peer.uid == self.owner {
+            return Ok([None, None]);
+        }
+        let [of_each, of_all] = &self.long;
+        let begin = Instant::now();
+        loop {
+            if let Some(mine) = of_each.take(accounts::owner(peer.uid).0)
+                && let Some(one) = of_all.take(0)
+            {
+                return Ok([Some(mine), Some(one)]);
+            }
+            if begin.elapsed() >= TURN || peer.is_gone() {
+                let why = "other questions are being answered";
+                let problem = Problem::new(Exit::Unavailable, "the question was not answered", why);
+                return Err(problem.next("try again in a while"));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Who sent this very message. The connection's credentials are those of whoever connected, which may be
     /// somebody else: both must agree.
-    fn caller(&self, message: &Message, peer: &Peer) -> Result<KnownCaller, Problem> {
-        let mut caller = KnownCaller::supposed(peer.uid, peer.gid, peer.groups.clone());
+    fn caller(&self, sender: Sender, peer: &Peer) -> Result<KnownCaller, Problem> {
+        let mut caller = KnownCaller::supposed(peer.uid, peer.gid, peer.groups().clone());
         caller.door = "control";
+        caller.gone = peer.gone.clone();
         (caller.unit, caller.process) = (None, None);
-        let agree = message
-            .creds
-            .is_some_and(|(_, uid, gid)| uid == peer.uid && gid == peer.gid);
-        if !agree {
-            if let Some((pid, uid, gid)) = message.creds {
+        if sender.creds != Some((peer.pid, peer.uid, peer.gid)) {
+            if let Some((pid, uid, gid)) = sender.creds {
                 (caller.uid, caller.gid, caller.groups, caller.pid) = (uid, gid, None, Some(pid));
             }
             self.refuse(&mut caller, Reason::CredMismatch);
@@ -178,27 +460,28 @@ impl Server {
                 "the request was refused",
                 "the connection was opened by somebody else (cred_mismatch)",
             )
-            .next("connect as the user who asks"));
+            .next("connect as the process that asks"));
         }
-        if let Some((pid, uid, gid)) = message.creds {
-            caller.pid = Some(pid);
-            caller.tid = Some(Tid(pid.0));
-            // Best effort: the sender is not blocked, so this names him in the record, and decides nothing
-            // but his unit and the state of his process, which are believed only if his ids are still those of the message.
-            let mut observer = Observer::new();
-            let header = Header {
-                uid,
-                gid,
-                tid: Tid(pid.0),
-            };
-            if let Ok(mut known) = observer.identify(&header) {
-                caller.unit = known.unit().ok().map(|u| u.map(str::to_string));
-                caller = caller.seen(known.hardening().ok());
-                let facts = known.for_record();
-                caller.start_time = facts.start_time;
-                caller.command = Some(facts.command.to_vec());
-                caller.login_uid = facts.login_uid;
-            }
+        caller.pid = Some(peer.pid);
+        caller.tid = Some(Tid(peer.pid.0));
+        // Best effort: the sender is not blocked, so this names him in the record, and decides nothing
+        // but his unit and the state of his process, which are believed only if his ids are still those of the
+        // message, and his process is the one that connected.
+        let mut observer = Observer::new();
+        let header = Header {
+            uid: peer.uid,
+            gid: peer.gid,
+            tid: Tid(peer.pid.0),
+        };
+        if let Ok(mut known) = observer.identify(&header)
+            && known.start_time().is_some_and(|t| peer.started.get() == Some(&t))
+        {
+            caller.unit = known.unit().ok().map(|u| u.map(str::to_string));
+            caller = caller.seen(known.hardening().ok());
+            let facts = known.for_record();
+            caller.start_time = facts.start_time;
+            caller.command = Some(facts.command.to_vec());
+            caller.login_uid = facts.login_uid;
         }
         Ok(caller)
     }
@@ -218,57 +501,83 @@ impl Server {
         }
     }
 
-    fn enclosed(&self, message: Message, request: &Request) -> Result<Option<Enclosed>, Problem> {
-        let what = "the value was not taken";
-        let mut fds = message.fds.into_iter();
-        let (Some(fd), None) = (fds.next(), fds.next()) else {
-            return Ok(None);
+    fn value(&self, request: &Request, len: usize, peer: &Peer) -> Result<SecretBytes, Refused> {
+        // Pieces of it may follow, which nobody reads: such a connection ends.
+        let refused = |exit, why: String, next: String| {
+            Refused(
+                Problem::new(exit, "the value was not taken", why).next(next),
+                Then::Close,
+            )
         };
-        if matches!(request, Request::Backup) {
-            return Ok(Some(Enclosed::File(fd.into())));
-        }
         if !matches!(request, Request::Put(_)) {
-            return Err(Problem::new(Exit::Usage, what, "the request takes none")
-                .next("use the command that came with the daemon"));
+            let next = "use the command that came with the daemon";
+            return Err(refused(Exit::Usage, "the request takes none".into(), next.into()));
         }
-        let value = read_sealed_memfd(fd, self.max_value).map_err(|e| {
-            Problem::new(Exit::Usage, what, e).next(format!("a value is 1 to {} bytes", self.max_value))
-        })?;
-        Ok(Some(Enclosed::Value(value)))
+        let bounds = || format!("a value is 1 to {} bytes", self.max_value);
+        if len > self.max_value {
+            let why = format!(
+                "the value has {len} bytes; at most {} are allowed",
+                self.max_value
+            );
+            return Err(refused(Exit::Usage, why, bounds()));
+        }
+        if len == 0 {
+            return crate::sys::mem::secret(0)
+                .map_err(|e| refused(Exit::Unavailable, e.to_string(), bounds()));
+        }
+        peer.value(len).map_err(|e| {
+            let exit = match e {
+                super::peer::NoValue::Broken => Exit::Usage,
+                super::peer::NoValue::Memory(_) => Exit::Unavailable,
+            };
+            refused(exit, e.to_string(), bounds())
+        })
     }
 }
 
-fn answer(connection: &Connection, reply: &Reply) -> std::io::Result<()> {
-    let text = serde_json::to_vec(reply)?;
-    let mut chunks = text.chunks(PACKET - 1).peekable();
-    while let Some(chunk) = chunks.next() {
-        let mut packet = Vec::with_capacity(chunk.len() + 1);
-        let part = chunks.peek().map_or(Part::Last, |_| Part::More);
-        packet.push(part as u8);
-        packet.extend_from_slice(chunk);
-        connection.send(&packet, &[])?;
+/// What becomes of a connection after its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Next,
+    Close,
+}
+
+/// An answer that is a refusal.
+struct Refused(Problem, Then);
+
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Refused {
+        Refused(problem, Then::Next)
     }
-    Ok(())
+}
+
+/// A backup on its way.
+struct ToPeer<'p>(&'p Peer);
+
+impl io::Write for ToPeer<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let piece = &bytes[..bytes.len().min(PACKET - 1)];
+        self.0.send(Part::Backup, piece)?;
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Tells the asking side how far a long task is, a few times a second.
-struct Told<'c> {
-    connection: &'c Connection,
+struct Told<'p> {
+    peer: &'p Peer,
     last: Instant,
 }
 
-impl<'c> Told<'c> {
-    fn new(connection: &'c Connection) -> Told<'c> {
-        let last = Instant::now();
-        Told { connection, last }
-    }
-
+impl Told<'_> {
     fn tell(&mut self, done: u64) {
         if self.last.elapsed() >= TELL {
             self.last = Instant::now();
-            let packet = [&[Part::Progress as u8][..], &done.to_be_bytes()].concat();
             // Whoever asked and went away is noticed at the answer.
-            let _ = self.connection.send(&packet, &[]);
+            let _ = self.peer.send(Part::Progress, &done.to_be_bytes());
         }
     }
 }

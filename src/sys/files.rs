@@ -55,6 +55,14 @@ pub fn extent(file: &File) -> io::Result<Extent> {
     })
 }
 
+/// Whether root alone can change what any directory of the path holds.
+pub fn only_root_writes(dir: &Path) -> bool {
+    let safe = |dir: &Path| {
+        std::fs::symlink_metadata(dir).is_ok_and(|m| m.is_dir() && m.uid() == 0 && m.mode() & 0o022 == 0)
+    };
+    std::fs::canonicalize(dir).is_ok_and(|real| real.ancestors().all(safe))
+}
+
 /// What makes a file unfit to be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unsafe {

@@ -8,7 +8,8 @@
 //! | mounting, unmounting, what is at a mount point | [`mount`] |
 //! | files opened with their owner and mode checked; values as input | [`files`] |
 //! | what a serving process gives up at its start | [`harden`] |
-//! | the control socket's plumbing, sealed memfds | [`socket`] |
+//! | the control socket's plumbing | [`socket`] |
+//! | the process that has the control socket and its connections | [`front`] |
 //! | the process that raises inotify events | [`notifier`] |
 //! | readiness for a service manager | [`notify`] |
 //! | other processes' descriptors | [`process`] |
@@ -18,6 +19,7 @@
 pub mod accounts;
 pub mod caller;
 pub mod files;
+pub mod front;
 pub mod harden;
 pub mod mem;
 pub mod mount;

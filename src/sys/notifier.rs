@@ -140,7 +140,7 @@ impl Child {
         }
         self.next = self.next.wrapping_add(1);
         let packet = [&[kind as u8][..], &self.next.to_le_bytes(), path].concat();
-        self.channel()?.send(&packet, &[])?;
+        self.channel()?.send(&packet)?;
         Ok(self.next)
     }
 
@@ -266,7 +266,7 @@ fn serve(root: &OwnedFd, channel: &Connection) -> io::Result<()> {
         };
         let errno = outcome.map_or_else(|e| e.raw_os_error().unwrap_or(libc::EIO), |()| 0);
         let answer = [&[*a, *b, *c, *d][..], &errno.to_le_bytes()].concat();
-        match channel.send(&answer, &[]) {
+        match channel.send(&answer) {
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             other => other?,
         }

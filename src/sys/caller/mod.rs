@@ -53,6 +53,11 @@ impl Header {
     }
 }
 
+/// When a process began, in clock ticks since boot: with its number it is that process and no later one.
+pub fn started(pid: Pid) -> Option<u64> {
+    Some(proc::read_stat(pid.0, &mut Vec::new()).ok()?.start_time)
+}
+
 /// Why the process facts cannot be had, or cannot be believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Unidentified {

@@ -1,6 +1,6 @@
-//! The control socket's plumbing: `AF_UNIX` packets with the credentials of each, and sealed memfds.
+//! The control socket's plumbing: `AF_UNIX` packets with the credentials of each. No descriptor is ever taken from a
+//! packet: what a peer could send would be flushed, released and waited for in this process.
 
-mod memfd;
 mod receive;
 
 use std::ffi::OsStr;
@@ -13,29 +13,32 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sys::socket::{
-    self, AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sockopt,
-};
+use nix::sys::socket::{self, AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, sockopt};
 use nix::sys::time::TimeVal;
 
 use super::checked;
 use super::mount::poll_time;
 use crate::id::{Gid, Pid, Uid};
 
-pub use memfd::{MemfdError, read_sealed_memfd, sealed_memfd};
-
-/// Descriptors that one message may carry.
-pub const MAX_FDS: usize = 4;
+/// Linux 6.16: whether packets with descriptors may be sent to this socket (asm-generic/socket.h).
+const SO_PASSRIGHTS: libc::c_int = 83;
 /// How long a peer may leave a packet unread before sending to it fails.
 const SEND_TIME: i64 = 10;
 
 /// A listening control socket. Its file stays when it is dropped; the next [`Listener::bind`] replaces it.
 #[derive(Debug)]
-pub struct Listener(OwnedFd);
+pub struct Listener {
+    fd: OwnedFd,
+    refuses: bool,
+}
 
 /// One end of a connection.
 #[derive(Debug)]
-pub struct Connection(OwnedFd);
+pub struct Connection {
+    fd: OwnedFd,
+    /// Whether credentials come with each packet.
+    asks: bool,
+}
 
 /// Who connected, as the kernel noted it **at that moment**. Whoever uses the connection later may be somebody
 /// else: compare with each [`Message::creds`].
@@ -61,19 +64,45 @@ pub struct Message {
     /// The sender of **this** message (`SCM_CREDENTIALS`): its real ids, or saved ones that it may claim. There if
     /// the socket asked for them (an accepted one always did).
     pub creds: Option<(Pid, Uid, Gid)>,
-    /// Descriptors that came with it, close-on-exec; at most [`MAX_FDS`].
-    pub fds: Vec<OwnedFd>,
+    /// Descriptors were sent with it, for which there was no room.
+    pub rights: bool,
     /// The packet was longer than the buffer; the rest is lost.
     pub truncated: bool,
 }
 
 fn new_socket() -> io::Result<OwnedFd> {
+    let kind = SockType::SeqPacket;
     Ok(socket::socket(
         AddressFamily::Unix,
-        SockType::SeqPacket,
+        kind,
         SockFlag::SOCK_CLOEXEC,
         None,
     )?)
+}
+
+/// Lets nobody send descriptors to the socket, nor to those that are accepted on it; false where the kernel cannot.
+fn refuse_rights(fd: &OwnedFd) -> bool {
+    let off: libc::c_int = 0;
+    // SAFETY: one int is read at `off`, which outlives the call.
+    let ret = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            std::ptr::from_ref(&off).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    ret == 0
+}
+
+/// Who may have the path of a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taking {
+    /// Only if nobody answers there.
+    Free,
+    /// Whoever answers there is somebody of ours who hangs.
+    Over,
 }
 
 /// A path's address. A path may be longer than an address (107 bytes), so it goes by a descriptor of its directory.
@@ -100,12 +129,12 @@ fn address(path: &Path) -> io::Result<(Option<OwnedFd>, UnixAddr)> {
 }
 
 impl Listener {
-    /// Listens at `path`, whose file gets `mode`. A socket that is there is replaced, in one step, if nobody
-    /// answers on it.
+    /// Listens at `path`, whose file gets `mode`. A socket that is there is replaced, in one step.
     ///
     /// # Errors
-    /// Kind `AddrInUse` if somebody answers, `AlreadyExists` if the path is something else than a socket.
-    pub fn bind(path: &Path, mode: u32) -> io::Result<Listener> {
+    /// Kind `AddrInUse` if somebody answers and may not be replaced, `AlreadyExists` if the path is something else than
+    /// a socket.
+    pub fn bind(path: &Path, mode: u32, taking: Taking) -> io::Result<Listener> {
         match std::fs::symlink_metadata(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(e),
@@ -115,6 +144,7 @@ impl Listener {
                     "the control socket's path is taken by something that is not a socket",
                 ));
             }
+            Ok(_) if taking == Taking::Over => {}
             Ok(_) => match Connection::connect(path) {
                 Ok(_) => {
                     return Err(io::Error::new(
@@ -145,25 +175,45 @@ impl Listener {
         let fd = new_socket()?;
         // Before anybody can connect: accepted sockets inherit it, so no message comes without credentials.
         socket::setsockopt(&fd, sockopt::PassCred, &true)?;
+        let rights = refuse_rights(&fd);
         let (_held, address) = address(path)?;
         socket::bind(fd.as_raw_fd(), &address)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-        socket::listen(&fd, Backlog::new(64)?)?;
-        Ok(Listener(fd))
+        nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+        socket::listen(&fd, Backlog::new(512)?)?;
+        Ok(Listener { fd, refuses: rights })
+    }
+
+    /// Whether the kernel keeps descriptors away from its connections.
+    pub fn refuses_rights(&self) -> bool {
+        self.refuses
     }
 
     /// Waits for the next connection.
     pub fn accept(&self) -> io::Result<Connection> {
         loop {
-            match socket::accept4(self.0.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+            let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+            let _ = nix::poll::poll(&mut fds, PollTimeout::NONE);
+            if let Some(connection) = self.try_accept()? {
+                return Ok(connection);
+            }
+        }
+    }
+
+    /// The next connection; `None` if nobody waits.
+    pub fn try_accept(&self) -> io::Result<Option<Connection>> {
+        loop {
+            match socket::accept4(self.fd.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
                 Err(Errno::EINTR | Errno::ECONNABORTED) => {}
+                Err(Errno::EAGAIN) => return Ok(None),
                 Err(e) => return Err(e.into()),
                 Ok(fd) => {
                     // SAFETY: a new descriptor that nobody else owns.
-                    let connection = Connection(unsafe { OwnedFd::from_raw_fd(fd) });
-                    socket::setsockopt(&connection.0, sockopt::PassCred, &true)?;
+                    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+                    let connection = Connection { fd, asks: true };
+                    socket::setsockopt(&connection.fd, sockopt::PassCred, &true)?;
                     connection.limit_sending()?;
-                    return Ok(connection);
+                    return Ok(Some(connection));
                 }
             }
         }
@@ -172,24 +222,25 @@ impl Listener {
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
 impl Connection {
     /// Connects to the socket at `path`.
     pub fn connect(path: &Path) -> io::Result<Connection> {
-        let fd = new_socket()?;
-        let (_held, address) = address(path)?;
-        socket::connect(fd.as_raw_fd(), &address)?;
-        let connection = Connection(fd);
+        let connection = Connection::from_fd(new_socket()?);
+        refuse_rights(&connection.fd);
+        // First: to connect to somebody who accepts nobody takes as long as to send.
         connection.limit_sending()?;
+        let (_held, address) = address(path)?;
+        socket::connect(connection.fd.as_raw_fd(), &address)?;
         Ok(connection)
     }
 
@@ -201,17 +252,18 @@ impl Connection {
             None,
             SockFlag::SOCK_CLOEXEC,
         )?;
-        Ok((Connection(a), Connection(b)))
+        Ok((Connection::from_fd(a), Connection::from_fd(b)))
     }
 
-    /// Takes over a connected packet socket.
+    /// Takes over a connected packet socket, which did not ask for credentials.
     pub fn from_fd(fd: OwnedFd) -> Connection {
-        Connection(fd)
+        Connection { fd, asks: false }
     }
 
-    fn limit_sending(&self) -> io::Result<()> {
+    /// A packet that is not taken within 10 s is an error.
+    pub fn limit_sending(&self) -> io::Result<()> {
         Ok(socket::setsockopt(
-            &self.0,
+            &self.fd,
             sockopt::SendTimeout,
             &TimeVal::new(SEND_TIME, 0),
         )?)
@@ -219,11 +271,11 @@ impl Connection {
 
     /// Who connected.
     pub fn peer(&self) -> io::Result<Peer> {
-        let ids = socket::getsockopt(&self.0, sockopt::PeerCredentials)?;
+        let (pid, uid, gid) = self.peer_ids()?;
         Ok(Peer {
-            uid: Uid(ids.uid()),
-            gid: Gid(ids.gid()),
-            pid: Pid(u32::try_from(ids.pid()).unwrap_or(0)),
+            uid,
+            gid,
+            pid,
             groups: self.peer_groups()?,
             pidfd: self.peer_pidfd(),
         })
@@ -237,7 +289,7 @@ impl Connection {
             let got = checked(
                 unsafe {
                     libc::getsockopt(
-                        self.0.as_raw_fd(),
+                        self.fd.as_raw_fd(),
                         libc::SOL_SOCKET,
                         libc::SO_PEERGROUPS,
                         groups.as_mut_ptr().cast(),
@@ -264,7 +316,7 @@ impl Connection {
         // SAFETY: one int is writable at `fd`; it and the length outlive the call.
         let ret = unsafe {
             libc::getsockopt(
-                self.0.as_raw_fd(),
+                self.fd.as_raw_fd(),
                 libc::SOL_SOCKET,
                 libc::SO_PEERPIDFD,
                 std::ptr::from_mut(&mut fd).cast(),
@@ -275,20 +327,33 @@ impl Connection {
         (ret == 0 && fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
-    /// Sends one packet, with descriptors if there are any. A peer that reads nothing makes it fail (10 s); one
-    /// that is gone is EPIPE, without a signal.
-    pub fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-        let rights = [ControlMessage::ScmRights(&raw)];
-        let control = if raw.is_empty() { &[][..] } else { &rights[..] };
+    /// Process, uid and gid of the other end: who connected, or who listens.
+    pub fn peer_ids(&self) -> io::Result<(Pid, Uid, Gid)> {
+        let ids = socket::getsockopt(&self.fd, sockopt::PeerCredentials)?;
+        let pid = Pid(u32::try_from(ids.pid()).unwrap_or(0));
+        Ok((pid, Uid(ids.uid()), Gid(ids.gid())))
+    }
+
+    /// Sends one packet. A peer that reads nothing makes it fail (10 s); one that is gone is EPIPE, without a signal.
+    pub fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        self.send_parts(&[bytes], MsgFlags::empty())
+    }
+
+    /// Sends one packet without waiting; kind `WouldBlock` if there is no room.
+    pub fn try_send(&self, parts: &[&[u8]]) -> io::Result<()> {
+        self.send_parts(parts, MsgFlags::MSG_DONTWAIT)
+    }
+
+    /// Sends one packet made of `parts`, which are copied nowhere else.
+    pub fn send_all(&self, parts: &[&[u8]]) -> io::Result<()> {
+        self.send_parts(parts, MsgFlags::empty())
+    }
+
+    fn send_parts(&self, parts: &[&[u8]], flags: MsgFlags) -> io::Result<()> {
+        let parts: Vec<_> = parts.iter().map(|p| IoSlice::new(p)).collect();
+        let flags = flags | MsgFlags::MSG_NOSIGNAL;
         loop {
-            match socket::sendmsg::<()>(
-                self.0.as_raw_fd(),
-                &[IoSlice::new(bytes)],
-                control,
-                MsgFlags::MSG_NOSIGNAL,
-                None,
-            ) {
+            match socket::sendmsg::<()>(self.fd.as_raw_fd(), &parts, &[], flags, None) {
                 Err(Errno::EINTR) => {}
                 Err(e) => return Err(e.into()),
                 Ok(_) => return Ok(()),
@@ -296,25 +361,41 @@ impl Connection {
         }
     }
 
+    /// Ends the connection for both sides, whoever holds copies of it.
+    pub fn shutdown(&self) {
+        let _ = socket::shutdown(self.fd.as_raw_fd(), socket::Shutdown::Both);
+    }
+
     /// Receives one packet into `buf`, waiting at most `timeout` (forever if `None`).
     ///
     /// # Errors
-    /// Kind `TimedOut`; `UnexpectedEof` when the peer has closed; `InvalidData` when control data did not fit (more
-    /// than [`MAX_FDS`] descriptors: all of them are closed).
+    /// Kind `TimedOut`; `UnexpectedEof` when the peer has closed; `InvalidData` when descriptors came with it.
     pub fn recv(&self, buf: &mut [u8], timeout: Option<Duration>) -> io::Result<Message> {
         self.wait(timeout)?;
-        let (message, control_cut) = receive::packet(self.0.as_fd(), buf)?;
-        // The descriptors that did fit have owners by now, and are closed with the message.
-        if control_cut || message.fds.len() > MAX_FDS {
+        let message = receive::packet(self, buf, receive::How::Take)?;
+        if message.rights {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                "a message came with more descriptors than it may carry",
+                "a message came with descriptors",
             ));
         }
-        if message.len == 0 && message.creds.is_none() && message.fds.is_empty() {
+        if message.len == 0 && message.creds.is_none() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(message)
+    }
+
+    /// As [`Connection::recv`] without waiting; `None` if nothing is there.
+    pub fn try_recv(&self, buf: &mut [u8]) -> io::Result<Option<Message>> {
+        match self.recv(buf, Some(Duration::ZERO)) {
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Whether the next packet, which stays where it is, comes with descriptors.
+    pub fn brings_rights(&self) -> bool {
+        receive::packet(self, &mut [0; 1], receive::How::Look).is_ok_and(|m| m.rights)
     }
 
     fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
@@ -323,7 +404,7 @@ impl Connection {
             let time = end.map_or(PollTimeout::NONE, |end| {
                 poll_time(end.saturating_duration_since(Instant::now()))
             });
-            let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
             match nix::poll::poll(&mut fds, time) {
                 Err(Errno::EINTR) => {}
                 Err(e) => return Err(e.into()),

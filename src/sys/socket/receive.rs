@@ -1,18 +1,15 @@
-//! `recvmsg(2)` with control data. By hand: nix hands out no descriptors of control data that were cut, and so
-//! leaves them open; whoever sends too many could use up all that this process may have.
+//! `recvmsg(2)` with room for credentials and nothing else: descriptors that come along find none, are never this
+//! process's, and show by the kernel's saying that control data was cut.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::AsRawFd;
 
-use super::{MAX_FDS, Message};
+use super::{Connection, Message};
 use crate::id::{Gid, Pid, Uid};
 use crate::sys::checked;
 
 // SAFETY: CMSG_SPACE only computes.
-const CONTROL_LEN: usize = unsafe {
-    libc::CMSG_SPACE(size_of::<libc::ucred>() as u32) as usize
-        + libc::CMSG_SPACE((MAX_FDS * size_of::<RawFd>()) as u32) as usize
-};
+const CONTROL_LEN: usize = unsafe { libc::CMSG_SPACE(size_of::<libc::ucred>() as u32) as usize };
 
 /// Aligned as control data has to be.
 #[repr(C)]
@@ -21,8 +18,16 @@ union Control {
     bytes: [u8; CONTROL_LEN],
 }
 
-/// One packet, without waiting, and whether its control data was cut. Every descriptor that arrived has an owner.
-pub(super) fn packet(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<(Message, bool)> {
+/// What becomes of the packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum How {
+    Take,
+    /// It stays the next one.
+    Look,
+}
+
+/// One packet, without waiting.
+pub(super) fn packet(socket: &Connection, buf: &mut [u8], how: How) -> io::Result<Message> {
     let mut control = Control {
         bytes: [0; CONTROL_LEN],
     };
@@ -35,12 +40,14 @@ pub(super) fn packet(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<(Mess
     header.msg_iov = &mut slice;
     header.msg_iovlen = 1;
     header.msg_control = std::ptr::from_mut(&mut control).cast();
-    header.msg_controllen = CONTROL_LEN;
+    // Without credentials there would be room for descriptors.
+    header.msg_controllen = if socket.asks { CONTROL_LEN } else { 0 };
     // Not blocking: somebody who shares the socket may have taken the packet since the wait.
-    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+    let look = if how == How::Look { libc::MSG_PEEK } else { 0 };
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT | look;
     let len = loop {
         // SAFETY: buffer and control data are writable for the lengths given, and outlive the call.
-        match checked(unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, flags) } as libc::c_long) {
+        match checked(unsafe { libc::recvmsg(socket.fd.as_raw_fd(), &mut header, flags) } as libc::c_long) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
             other => break other? as usize,
@@ -49,7 +56,7 @@ pub(super) fn packet(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<(Mess
     let mut message = Message {
         len,
         creds: None,
-        fds: Vec::new(),
+        rights: header.msg_flags & libc::MSG_CTRUNC != 0,
         truncated: header.msg_flags & libc::MSG_TRUNC != 0,
     };
     // SAFETY: the kernel filled in the control data and set its length; it is aligned and lives in `control`.
@@ -64,14 +71,6 @@ pub(super) fn packet(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<(Mess
             .cmsg_len
             .saturating_sub(unsafe { libc::CMSG_LEN(0) } as usize);
         match (head.cmsg_level, head.cmsg_type) {
-            (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
-                for i in 0..size / size_of::<RawFd>() {
-                    // SAFETY: `size` bytes of descriptors lie at `data`; the kernel made them for us alone.
-                    message
-                        .fds
-                        .push(unsafe { OwnedFd::from_raw_fd(data.cast::<RawFd>().add(i).read_unaligned()) });
-                }
-            }
             (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if size >= size_of::<libc::ucred>() => {
                 // SAFETY: `size` bytes lie at `data`, enough for a ucred.
                 let ids = unsafe { data.cast::<libc::ucred>().read_unaligned() };
@@ -86,5 +85,5 @@ pub(super) fn packet(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<(Mess
         // SAFETY: `part` is a header of this very message.
         part = unsafe { libc::CMSG_NXTHDR(&header, part) };
     }
-    Ok((message, header.msg_flags & libc::MSG_CTRUNC != 0))
+    Ok(message)
 }

@@ -25,7 +25,7 @@ fn open() -> Open {
     Open { _dir: dir, desk }
 }
 
-fn value() -> Option<Enclosed> {
+fn value() -> Option<Enclosed<'static>> {
     let mut value = wardfs::sys::mem::secret(5).unwrap();
     value.expose_mut().copy_from_slice(b"value");
     Some(Enclosed::Value(value))
