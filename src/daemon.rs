@@ -1,6 +1,5 @@
 //! A serving process: wiring, readiness, signals, order of shutdown.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -407,8 +406,7 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     match outside {
         End::Asked => Ok(()),
         End::Unmounted => {
-            let _ = writeln!(
-                std::io::stderr(),
+            tracing::warn!(
                 "{} was unmounted from outside; service ended",
                 plan.target.display()
             );

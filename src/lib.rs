@@ -13,7 +13,7 @@
 //! | 3 | [`vault`], [`config`] | the opened store: keys, snapshot, log and commits kept consistent; `wardfs.toml` |
 //! | 2 | [`store`], [`seal`], [`policy`], [`audit`] | bytes on disk; cryptography; decisions; the log |
 //! | 1 | [`sys`] | the only unsafe: caller facts, mounts, locked memory, checked opens, hardening |
-//! | 0 | [`id`], [`secret`], [`clock`], [`problem`], [`pool`], [`places`] | newtypes, plaintext and sealed bytes, time, failures as users see them, equal things kept once, what each uid may have |
+//! | 0 | [`id`], [`secret`], [`clock`], [`problem`], [`messages`], [`pool`], [`places`] | newtypes, plaintext and sealed bytes, time, failures as users see them, what a service says on stderr, equal things kept once, what each uid may have |
 //! | ground | `sync` | locks, which tests exchange |
 
 // They panic where nobody can be told any more.
@@ -21,6 +21,7 @@
 
 pub mod clock;
 pub mod id;
+pub mod messages;
 pub mod places;
 pub mod pool;
 pub mod problem;

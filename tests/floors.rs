@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Rooms by floor, as in `src/lib.rs`.
 const FLOORS: &[&[&str]] = &[
     &["sync"],
-    &["id", "secret", "clock", "problem", "pool", "places"],
+    &["id", "secret", "clock", "problem", "messages", "pool", "places"],
     &["sys"],
     &["store", "seal", "policy", "audit"],
     &["config", "vault"],

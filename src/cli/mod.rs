@@ -24,6 +24,7 @@ mod why;
 use crate::config::Config;
 use crate::control::protocol::Request;
 use crate::id::SecretName;
+use crate::messages::Messages;
 use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
 use crate::vault::Trial;
@@ -34,6 +35,7 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// An opened store, in the daemon or in this process.
 pub trait Backend {
@@ -177,20 +179,30 @@ pub fn main() -> ExitCode {
         // Without a standard output there is no way to answer.
         Err(_) => return ExitCode::from(Exit::Failed as u8),
     };
-    logging(&cli);
+    let messages = logging(&cli);
+    if let Some(messages) = messages.clone() {
+        output.err = Box::new(messages);
+    }
     let done = plan::absolute(&cli.global.store)
         .and_then(|store| Ok((store, plan::plan(cli.command)?)))
         .map_err(Stop::from)
         .and_then(|(store, plan)| run::run(plan, &store, &glue::Machine, &mut output));
-    match done {
-        Ok(()) | Err(Stop::Closed) => ExitCode::SUCCESS,
-        Err(Stop::Answered(exit)) => ExitCode::from(exit as u8),
+    let (code, patience) = match done {
+        Ok(()) | Err(Stop::Closed) => (ExitCode::SUCCESS, LAST_WORDS),
+        Err(Stop::Answered(exit)) => (ExitCode::from(exit as u8), LAST_WORDS),
         Err(Stop::Problem(problem)) => {
             output.problem(&problem);
-            ExitCode::from(problem.exit as u8)
+            (ExitCode::from(problem.exit as u8), 5 * LAST_WORDS)
         }
+    };
+    if let Some(messages) = messages {
+        messages.flush(patience);
     }
+    code
 }
+
+/// How long the end of a service waits for its messages to be written; longer if they say why it failed.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// What clap says of arguments repeats them: whatever in them could drive a terminal is made visible first.
 fn visible(e: &clap::Error) -> clap::Error {
@@ -225,8 +237,9 @@ fn refused(e: &clap::Error) -> ExitCode {
     ExitCode::from(if e.use_stderr() { Exit::Usage as u8 } else { 0 })
 }
 
-/// Events go to standard error; the daemon says what happens, other commands only what goes wrong.
-fn logging(cli: &args::Cli) {
+/// Events go to standard error; the daemon says what happens, other commands only what goes wrong. What a serving
+/// process says goes through [`Messages`], panics too.
+fn logging(cli: &args::Cli) -> Option<Messages> {
     use tracing_subscriber::filter::LevelFilter;
     let serving = matches!(cli.command, args::Command::Mount { .. });
     let level = match (cli.global.quiet, cli.global.verbose) {
@@ -237,13 +250,38 @@ fn logging(cli: &args::Cli) {
         (_, 1) => LevelFilter::INFO,
         _ => LevelFilter::TRACE,
     };
-    // A second subscriber in one process changes nothing.
-    let _ = tracing_subscriber::fmt()
+    // What goes wrong in here is said nowhere: by itself the library would say it on standard error, and panic.
+    let events = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_ansi(false)
         .with_target(false)
-        .with_writer(std::io::stderr)
-        .try_init();
+        .log_internal_errors(false);
+    // A second subscriber in one process changes nothing.
+    if !serving {
+        let _ = events.with_writer(std::io::stderr).try_init();
+        return None;
+    }
+    // Capabilities are each thread's own, and this one is older than the moment in which the others lose them.
+    let settle = || drop(crate::sys::harden::drop_capabilities(&[]));
+    let Ok(messages) = Messages::to_stderr(settle) else {
+        // Without a thread nothing can be served, and why is said all the same.
+        let _ = events.with_writer(std::io::sink).try_init();
+        return None;
+    };
+    let _ = events.with_writer(messages.clone()).try_init();
+    std::panic::set_hook(Box::new(|panic| {
+        let (thread, payload) = (std::thread::current(), panic.payload());
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let why = text
+            .or(payload.downcast_ref::<&str>().copied())
+            .unwrap_or("unknown");
+        let at = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(
+            "thread {} panicked at {at}: {why}",
+            thread.name().unwrap_or("unknown")
+        );
+    }));
+    Some(messages)
 }
 
 #[cfg(test)]

@@ -24,7 +24,8 @@ pub struct Output {
     /// Whether a line of standard error can be kept up to date.
     live: bool,
     out: Box<dyn Write>,
-    err: Box<dyn Write>,
+    /// Where failures and remarks go.
+    pub err: Box<dyn Write>,
 }
 
 /// By the first of the variables that is set, as setlocale(3) does.
@@ -105,7 +106,7 @@ impl Output {
     pub fn note(&mut self, text: &str) {
         if !self.quiet {
             // Nobody is left to be told that standard error does not work.
-            let _ = writeln!(self.err, "{text}");
+            let _ = self.err.write_all(format!("{text}\n").as_bytes());
         }
     }
 
@@ -131,7 +132,7 @@ impl Output {
             let label = painted(self.colour_err, "error:", "1;31");
             format!("{label} {}", problem_text(problem))
         };
-        let _ = writeln!(self.err, "{text}");
+        let _ = self.err.write_all(format!("{text}\n").as_bytes());
     }
 
     /// `text` in a colour (SGR parameters), on a terminal only.

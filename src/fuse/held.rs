@@ -1,6 +1,7 @@
 //! Replies that wait: a uid over its budget for the log is answered later, and no serving thread waits with it.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
@@ -23,6 +24,12 @@ impl<T: Send + 'static> Held<T> {
         std::thread::Builder::new()
             .name("held-back".into())
             .spawn(move || {
+                // A panic in either ends no thread: the work is done at once, or dropped.
+                let wait = |uid| {
+                    let asked = catch_unwind(AssertUnwindSafe(|| wait(uid)));
+                    asked.unwrap_or_default()
+                };
+                let serve = |work| drop(catch_unwind(AssertUnwindSafe(|| serve(work))));
                 let mut waiting: HashMap<u32, VecDeque<T>> = HashMap::new();
                 loop {
                     let next = serve_all(&mut waiting, &wait, &serve);

@@ -1,10 +1,8 @@
 //! The FUSE adapter: decode, call, reply, and nothing else. The only room that knows `fuser`.
 
-use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{
@@ -15,52 +13,29 @@ use fuser::{
 };
 
 use self::held::Held;
-use crate::access::{Caller, Range};
-use crate::audit::{Event, Identity, Outcome, Record};
+use self::server::{HeldRead, Refuse, SHARED, Server};
+use crate::access::{Caller as _, Range};
 use crate::id::{Gid, Tid, Uid};
-use crate::sys::caller::{Header, Observer};
-use crate::vfs::{Asked, Attr, Errno, Kind, Level, Node, RequestCaller, Vfs, VfsError, Waker};
+use crate::sys::caller::Header;
+use crate::vfs::{Asked, Attr, Kind, Node, RequestCaller, Vfs, VfsError, Waker};
 
 mod held;
+mod server;
 #[cfg(test)]
 mod tests;
 
 /// Entries and attributes are never cached: each look is decided.
 const NEVER: Duration = Duration::ZERO;
 
-/// Descriptors for looking at callers, and the threads that share them.
-static SHARED: OnceLock<(usize, usize)> = OnceLock::new();
-
-thread_local! {
-    static OBSERVER: RefCell<Observer> = RefCell::new(match SHARED.get() {
-        Some((descriptors, threads)) => Observer::sharing(*descriptors, *threads),
-        None => Observer::new(),
-    });
-}
-
 /// Serves requests from a `/dev/fuse` descriptor until the file system is unmounted.
 pub struct Session {
     inner: fuser::Session<Adapter>,
 }
 
+/// Every method ends in the server's guard: nothing is left outside that could end a thread.
 struct Adapter {
     server: Server,
     held: Held<HeldRead>,
-}
-
-/// What answers requests, on whichever thread.
-#[derive(Clone)]
-struct Server {
-    vfs: Arc<Vfs>,
-}
-
-/// A READ and where its answer goes.
-struct HeldRead {
-    header: Header,
-    handle: u64,
-    range: Range,
-    direct: bool,
-    reply: ReplyData,
 }
 
 struct Wake(fuser::Notifier);
@@ -110,11 +85,6 @@ impl Session {
     }
 }
 
-/// The attributes in an answer that makes a node known: `fuser` takes the node's number from them.
-fn entry_attr(attr: &Attr) -> FileAttr {
-    fuse_attr(attr, attr.node.ino())
-}
-
 fn fuse_attr(attr: &Attr, number: u64) -> FileAttr {
     FileAttr {
         ino: INodeNo(number),
@@ -143,16 +113,6 @@ fn file_type(kind: Kind) -> FileType {
     }
 }
 
-fn errno(e: &VfsError, what: &str) -> fuser::Errno {
-    let (Errno(number), level) = e.errno();
-    match level {
-        Level::Debug => tracing::debug!("{what}: {e}"),
-        Level::Info => tracing::info!("{what}: {e}"),
-        Level::Error => tracing::error!("{what}: {e}"),
-    }
-    fuser::Errno::from_i32(number)
-}
-
 impl Adapter {
     fn new(vfs: Arc<Vfs>) -> std::io::Result<Adapter> {
         let server = Server { vfs };
@@ -164,35 +124,40 @@ impl Adapter {
         Ok(Adapter { server, held })
     }
 
-    /// Runs one request for its caller.
-    fn call<T>(
+    /// Runs one request for its caller: asks, and gives what was answered.
+    fn call<T, R: Refuse>(
         &self,
         what: &'static str,
         req: &Request,
-        f: impl FnOnce(&Vfs, &mut RequestCaller<'_>) -> Result<T, VfsError>,
-    ) -> Result<T, fuser::Errno> {
-        self.server
-            .guarded(what, header(req), f)
-            .map_err(|e| errno(&e, what))
+        reply: R,
+        ask: impl FnOnce(&Vfs, &mut RequestCaller<'_>) -> Result<T, VfsError> + Send + 'static,
+        give: impl FnOnce(&Vfs, T, R) + Send + 'static,
+    ) {
+        self.server.answer((what, header(req)), reply, ask, give);
     }
 
-    fn node(ino: INodeNo) -> Result<Node, VfsError> {
-        Node::from_ino(ino.0).ok_or(VfsError::NoEntry)
+    /// What needs no caller: it is answered before anything that waits.
+    fn at_once(&self, what: &'static str, req: &Request, f: impl FnOnce(&Vfs)) {
+        self.server.guarded(what, header(req), |vfs, _| f(vfs));
     }
 
-    /// Whatever would change something: EROFS, counted.
-    fn read_only(&self) -> fuser::Errno {
-        fuser::Errno::EROFS
+    /// Whatever would change something: EROFS.
+    fn read_only(&self, what: &'static str, req: &Request, reply: impl Refuse) {
+        self.at_once(what, req, |_| reply.refuse(fuser::Errno::EROFS));
     }
 
-    fn unsupported(&self) -> fuser::Errno {
-        self.server
-            .vfs
-            .counters
-            .unsupported
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        errno(&VfsError::Unsupported, "request")
+    /// What this file system does not have, counted.
+    fn unsupported(&self, what: &'static str, req: &Request, reply: impl Refuse, errno: fuser::Errno) {
+        self.at_once(what, req, |vfs| {
+            let unsupported = &vfs.counters.unsupported;
+            unsupported.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            reply.refuse(errno);
+        });
     }
+}
+
+fn node(ino: INodeNo) -> Result<Node, VfsError> {
+    Node::from_ino(ino.0).ok_or(VfsError::NoEntry)
 }
 
 fn header(req: &Request) -> Header {
@@ -201,76 +166,6 @@ fn header(req: &Request) -> Header {
         gid: Gid(req.gid()),
         tid: Tid(req.pid()),
     }
-}
-
-impl Server {
-    /// Decides, and answers.
-    fn read(&self, read: HeldRead) {
-        let HeldRead {
-            header,
-            handle,
-            range,
-            direct,
-            reply,
-        } = read;
-        let result = self.guarded("read", header, |vfs, caller| {
-            vfs.read(handle, range, direct, caller)
-        });
-        match result {
-            Ok(Some(bytes)) => reply.data(bytes.expose()),
-            Ok(None) => reply.data(&[]),
-            Err(e) => reply.error(errno(&e, "read")),
-        }
-    }
-
-    /// A panic is an EIO, a record and a counter, never the end of service.
-    fn guarded<T>(
-        &self,
-        what: &'static str,
-        header: Header,
-        f: impl FnOnce(&Vfs, &mut RequestCaller<'_>) -> Result<T, VfsError>,
-    ) -> Result<T, VfsError> {
-        let run = || {
-            OBSERVER.with(|observer| {
-                let mut observer = observer.try_borrow_mut().map_err(|_| VfsError::Panic)?;
-                f(&self.vfs, &mut RequestCaller::new(header, &mut observer))
-            })
-        };
-        catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(self.panicked(what, header)))
-    }
-
-    fn panicked(&self, what: &'static str, header: Header) -> VfsError {
-        self.vfs
-            .counters
-            .panics
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let recorded = catch_unwind(AssertUnwindSafe(|| {
-            let mut observer = Observer::new();
-            let mut caller = RequestCaller::new(header, &mut observer);
-            let record = Record {
-                event: Event::PanicCaught,
-                outcome: Outcome::Failed { reason: "panic" },
-                message: Some(what),
-                via: "mount",
-                who: caller.who(Identity::Full),
-                ..Record::default()
-            };
-            self.vfs.access().vault().log().refuse(&record)
-        }));
-        if !matches!(recorded, Ok(Ok(()))) {
-            tracing::error!("a panic in {what} could not be recorded");
-        }
-        VfsError::Panic
-    }
-}
-
-macro_rules! reply {
-    ($result:expr, $reply:ident, $ok:expr) => {
-        match $result {
-            Ok(answer) => $ok(answer),
-            Err(errno) => $reply.error(errno),
-        }
-    };
 }
 
 impl fuser::Filesystem for Adapter {
@@ -286,40 +181,48 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let result = self.call("lookup", req, |vfs, caller| {
-            vfs.lookup(Self::node(parent)?, name, caller)
-        });
-        reply!(result, reply, |attr: Attr| reply.entry(
-            &NEVER,
-            &entry_attr(&attr),
-            Generation(0)
-        ));
+        let name = name.to_os_string();
+        self.call(
+            "lookup",
+            req,
+            reply,
+            move |vfs, caller| vfs.lookup(node(parent)?, &name, caller),
+            entry,
+        );
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let result = self.call("getattr", req, |vfs, caller| {
-            vfs.getattr(Self::node(ino)?, caller)
-        });
-        reply!(result, reply, |attr: Attr| reply
-            .attr(&NEVER, &fuse_attr(&attr, self.server.vfs.number(attr.node))));
+        self.call(
+            "getattr",
+            req,
+            reply,
+            move |vfs, caller| vfs.getattr(node(ino)?, caller),
+            |vfs, attr, reply| reply.attr(&NEVER, &fuse_attr(&attr, vfs.number(attr.node))),
+        );
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
-        let result = self.call("readlink", req, |vfs, caller| {
-            vfs.readlink(Self::node(ino)?, caller)
-        });
-        reply!(result, reply, |target: String| reply.data(target.as_bytes()));
+        self.call(
+            "readlink",
+            req,
+            reply,
+            move |vfs, caller| vfs.readlink(node(ino)?, caller),
+            |_, target, reply| reply.data(target.as_bytes()),
+        );
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let write = flags.acc_mode() != OpenAccMode::O_RDONLY;
-        let result = self.call("open", req, |vfs, caller| {
-            vfs.open(Self::node(ino)?, write, caller)
-        });
-        reply!(result, reply, |handle| reply.opened(
-            FileHandle(handle),
-            FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH
-        ));
+        self.call(
+            "open",
+            req,
+            reply,
+            move |vfs, caller| vfs.open(node(ino)?, write, caller),
+            |_, handle, reply| {
+                let flags = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH;
+                reply.opened(FileHandle(handle), flags)
+            },
+        );
     }
 
     fn read(
@@ -359,21 +262,27 @@ impl fuser::Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let result = self.call("write", req, |vfs, _| vfs.write(fh.0, data.len()));
-        reply!(result, reply, |length| reply.written(length as u32));
+        let length = data.len();
+        self.call(
+            "write",
+            req,
+            reply,
+            move |vfs, _| vfs.write(fh.0, length),
+            |_, length, reply| reply.written(length as u32),
+        );
     }
 
-    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        reply.ok();
+    fn flush(&self, req: &Request, _ino: INodeNo, _fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        self.at_once("flush", req, |_| reply.ok());
     }
 
-    fn fsync(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        reply.ok();
+    fn fsync(&self, req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.at_once("fsync", req, |_| reply.ok());
     }
 
     fn release(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
@@ -381,50 +290,54 @@ impl fuser::Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.server.vfs.release(fh.0);
-        reply.ok();
-    }
-
-    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let result = self.call("opendir", req, |vfs, caller| {
-            vfs.opendir(Self::node(ino)?, caller)
-        });
-        reply!(result, reply, |handle| reply
-            .opened(FileHandle(handle), FopenFlags::empty()));
-    }
-
-    fn readdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let result = self.call("readdir", req, |vfs, _| vfs.listing(fh.0));
-        reply!(result, reply, |listing: Arc<crate::vfs::Listing>| {
-            let skip = usize::try_from(offset).unwrap_or(usize::MAX);
-            for (i, entry) in listing.entries.iter().enumerate().skip(skip) {
-                if reply.add(
-                    INodeNo(self.server.vfs.number(entry.node)),
-                    i as u64 + 1,
-                    file_type(entry.kind),
-                    &*entry.name,
-                ) {
-                    break;
-                }
-            }
+        self.at_once("release", req, |vfs| {
+            vfs.release(fh.0);
             reply.ok();
         });
     }
 
-    fn releasedir(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
-        self.server.vfs.release(fh.0);
-        reply.ok();
+    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.call(
+            "opendir",
+            req,
+            reply,
+            move |vfs, caller| vfs.opendir(node(ino)?, caller),
+            |_, handle, reply| reply.opened(FileHandle(handle), FopenFlags::empty()),
+        );
     }
 
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        reply.statfs(0, 0, 0, 0, 0, 4096, 255, 4096);
+    fn readdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
+        self.call(
+            "readdir",
+            req,
+            reply,
+            move |vfs, _| vfs.listing(fh.0),
+            move |vfs, listing, mut reply| {
+                let skip = usize::try_from(offset).unwrap_or(usize::MAX);
+                for (i, entry) in listing.entries.iter().enumerate().skip(skip) {
+                    if reply.add(
+                        INodeNo(vfs.number(entry.node)),
+                        i as u64 + 1,
+                        file_type(entry.kind),
+                        &*entry.name,
+                    ) {
+                        break;
+                    }
+                }
+                reply.ok();
+            },
+        );
+    }
+
+    fn releasedir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.at_once("releasedir", req, |vfs| {
+            vfs.release(fh.0);
+            reply.ok();
+        });
+    }
+
+    fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.at_once("statfs", req, |_| reply.statfs(0, 0, 0, 0, 0, 4096, 255, 4096));
     }
 
     fn access(&self, req: &Request, ino: INodeNo, mask: fuser::AccessFlags, reply: ReplyEmpty) {
@@ -432,25 +345,37 @@ impl fuser::Filesystem for Adapter {
             mask.contains(fuser::AccessFlags::R_OK),
             mask.contains(fuser::AccessFlags::W_OK),
         );
-        let result = self.call("access", req, |vfs, caller| {
-            vfs.check_access(Self::node(ino)?, read, write, caller)
-        });
-        reply!(result, reply, |()| reply.ok());
+        self.call(
+            "access",
+            req,
+            reply,
+            move |vfs, caller| vfs.check_access(node(ino)?, read, write, caller),
+            |_, (), reply| reply.ok(),
+        );
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let result = self.call("getxattr", req, |vfs, caller| {
-            let name = name.to_str().ok_or(VfsError::NoAttribute)?;
-            sized(vfs.getxattr(Self::node(ino)?, name, caller)?, size)
-        });
-        reply!(result, reply, |value: Vec<u8>| answer_sized(reply, &value, size));
+        let name = name.to_os_string();
+        self.call(
+            "getxattr",
+            req,
+            reply,
+            move |vfs, caller| {
+                let name = name.to_str().ok_or(VfsError::NoAttribute)?;
+                sized(vfs.getxattr(node(ino)?, name, caller)?, size)
+            },
+            move |_, value, reply| answer_sized(reply, &value, size),
+        );
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let result = self.call("listxattr", req, |vfs, caller| {
-            sized(vfs.listxattr(Self::node(ino)?, caller)?, size)
-        });
-        reply!(result, reply, |names: Vec<u8>| answer_sized(reply, &names, size));
+        self.call(
+            "listxattr",
+            req,
+            reply,
+            move |vfs, caller| sized(vfs.listxattr(node(ino)?, caller)?, size),
+            move |_, names, reply| answer_sized(reply, &names, size),
+        );
     }
 
     fn poll(
@@ -469,16 +394,19 @@ impl fuser::Filesystem for Adapter {
             wake,
         };
         let waiter = wake.then(|| ph.handle().0);
-        let result = self.call("poll", req, |vfs, caller| {
-            vfs.poll(fh.0, asked, waiter, caller.thread())
-        });
-        reply!(result, reply, |polled: crate::vfs::Polled| {
-            let mut ready = PollEvents::POLLIN | PollEvents::POLLRDNORM;
-            if polled.changed {
-                ready |= PollEvents::POLLPRI;
-            }
-            reply.poll(ready);
-        });
+        self.call(
+            "poll",
+            req,
+            reply,
+            move |vfs, caller| vfs.poll(fh.0, asked, waiter, caller.thread()),
+            |_, polled, reply| {
+                let mut ready = PollEvents::POLLIN | PollEvents::POLLRDNORM;
+                if polled.changed {
+                    ready |= PollEvents::POLLPRI;
+                }
+                reply.poll(ready);
+            },
+        );
     }
 
     // What follows would change something. The public mount is read-only, so that only the notifier's clone
@@ -494,27 +422,31 @@ impl fuser::Filesystem for Adapter {
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        let result = self.call("mknod", req, |vfs, caller| {
-            vfs.announce_created(Self::node(parent)?, name, caller)
-        });
-        reply!(result, reply, |attr: Attr| reply.entry(
-            &NEVER,
-            &entry_attr(&attr),
-            Generation(0)
-        ));
+        let name = name.to_os_string();
+        self.call(
+            "mknod",
+            req,
+            reply,
+            move |vfs, caller| vfs.announce_created(node(parent)?, &name, caller),
+            entry,
+        );
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let result = self.call("unlink", req, |vfs, caller| {
-            vfs.announce_deleted(Self::node(parent)?, name, caller)
-        });
-        reply!(result, reply, |()| reply.ok());
+        let name = name.to_os_string();
+        self.call(
+            "unlink",
+            req,
+            reply,
+            move |vfs, caller| vfs.announce_deleted(node(parent)?, &name, caller),
+            |_, (), reply| reply.ok(),
+        );
     }
 
     #[allow(clippy::too_many_arguments)]
     fn setattr(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         _mode: Option<u32>,
         _uid: Option<u32>,
@@ -530,39 +462,39 @@ impl fuser::Filesystem for Adapter {
         _flags: Option<fuser::BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        reply.error(self.read_only());
+        self.read_only("setattr", req, reply);
     }
 
     fn mkdir(
         &self,
-        _req: &Request,
+        req: &Request,
         _parent: INodeNo,
         _name: &OsStr,
         _mode: u32,
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        reply.error(self.read_only());
+        self.read_only("mkdir", req, reply);
     }
 
-    fn rmdir(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(self.read_only());
+    fn rmdir(&self, req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        self.read_only("rmdir", req, reply);
     }
 
     fn symlink(
         &self,
-        _req: &Request,
+        req: &Request,
         _parent: INodeNo,
         _name: &OsStr,
         _target: &std::path::Path,
         reply: ReplyEntry,
     ) {
-        reply.error(self.read_only());
+        self.read_only("symlink", req, reply);
     }
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         _parent: INodeNo,
         _name: &OsStr,
         _newparent: INodeNo,
@@ -570,16 +502,16 @@ impl fuser::Filesystem for Adapter {
         _flags: fuser::RenameFlags,
         reply: ReplyEmpty,
     ) {
-        reply.error(self.read_only());
+        self.read_only("rename", req, reply);
     }
 
-    fn link(&self, _req: &Request, _ino: INodeNo, _newparent: INodeNo, _newname: &OsStr, reply: ReplyEntry) {
-        reply.error(self.read_only());
+    fn link(&self, req: &Request, _ino: INodeNo, _newparent: INodeNo, _newname: &OsStr, reply: ReplyEntry) {
+        self.read_only("link", req, reply);
     }
 
     fn create(
         &self,
-        _req: &Request,
+        req: &Request,
         _parent: INodeNo,
         _name: &OsStr,
         _mode: u32,
@@ -587,12 +519,12 @@ impl fuser::Filesystem for Adapter {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        reply.error(self.read_only());
+        self.read_only("create", req, reply);
     }
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         _name: &OsStr,
         _value: &[u8],
@@ -600,16 +532,16 @@ impl fuser::Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        reply.error(self.read_only());
+        self.read_only("setxattr", req, reply);
     }
 
-    fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(self.read_only());
+    fn removexattr(&self, req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        self.read_only("removexattr", req, reply);
     }
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         _fh: FileHandle,
         _offset: u64,
@@ -617,14 +549,14 @@ impl fuser::Filesystem for Adapter {
         _mode: i32,
         reply: ReplyEmpty,
     ) {
-        reply.error(self.read_only());
+        self.read_only("fallocate", req, reply);
     }
 
     // What this file system does not have, counted.
 
     fn ioctl(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         _fh: FileHandle,
         _flags: fuser::IoctlFlags,
@@ -633,17 +565,16 @@ impl fuser::Filesystem for Adapter {
         _out_size: u32,
         reply: fuser::ReplyIoctl,
     ) {
-        let _ = self.unsupported();
-        reply.error(fuser::Errno::ENOTTY);
+        self.unsupported("ioctl", req, reply, fuser::Errno::ENOTTY);
     }
 
-    fn bmap(&self, _req: &Request, _ino: INodeNo, _blocksize: u32, _idx: u64, reply: fuser::ReplyBmap) {
-        reply.error(self.unsupported());
+    fn bmap(&self, req: &Request, _ino: INodeNo, _blocksize: u32, _idx: u64, reply: fuser::ReplyBmap) {
+        self.unsupported("bmap", req, reply, fuser::Errno::ENOTSUP);
     }
 
     fn copy_file_range(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino_in: INodeNo,
         _fh_in: FileHandle,
         _offset_in: u64,
@@ -654,8 +585,13 @@ impl fuser::Filesystem for Adapter {
         _flags: fuser::CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        reply.error(self.unsupported());
+        self.unsupported("copy_file_range", req, reply, fuser::Errno::ENOTSUP);
     }
+}
+
+/// `fuser` takes the node's number from the attributes of an answer that makes it known.
+fn entry(_: &Vfs, attr: Attr, reply: ReplyEntry) {
+    reply.entry(&NEVER, &fuse_attr(&attr, attr.node.ino()), Generation(0));
 }
 
 fn sized(value: Vec<u8>, size: u32) -> Result<Vec<u8>, VfsError> {

@@ -56,10 +56,8 @@ pub enum VfsError {
 /// How loud the service says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// Everyday: it happens to everybody.
+    /// Everyday, or a refusal: the log is where those are.
     Debug,
-    /// Somebody was refused.
-    Info,
     /// The operator must look.
     Error,
 }
@@ -69,10 +67,10 @@ impl VfsError {
     pub fn errno(&self) -> (Errno, Level) {
         let (errno, level) = match self {
             VfsError::Access(e) => match e {
-                AccessError::Denied(_) => (libc::EACCES, Level::Info),
-                AccessError::Hidden(_) => (libc::ENOENT, Level::Info),
+                AccessError::Denied(_) => (libc::EACCES, Level::Debug),
+                AccessError::Hidden(_) => (libc::ENOENT, Level::Debug),
                 AccessError::NotFound => (libc::ENOENT, Level::Debug),
-                AccessError::Revoked => (libc::EKEYREVOKED, Level::Info),
+                AccessError::Revoked => (libc::EKEYREVOKED, Level::Debug),
                 AccessError::Integrity(_) => (libc::EIO, Level::Error),
                 AccessError::Log(_) => (libc::EIO, Level::Error),
                 AccessError::Unavailable(_) => (libc::EIO, Level::Error),
@@ -84,10 +82,10 @@ impl VfsError {
             VfsError::IsDirectory => (libc::EISDIR, Level::Debug),
             VfsError::BadHandle => (libc::EBADF, Level::Error),
             // EINVAL makes programs fall back to read(2); EACCES or EIO would make them give up.
-            VfsError::PageCache => (libc::EINVAL, Level::Info),
+            VfsError::PageCache => (libc::EINVAL, Level::Debug),
             VfsError::IoUringRetry => (libc::EINVAL, Level::Debug),
             VfsError::Invalid => (libc::EINVAL, Level::Debug),
-            VfsError::TooManyHandles => (libc::EMFILE, Level::Info),
+            VfsError::TooManyHandles => (libc::EMFILE, Level::Debug),
             VfsError::Range => (libc::ERANGE, Level::Debug),
             VfsError::Unsupported => (libc::ENOTSUP, Level::Debug),
             VfsError::Panic => (libc::EIO, Level::Error),
