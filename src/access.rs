@@ -17,6 +17,7 @@ mod caller;
 mod known;
 mod proof;
 mod record;
+mod sight;
 mod standing;
 #[cfg(all(test, not(feature = "interleavings")))]
 mod tests;
@@ -25,6 +26,7 @@ pub use asked::Asked;
 pub use caller::{Caller, CallerKey};
 pub use known::KnownCaller;
 pub use proof::{AccessError, Bytes, Choice, Pin, Range, Standing};
+pub use sight::{Enough, Side, Sight};
 
 /// The decision and reading of secrets.
 pub struct Access {
@@ -106,8 +108,23 @@ impl Access {
         asked: Asked<'_>,
         caller: &mut C,
     ) -> Result<Grant, Refusal> {
-        let state = self.vault.peek();
-        let layers = self.layers(&state, Some(secret));
+        self.decide_in(&self.vault.peek(), secret, action, purpose, asked, caller)
+    }
+
+    /// As [`Access::decide`], by the layers of this state.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn decide_in<C: Caller>(
+        &self,
+        state: &State,
+        secret: &Secret,
+        action: Action,
+        purpose: Purpose,
+        asked: Asked<'_>,
+        caller: &mut C,
+    ) -> Result<Grant, Refusal> {
+        let layers = self.layers(state, Some(secret));
         match policy::decide(&layers, &request(secret, action, purpose, asked), caller) {
             Decision::Allow(grant) => Ok(grant),
             Decision::Deny(refusal) => Err(refusal),

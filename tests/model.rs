@@ -168,7 +168,8 @@ fn done(step: Step, target: &std::path::Path, slots: &mut [Option<File>; SLOTS])
                             names.push(name.to_string_lossy().into_owned());
                         }
                     }
-                    Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
+                    // Who sees nothing in a directory cannot open it.
+                    Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EACCES)) => {}
                     Err(e) => return Err(e),
                 }
             }

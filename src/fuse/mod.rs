@@ -14,7 +14,7 @@ use fuser::{
 
 use self::held::Held;
 use self::server::{HeldRead, Refuse, SHARED, Server};
-use crate::access::{Caller as _, Range};
+use crate::access::{Caller as _, Enough, Range};
 use crate::id::{Gid, Tid, Uid};
 use crate::sys::caller::Header;
 use crate::vfs::{Asked, Attr, Kind, Node, RequestCaller, Vfs, VfsError, Waker};
@@ -96,7 +96,8 @@ fn fuse_attr(attr: &Attr, number: u64) -> FileAttr {
         crtime: attr.mtime.to_system_time(),
         kind: file_type(attr.kind),
         perm: attr.perm,
-        nlink: if attr.kind == Kind::Directory { 2 } else { 1 },
+        // Of directories too: 2 would say that there are none below, and tree walkers believe it.
+        nlink: 1,
         uid: attr.uid,
         gid: attr.gid,
         rdev: 0,
@@ -131,6 +132,18 @@ impl Adapter {
         req: &Request,
         reply: R,
         ask: impl FnOnce(&Vfs, &mut RequestCaller<'_>) -> Result<T, VfsError> + Send + 'static,
+        give: impl FnOnce(&Vfs, T, R) + Send + 'static,
+    ) {
+        self.filled(what, req, reply, move |vfs, caller, _| ask(vfs, caller), give);
+    }
+
+    /// The same for an answer that is made while it is decided.
+    fn filled<T, R: Refuse>(
+        &self,
+        what: &'static str,
+        req: &Request,
+        reply: R,
+        ask: impl FnOnce(&Vfs, &mut RequestCaller<'_>, &mut R) -> Result<T, VfsError> + Send + 'static,
         give: impl FnOnce(&Vfs, T, R) + Send + 'static,
     ) {
         self.server.answer((what, header(req)), reply, ask, give);
@@ -300,25 +313,20 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn readdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
-        self.call(
+        self.filled(
             "readdir",
             req,
             reply,
-            move |vfs, _| vfs.listing(fh.0),
-            move |vfs, listing, mut reply| {
-                let skip = usize::try_from(offset).unwrap_or(usize::MAX);
-                for (i, entry) in listing.entries.iter().enumerate().skip(skip) {
-                    if reply.add(
-                        INodeNo(vfs.number(entry.node)),
-                        i as u64 + 1,
-                        file_type(entry.kind),
-                        &*entry.name,
-                    ) {
-                        break;
+            move |vfs, caller, reply| {
+                vfs.readdir(fh.0, offset, caller, &mut |entry| {
+                    let (ino, kind) = (INodeNo(vfs.number(entry.node)), file_type(entry.kind));
+                    match reply.add(ino, entry.cookie, kind, entry.name) {
+                        true => Enough::Yes,
+                        false => Enough::No,
                     }
-                }
-                reply.ok();
+                })
             },
+            |_, (), reply| reply.ok(),
         );
     }
 
@@ -330,7 +338,12 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.at_once("statfs", req, |_| reply.statfs(0, 0, 0, 0, 0, 4096, 255, 4096));
+        // The same for everybody and always, so that it tells nothing: there is a file system, and no room in it. With
+        // 0 blocks df leaves it out, and smbd and others take it for broken.
+        const BLOCKS: u64 = 1 << 16;
+        self.at_once("statfs", req, |_| {
+            reply.statfs(BLOCKS, 0, 0, BLOCKS, 0, 4096, 255, 4096)
+        });
     }
 
     fn access(&self, req: &Request, ino: INodeNo, mask: fuser::AccessFlags, reply: ReplyEmpty) {

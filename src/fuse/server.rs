@@ -75,14 +75,14 @@ impl Server {
     pub fn answer<T, R: Refuse>(
         &self,
         (what, header): (&'static str, Header),
-        reply: R,
-        ask: impl FnOnce(&Vfs, &mut RequestCaller<'_>) -> Result<T, VfsError>,
+        mut reply: R,
+        ask: impl FnOnce(&Vfs, &mut RequestCaller<'_>, &mut R) -> Result<T, VfsError>,
         give: impl FnOnce(&Vfs, T, R),
     ) {
         self.guarded(what, header, |vfs, caller| {
             #[cfg(test)]
             super::tests::fault("decision");
-            let answer = ask(vfs, caller);
+            let answer = ask(vfs, caller, &mut reply);
             #[cfg(test)]
             super::tests::fault("reply");
             match answer {
@@ -104,7 +104,7 @@ impl Server {
         self.answer(
             ("read", header),
             reply,
-            |vfs, caller| vfs.read(handle, range, direct, caller),
+            |vfs, caller, _| vfs.read(handle, range, direct, caller),
             |_, bytes, reply| reply.data(bytes.as_ref().map_or(&[], |b| b.expose())),
         );
     }

@@ -183,6 +183,9 @@ impl Lifecycle {
             }
             meta.life = Life::Active;
             meta.meta_changed = now;
+            if created && old.is_some() {
+                meta.again = Some(now);
+            }
             if let Some(secret) = &old {
                 prune(draft, secret, &meta, now);
             }
@@ -383,6 +386,7 @@ impl Lifecycle {
             description: None,
             arn: None,
             created: now,
+            again: None,
             value_changed: now,
             meta_changed: now,
             maker: caller.uid(),

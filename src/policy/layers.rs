@@ -9,7 +9,7 @@ use super::diagnostic::{PolicyError, Warning};
 use super::pattern::eq_ignore_case;
 use super::principal::{Directory, Local, LocalError, PrincipalMap, is_arn};
 use super::record::{Kind, PolicyRecord};
-use super::rule::{Part, Rule, Rules, Test, What, Who};
+use super::rule::{Part, Rule, Rules, Scope, Test, What, Who};
 use crate::id::Uid;
 
 /// Most guardrails that a store has.
@@ -146,6 +146,7 @@ pub struct Shared {
     /// What is attached to anything else.
     others: Rules,
     tags: Box<[PrincipalTag]>,
+    scope: Scope,
     guardrail_ids: Box<[Box<str>]>,
     identity_ids: Box<[Box<str>]>,
 }
@@ -223,12 +224,21 @@ impl Shared {
         }
         by_uid.values_mut().for_each(Rules::sort);
         shared.others.sort();
+        let guardrails = all.iter();
+        let guardrails = guardrails.flat_map(|g| g.denies.iter().chain(g.ceiling.iter().flatten()));
+        let identities = by_uid.values().chain([&shared.others]);
+        shared.scope = Scope::of(guardrails.chain(identities.flat_map(|r| r.denies.iter().chain(&r.allows))));
         shared.guardrails = all.into();
         shared.by_uid = by_uid.into_iter().collect();
         shared.tags = tags.into();
         shared.guardrail_ids = guardrail_ids.into();
         shared.identity_ids = identity_ids.into();
         Ok(shared)
+    }
+
+    /// Of all its statements about reading and describing.
+    pub fn scope(&self) -> Scope {
+        self.scope
     }
 
     /// The rules of the identity policies that could be about this caller.

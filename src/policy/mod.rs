@@ -27,6 +27,7 @@ mod operator;
 mod parse;
 mod pattern;
 mod principal;
+mod reach;
 mod record;
 mod resource;
 mod rule;
@@ -53,8 +54,9 @@ pub use layers::{Attached, GuardrailRecord, IdentityRecord, MAX_GUARDRAILS, MAX_
 pub use operator::{Comparison, Operator, Order, Quantifier};
 pub use parse::MAX_BYTES;
 pub use principal::{Directory, Local, LocalError, PrincipalMap};
+pub use reach::{Claim, Elsewhere, Kept, elsewhere};
 pub use record::{Grammar, PolicyRecord};
-pub use rule::Part;
+pub use rule::{Part, Scope};
 pub use simulate::{Scenario, ScenarioError, simulate};
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What a decision runs over: rules, their questions, and what each costs to ask.
 
-use super::action::ActionSet;
+use super::action::{Action, ActionSet};
 use super::operator::Comparison;
 use super::pattern::{eq_ignore_case, glob, glob_arn};
 use super::resource::Resource;
@@ -218,6 +218,19 @@ impl Test {
         self.origins().map(Origin::cost).fold(what, Cost::max)
     }
 
+    fn looks_at_secret(&self) -> bool {
+        let of_secret = |origin: &Origin| {
+            matches!(
+                origin,
+                Origin::Stage | Origin::VersionId | Origin::SecretId | Origin::ResourceTag(_)
+            )
+        };
+        matches!(
+            self.what,
+            What::Resource(..) | What::SecretId(..) | What::Stage(_)
+        ) || self.origins().any(of_secret)
+    }
+
     /// The answer, if it is the same for every request.
     pub fn constant(&self) -> Option<bool> {
         match (&self.what, &self.unless_absent) {
@@ -227,7 +240,33 @@ impl Test {
     }
 }
 
+/// Whether rules answer the same caller the same, whichever secret he wants to see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Scope {
+    /// The same for all secrets, and for all of their versions.
+    #[default]
+    EverySecret,
+    /// They look at the secret's name, its tags, its versions or labels.
+    EachSecret,
+}
+
+impl Scope {
+    /// Of those rules that are about reading or describing.
+    pub(super) fn of<'r>(rules: impl IntoIterator<Item = &'r Rule>) -> Scope {
+        let shown = rules.into_iter().filter(|rule| rule.shows());
+        match shown.flat_map(|rule| &rule.tests).any(Test::looks_at_secret) {
+            true => Scope::EachSecret,
+            false => Scope::EverySecret,
+        }
+    }
+}
+
 impl Rule {
+    /// Whether it is about reading or describing.
+    pub fn shows(&self) -> bool {
+        self.actions.contains(Action::GetSecretValue) || self.actions.contains(Action::DescribeSecret)
+    }
+
     pub fn cost(&self) -> Cost {
         self.tests.iter().map(Test::cost).max().unwrap_or(Cost::Free)
     }

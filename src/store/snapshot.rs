@@ -2,10 +2,8 @@
 //! so that a put costs the same with 10 secrets as with 100,000.
 
 use crate::id::{SecretId, SecretName};
-use equivalent::Comparable;
 use sha2::{Digest, Sha256};
 use std::borrow::Borrow;
-use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hash, Hasher, RandomState};
 use std::sync::Arc;
@@ -46,21 +44,53 @@ pub struct Directory {
     pub entries: usize,
 }
 
-/// One entry of a directory.
-pub enum Child<'a, E> {
-    /// A secret, by the last segment of its name.
-    Secret(&'a str, &'a Arc<E>),
-    /// A directory, by the last segment of its path.
-    Directory(&'a str, DirId),
+/// Where a name stands in its directory: a number below 2^31 that the name keeps as long as it is there, whatever
+/// other names come and go. A walk can go on behind any place, also one whose name has gone meanwhile.
+///
+/// It is a hash of the name, or the next free number where another name has that one; so all but names that collide
+/// have the same place in every process. (32-bit programs that know no large files cannot take longer numbers.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place(pub u32);
+
+impl Place {
+    /// Before every name; what is left of it is the caller's to give away.
+    pub const START: Place = Place(0x1000);
+    /// No name hashes to the last of them, so that the next free number is one.
+    const SPREAD: u32 = (1 << 31) - (1 << 24);
+
+    /// That of a name which collides with no other.
+    pub fn of(segment: &str) -> Place {
+        let [a, b, c, d, ..] = <[u8; 32]>::from(Sha256::digest(segment.as_bytes()));
+        let hash = u32::from_be_bytes([a, b, c, d]) >> 1;
+        Place(Place::START.0 + 1 + hash % (Place::SPREAD - Place::START.0))
+    }
 }
 
-impl<'a, E> Child<'a, E> {
-    /// Its name in the directory; what [`Snapshot::children`] takes to go on after it.
-    pub fn segment(&self) -> &'a str {
-        match self {
-            Child::Secret(segment, _) | Child::Directory(segment, _) => segment,
-        }
-    }
+/// What stands at a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// A secret.
+    Secret(SecretId),
+    /// A directory.
+    Directory(DirId),
+}
+
+/// One entry of a directory.
+pub struct Child<'a, E> {
+    /// Where it stands; what [`Snapshot::children`] takes to go on behind it.
+    pub place: Place,
+    /// The last segment of its path.
+    pub segment: &'a str,
+    /// What it is.
+    pub what: Found<'a, E>,
+}
+
+/// What an entry of a directory is.
+pub enum Found<'a, E> {
+    /// A secret.
+    Secret(&'a Arc<E>),
+    /// A directory.
+    Directory(DirId),
 }
 
 /// Why a name cannot be given to a new secret: a name is a file or a directory, never both.
@@ -87,8 +117,8 @@ pub enum NameConflict {
 
 /// The index. `E` is shared between all snapshots that hold it.
 pub struct Snapshot<E> {
-    /// Names alone: the tree keeps copies of what was in it as its signposts, and an entry that is gone must go.
-    ordered: imbl::OrdSet<Ordered>,
+    /// Numbers alone: the tree keeps copies of what was in it as its signposts, and an entry that is gone must go.
+    places: imbl::OrdMap<At, Packed>,
     by_name: imbl::GenericHashMap<Named<E>, (), RandomState, imbl::shared_ptr::DefaultSharedPtr>,
     by_id: imbl::OrdMap<SecretId, Arc<E>>,
     /// How many entries each directory has. The root is not in it while it is empty.
@@ -99,7 +129,7 @@ pub struct Snapshot<E> {
 impl<E> Clone for Snapshot<E> {
     fn clone(&self) -> Self {
         Snapshot {
-            ordered: self.ordered.clone(),
+            places: self.places.clone(),
             by_name: self.by_name.clone(),
             by_id: self.by_id.clone(),
             entries: self.entries.clone(),
@@ -110,7 +140,7 @@ impl<E> Clone for Snapshot<E> {
 
 impl<E> fmt::Debug for Snapshot<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Snapshot({} secrets)", self.ordered.len())
+        write!(f, "Snapshot({} secrets)", self.by_id.len())
     }
 }
 
@@ -124,7 +154,7 @@ impl<E: Indexed> Snapshot<E> {
     /// Nothing but the root directory.
     pub fn empty() -> Self {
         Snapshot {
-            ordered: imbl::OrdSet::new(),
+            places: imbl::OrdMap::new(),
             by_name: imbl::GenericHashMap::default(),
             by_id: imbl::OrdMap::new(),
             entries: imbl::GenericHashMap::default(),
@@ -134,12 +164,12 @@ impl<E: Indexed> Snapshot<E> {
 
     /// Number of secrets.
     pub fn len(&self) -> usize {
-        self.ordered.len()
+        self.by_id.len()
     }
 
     /// Whether there is no secret.
     pub fn is_empty(&self) -> bool {
-        self.ordered.is_empty()
+        self.by_id.is_empty()
     }
 
     /// The secret of that name.
@@ -176,8 +206,7 @@ impl<E: Indexed> Snapshot<E> {
             self.remove(&old);
         }
         if !same_name {
-            self.count_in(entry.name().as_str());
-            self.ordered.insert(Ordered(entry.name().clone()));
+            self.enter(entry.name().as_str(), Item::Secret(entry.id()));
         }
         self.by_id.insert(entry.id(), entry.clone());
         self.by_name.insert(Named(entry), ());
@@ -196,29 +225,44 @@ impl<E: Indexed> Snapshot<E> {
     fn remove(&mut self, old: &Arc<E>) {
         self.by_id.remove(&old.id());
         self.by_name.remove(old.name().as_str());
-        self.ordered.remove(&ByPath(old.name().as_str()));
-        self.count_out(old.name().as_str());
+        self.leave(old.name().as_str(), Item::Secret(old.id()));
     }
 
-    /// Counts an entry in its directory, and a directory that this makes in the one above.
-    fn count_in(&mut self, entry: &str) {
-        let mut path = entry;
-        while let Some((dir, _)) = parent(path) {
+    /// Gives an entry a place in its directory, and a directory that this makes one in the one above.
+    fn enter(&mut self, entry: &str, item: Item) {
+        let (mut path, mut item) = (entry, item);
+        while let Some((dir, segment)) = parent(path) {
+            let id = DirId::of(dir);
+            let mut at = At {
+                dir: id,
+                place: Place::of(segment),
+            };
+            let taken = self.places.range(at..).take_while(|(found, _)| {
+                let same = **found == at;
+                at.place.0 += u32::from(same);
+                same
+            });
+            taken.for_each(drop);
+            self.places.insert(at, item.into());
             if let Some(count) = self.entries.get_mut(dir) {
                 *count += 1;
                 return;
             }
             let shared: Arc<str> = dir.into();
             self.entries.insert(shared.clone(), 1);
-            self.paths.entry(DirId::of(dir).0).or_insert(shared);
-            path = dir;
+            self.paths.entry(id.0).or_insert(shared);
+            (path, item) = (dir, Item::Directory(id));
         }
     }
 
     /// Takes an entry out of its directory, and a directory that this empties out of the one above.
-    fn count_out(&mut self, entry: &str) {
-        let mut path = entry;
+    fn leave(&mut self, entry: &str, item: Item) {
+        let (mut path, mut item) = (entry, item);
         while let Some((dir, _)) = parent(path) {
+            let Some((id, place)) = self.place_of(path, item) else {
+                return;
+            };
+            self.places.remove(&At { dir: id, place });
             match self.entries.get_mut(dir) {
                 Some(count) if *count > 1 => {
                     *count -= 1;
@@ -226,22 +270,37 @@ impl<E: Indexed> Snapshot<E> {
                 }
                 Some(_) => {
                     self.entries.remove(dir);
-                    let id = DirId::of(dir).0;
-                    if self.paths.get(&id).is_some_and(|taken| **taken == *dir) {
-                        self.paths.remove(&id);
+                    if self.paths.get(&id.0).is_some_and(|taken| **taken == *dir) {
+                        self.paths.remove(&id.0);
                     }
                 }
                 None => return,
             }
-            path = dir;
+            (path, item) = (dir, Item::Directory(id));
         }
+    }
+
+    /// The directory that holds `path`, and where in it that stands.
+    pub fn place_of(&self, path: &str, item: Item) -> Option<(DirId, Place)> {
+        let (dir, segment) = parent(path)?;
+        let (dir, wanted) = (DirId::of(dir), Packed::from(item));
+        let first = At {
+            dir,
+            place: Place::of(segment),
+        };
+        let mut from_there = self.places.range(first..).take_while(|(at, _)| at.dir == dir);
+        let (at, _) = from_there.find(|(_, found)| **found == wanted)?;
+        Some((dir, at.place))
+    }
+
+    /// Every secret in the order of the numbers.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<E>> {
+        self.by_id.values()
     }
 
     /// Every secret in the order of the names, compared segment by segment: `a`, `a/x`, `a-b`.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<E>> {
-        self.ordered
-            .iter()
-            .filter_map(|name| self.by_name(name.0.as_str()))
+        self.secrets_under("")
     }
 
     /// The directory at `path`; `""` is the root, which is always there.
@@ -276,40 +335,55 @@ impl<E: Indexed> Snapshot<E> {
         }
     }
 
-    /// The entries of the directory at `path`, in the byte order of their segments; those behind `after`, if it is
-    /// given, whether it is there still or not. Each step costs O(log n), whatever a subdirectory holds.
-    pub fn children<'a>(
-        &'a self,
-        path: &str,
-        after: Option<&str>,
-    ) -> impl Iterator<Item = Child<'a, E>> + 'a {
-        let prefix = if path.is_empty() {
-            String::new()
-        } else {
-            format!("{path}/")
+    /// The entries of a directory behind a place, in the order of their places. Each step costs O(log n), whatever a
+    /// subdirectory holds.
+    pub fn children(&self, dir: DirId, after: Place) -> impl Iterator<Item = Child<'_, E>> {
+        let first = At {
+            dir,
+            place: Place(after.0.saturating_add(1)),
         };
-        let from = match after {
-            Some(segment) => behind(&format!("{prefix}{segment}")),
-            None => prefix.clone(),
+        let behind = self.places.range(first..);
+        behind
+            .take_while(move |(at, _)| at.dir == dir)
+            .filter_map(|(at, found)| self.child_of(at.place, *found))
+    }
+
+    /// The entry at a place, if there is one.
+    pub fn child(&self, dir: DirId, place: Place) -> Option<Child<'_, E>> {
+        self.child_of(place, *self.places.get(&At { dir, place })?)
+    }
+
+    fn child_of(&self, place: Place, found: Packed) -> Option<Child<'_, E>> {
+        let (path, what) = match found.into() {
+            Item::Secret(id) => {
+                let secret = self.by_id.get(&id)?;
+                (secret.name().as_str(), Found::Secret(secret))
+            }
+            Item::Directory(id) => (&**self.paths.get(&id.0)?, Found::Directory(id)),
         };
-        let rest = self.from(&from);
-        Children {
-            snapshot: self,
-            prefix,
-            rest,
-        }
+        let (_, segment) = parent(path)?;
+        Some(Child { place, segment, what })
     }
 
     /// Every secret beneath the directory at `path`, at whatever depth, in the order of [`iter`](Self::iter).
     pub fn secrets_under<'a>(&'a self, path: &str) -> impl Iterator<Item = &'a Arc<E>> + 'a {
-        let prefix = if path.is_empty() {
-            String::new()
-        } else {
-            format!("{path}/")
+        let sorted = |dir| {
+            let mut all: Vec<_> = self.children(dir, Place::START).collect();
+            all.sort_unstable_by(|a, b| b.segment.cmp(a.segment));
+            all
         };
-        self.from(&prefix)
-            .take_while(move |name| name.0.as_str().starts_with(&prefix))
-            .filter_map(|name| self.by_name(name.0.as_str()))
+        let mut open = match self.is_directory(path) {
+            true => sorted(DirId::of(path)),
+            false => Vec::new(),
+        };
+        std::iter::from_fn(move || {
+            loop {
+                match open.pop()?.what {
+                    Found::Secret(secret) => return Some(secret),
+                    Found::Directory(dir) => open.append(&mut sorted(dir)),
+                }
+            }
+        })
     }
 
     /// Why `name` cannot be given to a secret, if it cannot. A name that a secret has already is no conflict.
@@ -336,40 +410,6 @@ impl<E: Indexed> Snapshot<E> {
         }
         None
     }
-
-    fn from<'a>(&'a self, at: &str) -> Rest<'a> {
-        self.ordered.range::<_, ByPath<'_>>(ByPath(at)..)
-    }
-}
-
-type Rest<'a> = imbl::ordset::RangedIter<'a, Ordered, imbl::shared_ptr::DefaultSharedPtr>;
-
-struct Children<'a, E> {
-    snapshot: &'a Snapshot<E>,
-    prefix: String,
-    rest: Rest<'a>,
-}
-
-impl<'a, E: Indexed> Iterator for Children<'a, E> {
-    type Item = Child<'a, E>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let Ordered(name) = self.rest.next()?;
-        let name = name.as_str();
-        let Some(tail) = name.strip_prefix(&self.prefix) else {
-            // What follows is in another directory; so is everything behind it.
-            self.rest = self.snapshot.from(END);
-            return None;
-        };
-        match tail.split_once('/') {
-            None => Some(Child::Secret(tail, self.snapshot.by_name(name)?)),
-            Some((segment, _)) => {
-                let path = &name[..self.prefix.len() + segment.len()];
-                self.rest = self.snapshot.from(&behind(path));
-                Some(Child::Directory(segment, DirId::of(path)))
-            }
-        }
-    }
 }
 
 /// The directory that holds `path`, and the last segment; `None` for the root.
@@ -381,12 +421,35 @@ fn parent(path: &str) -> Option<(&str, &str)> {
     }
 }
 
-/// A place behind every name of all names.
-const END: &str = "\u{7f}";
+/// A place of a directory.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct At {
+    dir: DirId,
+    place: Place,
+}
 
-/// The place behind `path` and all that is beneath it: no name has a byte between `/` and this one.
-fn behind(path: &str) -> String {
-    format!("{path}\u{1}")
+/// A [`Item`] in eight bytes: directories have numbers of 56 bits, and their highest bit set here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Packed(u64);
+
+const IS_DIRECTORY: u64 = 1 << 63;
+
+impl From<Item> for Packed {
+    fn from(item: Item) -> Packed {
+        Packed(match item {
+            Item::Secret(id) => id.0,
+            Item::Directory(id) => id.0 | IS_DIRECTORY,
+        })
+    }
+}
+
+impl From<Packed> for Item {
+    fn from(Packed(n): Packed) -> Item {
+        match n & IS_DIRECTORY {
+            0 => Item::Secret(SecretId(n)),
+            _ => Item::Directory(DirId(n & !IS_DIRECTORY)),
+        }
+    }
 }
 
 /// An entry found by its name, which is kept in the entry alone.
@@ -417,47 +480,6 @@ impl<E: Indexed> PartialEq for Named<E> {
 }
 
 impl<E: Indexed> Eq for Named<E> {}
-
-/// A name in the order of a tree: `/` comes before every other byte, so that what is beneath a directory
-/// follows its own name at once and segments are in the order of their bytes.
-#[derive(Clone, PartialEq, Eq)]
-struct Ordered(SecretName);
-
-impl Ord for Ordered {
-    fn cmp(&self, other: &Self) -> Ordering {
-        by_segments(self.0.as_str(), other.0.as_str())
-    }
-}
-
-impl PartialOrd for Ordered {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-/// A text compared with names.
-struct ByPath<'a>(&'a str);
-
-impl equivalent::Equivalent<Ordered> for ByPath<'_> {
-    fn equivalent(&self, key: &Ordered) -> bool {
-        self.0 == key.0.as_str()
-    }
-}
-
-impl Comparable<Ordered> for ByPath<'_> {
-    fn compare(&self, key: &Ordered) -> Ordering {
-        by_segments(self.0, key.0.as_str())
-    }
-}
-
-fn by_segments(a: &str, b: &str) -> Ordering {
-    let (a, b) = (a.as_bytes(), b.as_bytes());
-    let rank = |byte: u8| if byte == b'/' { 0 } else { byte };
-    match a.iter().zip(b).find(|(x, y)| x != y) {
-        Some((x, y)) => rank(*x).cmp(&rank(*y)),
-        None => a.len().cmp(&b.len()),
-    }
-}
 
 /// Spreads numbers that the store itself gave out; nobody can choose them to collide.
 #[derive(Default)]

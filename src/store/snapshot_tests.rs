@@ -35,27 +35,33 @@ fn snapshot(names: &[&str]) -> Snapshot<Entry> {
 }
 
 fn text(child: &Child<'_, Entry>) -> String {
-    match child {
-        Child::Secret(segment, entry) => {
+    let segment = child.segment;
+    match child.what {
+        Found::Secret(entry) => {
             assert!(entry.name.as_str().ends_with(segment));
-            (*segment).to_string()
+            segment.to_string()
         }
-        Child::Directory(segment, _) => format!("{segment}/"),
+        Found::Directory(_) => format!("{segment}/"),
     }
 }
 
-fn children(s: &Snapshot<Entry>, path: &str, after: Option<&str>) -> Vec<String> {
-    s.children(path, after).map(|c| text(&c)).collect()
+/// The entries of a directory, in the order of their names.
+fn children(s: &Snapshot<Entry>, path: &str) -> Vec<String> {
+    let all: BTreeMap<_, _> = s
+        .children(DirId::of(path), Place::START)
+        .map(|c| (c.segment, text(&c)))
+        .collect();
+    all.into_values().collect()
 }
 
 #[test]
 fn directories_follow_from_the_names() {
     let s = snapshot(&["app/db/password", "app/db/user", "app/key", "top"]);
-    assert_eq!(children(&s, "", None), ["app/", "top"]);
-    assert_eq!(children(&s, "app", None), ["db/", "key"]);
-    assert_eq!(children(&s, "app/db", None), ["password", "user"]);
-    assert_eq!(children(&s, "app/d", None), [""; 0]);
-    assert_eq!(children(&s, "top", None), [""; 0]);
+    assert_eq!(children(&s, ""), ["app/", "top"]);
+    assert_eq!(children(&s, "app"), ["db/", "key"]);
+    assert_eq!(children(&s, "app/db"), ["password", "user"]);
+    assert_eq!(children(&s, "app/d"), [""; 0]);
+    assert_eq!(children(&s, "top"), [""; 0]);
     assert_eq!(s.directory("app").unwrap().entries, 2);
     assert_eq!(s.directory("").unwrap().entries, 2);
     assert!(s.directory("top").is_none() && !s.is_directory("app/db/user") && !s.is_directory("ap"));
@@ -71,32 +77,70 @@ fn directories_follow_from_the_names() {
     assert_eq!(s.dir_by_id(DirId::of("")).as_deref(), Some(""));
 }
 
-/// `-`, `.` and `+` come before `/` in ASCII: a directory must neither be listed late nor twice.
+/// `-`, `.` and `+` come before `/` in ASCII: what is beneath a directory must neither come late nor twice.
 #[test]
 fn segments_keep_their_byte_order_among_awkward_names() {
     let s = snapshot(&[
         "a/x", "a-b", "a.b", "a+b/y", "a0", "a-", "a-b.c/z", "A", "=", "@/q", "_",
     ]);
-    let listed = children(&s, "", None);
-    assert_eq!(
-        listed,
-        [
-            "=", "@/", "A", "_", "a/", "a+b/", "a-", "a-b", "a-b.c/", "a.b", "a0"
-        ]
-        .map(|s| s.to_string())
-    );
-    for after in ["", "a", "a+b", "a-", "a-b", "a-b.c", "a.b", "a/", "zz", "a,"] {
-        let wanted: Vec<_> = listed
-            .iter()
-            .filter(|c| c.trim_end_matches('/') > after.trim_end_matches('/'))
-            .cloned()
-            .collect();
-        assert_eq!(
-            children(&s, "", Some(after.trim_end_matches('/'))),
-            wanted,
-            "after {after:?}"
-        );
+    let names: Vec<&str> = s.iter().map(|e| e.name.as_str()).collect();
+    let wanted = [
+        "=", "@/q", "A", "_", "a/x", "a+b/y", "a-", "a-b", "a-b.c/z", "a.b", "a0",
+    ];
+    assert_eq!(names, wanted);
+}
+
+/// A walk that is interrupted at each place goes on behind it, whether its name is there still or not, and shows each
+/// name that stays once.
+#[test]
+fn a_walk_goes_on_behind_a_name_that_has_gone() {
+    let names: Vec<String> = (0..200).map(|n| format!("d/{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut s = snapshot(&names);
+    let dir = DirId::of("d");
+    let (mut shown, mut at) = (Vec::new(), Place::START);
+    for step in 0.. {
+        let Some(child) = s.children(dir, at).next() else {
+            break;
+        };
+        assert!(child.place > at && child.place.0 < 1 << 31);
+        at = child.place;
+        shown.push(child.segment.to_string());
+        if let (Found::Secret(entry), 0) = (child.what, step % 2) {
+            let id = entry.id;
+            s = s.without(id);
+        }
+        s = s.with(entry(1000 + step, &format!("d/new{step}"), 0));
     }
+    let old: BTreeSet<_> = shown.iter().filter(|n| !n.starts_with("new")).collect();
+    assert_eq!(old.len(), 200);
+    assert_eq!(
+        shown.iter().collect::<BTreeSet<_>>().len(),
+        shown.len(),
+        "none twice"
+    );
+}
+
+/// Names whose hashes are equal stand behind each other, and the second one stays where it is when the first goes.
+#[test]
+fn names_that_collide_have_places_of_their_own() {
+    let mut s = snapshot(&["d/other"]);
+    let dir = DirId::of("d");
+    let place = Place::of("late");
+    // No two such names are known: say that another one has the place of "late".
+    s.places
+        .insert(At { dir, place }, Item::Secret(SecretId(0)).into());
+    s = s.with(entry(7, "d/late", 0));
+    let found = s.place_of("d/late", Item::Secret(SecretId(7)));
+    assert_eq!(found, Some((dir, Place(place.0 + 1))));
+    s.places.remove(&At { dir, place });
+    assert_eq!(s.place_of("d/late", Item::Secret(SecretId(7))), found);
+    assert_eq!(
+        s.child(dir, Place(place.0 + 1)).map(|c| text(&c)).as_deref(),
+        Some("late")
+    );
+    s = s.without(SecretId(7));
+    assert_eq!(children(&s, "d"), ["other"]);
 }
 
 #[test]
@@ -243,24 +287,25 @@ proptest! {
         }
         prop_assert_eq!(s.entries.len(), dirs.len() - usize::from(names.is_empty()));
         prop_assert_eq!(s.paths.len(), s.entries.len());
+        prop_assert_eq!(s.places.len(), names.len() + dirs.len() - 1);
         for dir in &dirs {
             let wanted = naive(&names, dir);
-            prop_assert_eq!(children(&s, dir, None), wanted.clone());
+            prop_assert_eq!(children(&s, dir), wanted.clone());
             let found = s.directory(dir).unwrap();
             prop_assert_eq!(found.entries, wanted.len());
             prop_assert_eq!(s.dir_by_id(found.id).unwrap(), found.path);
             let under = names.iter().filter(|n| dir.is_empty() || n.starts_with(&format!("{dir}/"))).count();
             prop_assert_eq!(s.secrets_under(dir).count(), under);
 
-            // Page by page, each from the last segment seen.
-            let mut paged = Vec::new();
-            let mut after: Option<String> = None;
+            // Page by page, each from the last place seen.
+            let (mut paged, mut after) = (Vec::new(), Place::START);
             loop {
-                let page: Vec<_> = s.children(dir, after.as_deref()).take(pages).map(|c| (c.segment().to_string(), text(&c))).collect();
+                let page: Vec<_> = s.children(found.id, after).take(pages).map(|c| (c.place, text(&c))).collect();
                 let Some((last, _)) = page.last() else { break };
-                after = Some(last.clone());
+                after = *last;
                 paged.extend(page.into_iter().map(|(_, text)| text));
             }
+            paged.sort_by(|a, b| a.trim_end_matches('/').cmp(b.trim_end_matches('/')));
             prop_assert_eq!(paged, wanted);
         }
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::audit::Body;
+use crate::clock::Timestamp;
 use crate::seal::Term;
 use crate::store::{Batch, StoreError, Table};
 
@@ -325,6 +326,7 @@ impl Vault {
         let before = &draft.before;
         let mut secrets = before.secrets.clone();
         let mut versions = before.versions.clone();
+        let (mut reach, now) = (before.reach.clone(), Timestamp::now());
         let mut changes = Vec::new();
         for (meta, kind) in &draft.secrets {
             let old = before.secrets.by_id(meta.id);
@@ -367,7 +369,11 @@ impl Vault {
                 ),
             };
             let secret = Secret::new(meta.clone(), draft.epoch, policy, own, None, &before.common);
-            secrets = secrets.with(Arc::new(secret));
+            let secret = Arc::new(secret);
+            let after = secrets.with(secret.clone());
+            let old = secrets.by_id(meta.id).map(|s| &**s);
+            reach.changed((&secrets, old), (&after, Some(&secret)), now);
+            secrets = after;
             changes.push(Change {
                 id: meta.id,
                 name: meta.name.clone(),
@@ -385,11 +391,15 @@ impl Vault {
                     kind: ChangeKind::Deleted,
                 });
             }
-            secrets = secrets.without(*id);
+            let after = secrets.without(*id);
+            let old = secrets.by_id(*id).map(|s| &**s);
+            reach.changed((&secrets, old), (&after, None), now);
+            secrets = after;
         }
         Ok((
             State {
                 secrets,
+                reach,
                 versions,
                 layers: match &*draft.layers {
                     [] => before.layers.clone(),

@@ -90,6 +90,7 @@ pub(super) fn believed(store: &dyn Store, keyring: &Keyring) -> Result<(EpochRec
     let common = Arc::new(Common::default());
     let (secrets, versions, lost) = records.assemble(&common);
     let state = State {
+        reach: Reach::of(&secrets),
         secrets,
         versions,
         layers,
@@ -427,6 +428,7 @@ fn nameless(id: SecretId, name: SecretName) -> SecretMeta {
         description: None,
         arn: None,
         created: Timestamp(0),
+        again: None,
         value_changed: Timestamp(0),
         meta_changed: Timestamp(0),
         maker: crate::id::ROOT,

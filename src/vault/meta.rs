@@ -61,6 +61,9 @@ pub struct SecretMeta {
     pub arn: Option<String>,
     /// When the name was first made.
     pub created: Timestamp,
+    /// When the name came again, if it was deleted in between: that changed its directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<Timestamp>,
     /// When the current value became current: the files' mtime.
     pub value_changed: Timestamp,
     /// When anything changed: the files' ctime.
@@ -85,6 +88,13 @@ pub struct SecretMeta {
     pub labels: LiteMap<Label, VersionNo>,
     /// Whether its values exist.
     pub life: Life,
+}
+
+impl SecretMeta {
+    /// When the name came to its directory.
+    pub fn named(&self) -> Timestamp {
+        self.again.unwrap_or(self.created)
+    }
 }
 
 /// A version's metadata record. It holds the version's wrapped data key, and with it the tag of its value, so

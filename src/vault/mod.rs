@@ -29,6 +29,7 @@ mod create;
 mod layers;
 mod load;
 mod meta;
+mod reach;
 #[cfg(test)]
 pub(crate) mod tests;
 mod workers;
@@ -39,7 +40,9 @@ pub use commit::{Draft, Sameness};
 pub use create::{Created, create, recover};
 pub use layers::{LayerKey, LayerMeta, LayerRecord, LayerSet};
 use meta::Pending;
+
 pub use meta::{Appearance, EpochRecord, Life, SecretMeta, VersionMeta, Visibility};
+pub use reach::{PolicyNo, Reach};
 
 pub(crate) const SECRET: RecordKind = RecordKind(1);
 pub(crate) const VERSION: RecordKind = RecordKind(2);
@@ -390,6 +393,8 @@ impl Version {
 pub struct State {
     /// Every secret.
     pub secrets: Snapshot<Secret>,
+    /// Which of them there are for whom.
+    pub reach: Reach,
     /// Whose a version is.
     pub versions: imbl::OrdMap<VersionNo, SecretId>,
     /// Guardrails and identity policies.

@@ -76,12 +76,16 @@ impl Place {
     }
 
     pub(crate) fn open(&self) -> Vault {
-        Vault::open_with(
-            Box::new(self.store.clone()),
-            &self.path(),
-            &settings(&self.path()),
-        )
-        .unwrap()
+        self.open_with(settings(&self.path()).administration)
+    }
+
+    pub(crate) fn open_with(&self, administration: Administration) -> Vault {
+        let path = self.path();
+        let settings = Settings {
+            administration,
+            ..settings(&path)
+        };
+        Vault::open_with(Box::new(self.store.clone()), &path, &settings).unwrap()
     }
 
     fn segment(&self) -> PathBuf {
@@ -144,6 +148,7 @@ pub(crate) fn make(vault: &Vault, name: &str, meanwhile: impl FnOnce()) -> Resul
                 description: None,
                 arn: None,
                 created: now,
+                again: None,
                 value_changed: now,
                 meta_changed: now,
                 maker: crate::id::ROOT,
@@ -163,7 +168,7 @@ pub(crate) fn make(vault: &Vault, name: &str, meanwhile: impl FnOnce()) -> Resul
 }
 
 /// A machine without users and groups.
-struct Nobody;
+pub(crate) struct Nobody;
 
 impl crate::policy::Directory for Nobody {
     fn uid_of(&self, _: &str) -> Option<crate::id::Uid> {

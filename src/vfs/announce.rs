@@ -3,12 +3,12 @@
 
 use std::ffi::OsStr;
 
-use crate::access::{Caller, Standing};
+use crate::access::{Caller, Side, Standing};
 use crate::id::SecretId;
 use crate::store::snapshot::DirId;
 use crate::vault::State;
 
-use super::tree::{Side, directory, join};
+use super::tree::{directory, join};
 use super::{Attr, Kind, Node, Vfs, VfsError, lock};
 
 /// What the notifier is about to announce.

@@ -4,6 +4,7 @@ use crate::access::{Caller, Standing};
 use crate::clock::Timestamp;
 use crate::vault::{Secret, Version};
 
+use super::listing::directory_id;
 use super::{Node, Vfs};
 
 /// The kinds of files there are.
@@ -39,8 +40,19 @@ pub struct Attr {
 }
 
 impl Vfs {
+    /// A directory changes when a name comes to it or goes: programs that remember listings look at its times.
     pub(super) fn directory_attr(&self, node: Node) -> Attr {
-        let at = self.started;
+        let state = self.access().vault().peek();
+        let changed = directory_id(node).and_then(|dir| state.reach.directory_changed(dir));
+        self.directory_since(node, changed.unwrap_or(self.started))
+    }
+
+    /// The directory of a secret's versions changes with the secret.
+    pub(super) fn versions_attr(&self, secret: &Secret) -> Attr {
+        self.directory_since(Node::VersionsOf(secret.meta.id), secret.meta.meta_changed)
+    }
+
+    fn directory_since(&self, node: Node, at: Timestamp) -> Attr {
         Attr {
             node,
             size: 0,

@@ -32,8 +32,8 @@ pub struct OpenFile {
 pub enum Handle {
     /// An open file.
     File(Arc<OpenFile>),
-    /// A directory listing, made once for its opener.
-    Directory(Arc<super::Listing>),
+    /// An open directory: each look at it is decided anew, for whoever looks.
+    Directory(super::Node),
     /// The notifier's write handle, which writes nothing.
     Notifier,
 }

@@ -19,6 +19,7 @@ mod errno;
 mod handles;
 #[cfg(all(test, feature = "interleavings"))]
 mod interleavings;
+mod listing;
 mod node;
 mod number;
 mod poll;
@@ -31,10 +32,10 @@ pub use attr::{Attr, Kind};
 pub use caller::RequestCaller;
 pub use errno::{Errno, Level, VfsError};
 pub use handles::{Handle, Handles, OpenFile};
+pub use listing::ListingEntry;
 pub use node::Node;
 pub use retry::Asked;
 use retry::Begun;
-pub use tree::{Listing, ListingEntry};
 
 /// The answer to a poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

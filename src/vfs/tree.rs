@@ -1,43 +1,18 @@
-//! Names: look-ups, listings, links, and what the notifier may do to names.
+//! Names: look-ups, links, and what access(2) is told.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use crate::access::Caller;
+use crate::access::{Caller, Side, Sight};
 use crate::audit::Event;
 use crate::id::{Label, VersionId};
-use crate::store::snapshot::Child;
 use crate::vault::{Secret, State, Visibility};
 
-use super::{Attr, Handle, Kind, Node, Vfs, VfsError, count, version};
-
-/// One line of a listing.
-#[derive(Clone, Debug)]
-pub struct ListingEntry {
-    /// What it is.
-    pub node: Node,
-    /// Its kind.
-    pub kind: Kind,
-    /// Its name in the directory.
-    pub name: Box<str>,
-}
-
-/// What one caller sees of a directory, as it was when he opened it.
-#[derive(Debug, Default)]
-pub struct Listing {
-    /// In byte order of the names, after `.` and `..`.
-    pub entries: Vec<ListingEntry>,
-}
+use super::listing::directory_id;
+use super::{Attr, Node, Vfs, VfsError, count, version};
 
 const VERSIONS: &str = ".versions";
-
-/// Whether a listing is of the secrets or of their versions.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
-    Values,
-    Versions,
-}
 
 impl Vfs {
     /// Finds a name in a directory.
@@ -80,17 +55,17 @@ impl Vfs {
                 Side::Values => self.lookup_secret(secret, caller),
                 Side::Versions => {
                     self.has_versions_for(secret, caller)?;
-                    Ok(self.directory_attr(Node::VersionsOf(secret.meta.id)))
+                    Ok(self.versions_attr(secret))
                 }
             };
         }
-        let directory = state.secrets.directory(&full).ok_or(VfsError::NoEntry)?;
-        if !state.secrets.secrets_under(&full).any(|s| s.is_active()) {
+        let directory = state.secrets.directory(&full).ok_or(VfsError::NoEntry)?.id;
+        if state.reach.directory_changed(directory).is_none() {
             return Err(VfsError::NoEntry);
         }
         Ok(self.directory_attr(match side {
-            Side::Values => Node::Directory(directory.id),
-            Side::Versions => Node::VersionsDirectory(directory.id),
+            Side::Values => Node::Directory(directory),
+            Side::Versions => Node::VersionsDirectory(directory),
         }))
     }
 
@@ -143,23 +118,16 @@ impl Vfs {
 
     /// Whether the caller may see the directory of a secret's versions: who may see the secret, or may read one of
     /// them, as a policy can say that names labels or ids.
-    fn has_versions_for<C: Caller>(&self, secret: &Secret, caller: &mut C) -> Result<(), VfsError> {
-        if self.is_visible(secret, Side::Versions, caller) {
+    pub(super) fn has_versions_for<C: Caller>(
+        &self,
+        secret: &Secret,
+        caller: &mut C,
+    ) -> Result<(), VfsError> {
+        let state = self.access().vault().peek();
+        if Sight::new(self.access(), &state, Side::Versions, caller).sees(secret) {
             return Ok(());
         }
         self.standing(secret, Event::DescribeSecret, caller).map(drop)
-    }
-
-    /// Whether a secret's file, or the directory of its versions, is there for the caller. Nothing is recorded.
-    fn is_visible<C: Caller>(&self, secret: &Secret, side: Side, caller: &mut C) -> bool {
-        let access = self.access();
-        secret.is_active()
-            && secret.broken.is_none()
-            && (access.peek(secret, caller).is_ok()
-                || side == Side::Versions && {
-                    let mut versions = secret.versions.values();
-                    versions.any(|v| access.may_read_version(secret, v, caller).is_ok())
-                })
     }
 
     fn check_version<C: Caller>(
@@ -204,7 +172,7 @@ impl Vfs {
             Node::VersionsOf(id) => {
                 let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
                 self.has_versions_for(secret, caller)?;
-                Ok(self.directory_attr(node))
+                Ok(self.versions_attr(secret))
             }
             Node::Version(no) => {
                 let (secret, version) = version(&state, no).ok_or(VfsError::NoEntry)?;
@@ -257,101 +225,6 @@ impl Vfs {
         chosen.map_err(|e| self.refused(e))
     }
 
-    /// Opens a directory: what this caller sees of it is fixed now.
-    ///
-    /// # Errors
-    /// For a node that is none, or a caller with too many handles.
-    pub fn opendir<C: Caller>(&self, node: Node, caller: &mut C) -> Result<u64, VfsError> {
-        let place = self.handles.admit(caller.uid().0)?;
-        let state = self.access().vault().peek();
-        let listing = match node {
-            Node::VersionsOf(id) => {
-                let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
-                self.has_versions_for(secret, caller)?;
-                self.list_versions(secret, caller)
-            }
-            _ => {
-                let (path, side) = directory(&state, node)?;
-                self.list(&state, node, &path, side, caller)
-            }
-        };
-        let number = self.handles.reserve();
-        self.handles
-            .insert(number, Handle::Directory(Arc::new(listing)), place);
-        Ok(number)
-    }
-
-    /// The listing behind a directory's handle.
-    ///
-    /// # Errors
-    /// For a handle that is none.
-    pub fn listing(&self, handle: u64) -> Result<Arc<Listing>, VfsError> {
-        match self.handles.get(handle)? {
-            Handle::Directory(listing) => Ok(listing),
-            Handle::File(_) | Handle::Notifier => Err(VfsError::NotDirectory),
-        }
-    }
-
-    fn list<C: Caller>(&self, state: &State, node: Node, path: &str, side: Side, caller: &mut C) -> Listing {
-        let mut entries = dots(node);
-        for child in state.secrets.children(path, None) {
-            let (node, kind, name) = match child {
-                Child::Secret(name, secret) if self.is_visible(secret, side, caller) => match side {
-                    Side::Values => (Node::Secret(secret.meta.id), Kind::File, name),
-                    Side::Versions => (Node::VersionsOf(secret.meta.id), Kind::Directory, name),
-                },
-                Child::Directory(name, id) => {
-                    if !state
-                        .secrets
-                        .secrets_under(&join(path, name))
-                        .any(|s| self.is_visible(s, side, caller))
-                    {
-                        continue;
-                    }
-                    match side {
-                        Side::Values => (Node::Directory(id), Kind::Directory, name),
-                        Side::Versions => (Node::VersionsDirectory(id), Kind::Directory, name),
-                    }
-                }
-                Child::Secret(..) => continue,
-            };
-            entries.push(ListingEntry {
-                node,
-                kind,
-                name: name.into(),
-            });
-        }
-        Listing { entries }
-    }
-
-    fn list_versions<C: Caller>(&self, secret: &Secret, caller: &mut C) -> Listing {
-        let mut entries = dots(Node::VersionsOf(secret.meta.id));
-        let readable = |version: &crate::vault::Version, caller: &mut C| {
-            self.access().may_read_version(secret, version, caller).is_ok()
-        };
-        for (label, no) in &secret.meta.labels {
-            if secret.versions.get(no).is_some_and(|v| readable(v, caller)) {
-                let node = Node::label_link(secret.meta.id, label);
-                entries.push(ListingEntry {
-                    node,
-                    kind: Kind::Link,
-                    name: label.as_str().into(),
-                });
-            }
-        }
-        for version in secret.versions.values() {
-            if readable(version, caller) {
-                let name = version.meta.id.as_str().into();
-                entries.push(ListingEntry {
-                    node: Node::Version(version.meta.no),
-                    kind: Kind::File,
-                    name,
-                });
-            }
-        }
-        Listing { entries }
-    }
-
     /// Answers `access(2)`.
     ///
     /// # Errors
@@ -367,7 +240,11 @@ impl Vfs {
             return Err(VfsError::ReadOnly);
         }
         let Node::Secret(id) = node else {
-            return self.getattr(node, caller).map(drop);
+            self.getattr(node, caller)?;
+            return match read && directory_id(node).is_some() {
+                true => self.check_listing(node, caller),
+                false => Ok(()),
+            };
         };
         let state = self.access().vault().peek();
         let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
@@ -402,16 +279,6 @@ pub(super) fn directory(state: &State, node: Node) -> Result<(String, Side), Vfs
             return Err(VfsError::NotDirectory);
         }
     })
-}
-
-fn dots(node: Node) -> Vec<ListingEntry> {
-    [".", ".."]
-        .map(|name| ListingEntry {
-            node,
-            kind: Kind::Directory,
-            name: name.into(),
-        })
-        .into()
 }
 
 pub(super) fn join<'a>(path: &str, name: &'a str) -> Cow<'a, str> {

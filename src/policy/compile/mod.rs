@@ -47,7 +47,7 @@ pub struct Compiled {
 
 /// What secrets may have in common.
 #[derive(Debug, PartialEq, Eq, Hash)]
-pub(super) struct Body {
+pub(in crate::policy) struct Body {
     rules: Rules,
     ids: Box<[Box<str>]>,
     readers: Box<[String]>,
@@ -77,6 +77,10 @@ impl Compiled {
     /// A statement's Sid, or `#2` for the second if it has none.
     pub fn statement_id(&self, index: u32) -> &str {
         self.body.ids.get(index as usize).map_or("?", |id| id)
+    }
+
+    pub(super) fn body(&self) -> &Arc<Body> {
+        &self.body
     }
 
     pub(super) fn rules(&self) -> &Rules {
