@@ -111,6 +111,7 @@ fn settings(dir: &Path) -> Settings {
             group: None,
             root_describes: true,
         },
+        deciding: None,
     }
 }
 
