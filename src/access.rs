@@ -16,6 +16,7 @@ mod asked;
 mod caller;
 mod known;
 mod proof;
+mod recent;
 mod record;
 mod standing;
 #[cfg(all(test, not(feature = "interleavings")))]
@@ -25,12 +26,14 @@ pub use asked::Asked;
 pub use caller::{Caller, CallerKey};
 pub use known::KnownCaller;
 pub use proof::{AccessError, Bytes, Choice, Pin, Range, Standing};
+pub use recent::Remembered;
 
 /// The decision and reading of secrets.
 pub struct Access {
     vault: Arc<Vault>,
     /// Whether callers whose process cannot be seen at all (pid 0) may be served by rules on their uid alone.
     serve_unidentified: bool,
+    recent: recent::Recent,
 }
 
 impl Access {
@@ -228,6 +231,7 @@ impl Access {
         Access {
             vault,
             serve_unidentified,
+            recent: recent::Recent::default(),
         }
     }
 

@@ -1,7 +1,8 @@
 //! What the log is told: reads, refusals, and what is broken.
 
-use super::{Access, AccessError, Caller, Pin};
+use super::{Access, AccessError, Caller, Pin, Remembered};
 use crate::audit::{Event, Identity, Outcome, Receipt, Record};
+use crate::id::Uid;
 use crate::policy::{Basis, Grant, Reason, Refusal};
 use crate::vault::{Secret, Visibility};
 
@@ -82,8 +83,14 @@ impl Access {
         AccessError::Revoked
     }
 
+    /// The last refusal of a uid about a secret, if it was lately and since service began.
+    pub fn last_refusal(&self, uid: Uid, secret: &str) -> Option<Remembered> {
+        self.recent.of(uid, secret)
+    }
+
     /// A refusal that cannot be recorded is a refusal all the same.
     pub(super) fn tell(&self, record: &Record<'_>) {
+        self.recent.note(record);
         if let Err(e) = self.vault.log().refuse(record) {
             tracing::error!("a refusal could not be recorded: {e}");
         }
