@@ -16,6 +16,7 @@ mod asked;
 mod caller;
 mod known;
 mod proof;
+mod recent;
 mod record;
 mod sight;
 mod standing;
@@ -26,6 +27,7 @@ pub use asked::Asked;
 pub use caller::{Caller, CallerKey};
 pub use known::KnownCaller;
 pub use proof::{AccessError, Bytes, Choice, Pin, Range, Standing};
+pub use recent::Remembered;
 pub use sight::{Enough, Side, Sight};
 
 /// The decision and reading of secrets.
@@ -34,6 +36,7 @@ pub struct Access {
     /// Whether callers whose process cannot be seen at all (pid 0) may be served by rules on their uid alone, where the
     /// store seals no settings.
     serve_unidentified: bool,
+    recent: recent::Recent,
 }
 
 impl Access {
@@ -250,6 +253,7 @@ impl Access {
         Access {
             vault,
             serve_unidentified,
+            recent: recent::Recent::default(),
         }
     }
 

@@ -377,6 +377,7 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
 
     crate::sys::mem::large_blocks_apart();
     let vault = open_patiently(&plan.store, &plan.config)?;
+    let _release = Release(vault.clone());
     // The records as they were read are several times what is kept of them.
     crate::sys::mem::trim();
     for difference in differences(&vault, &plan.config) {
@@ -575,6 +576,15 @@ fn record(vault: &Vault, event: Event) {
     };
     if let Err(e) = vault.log().append(&record) {
         tracing::error!("start or end of service could not be recorded: {e}");
+    }
+}
+
+/// Frees the store when service ends, last of all.
+struct Release(Arc<Vault>);
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        self.0.release();
     }
 }
 

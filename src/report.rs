@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -21,6 +22,42 @@ pub use explain::{Question, Subject};
 pub use layers::LayerKind;
 pub use why::WhyAbout;
 
+/// The work of a long question. It ends when its answer is not waited for, and a stranger's leaves half of the time to
+/// others.
+struct Work {
+    owner: bool,
+    turn: Instant,
+}
+
+impl Work {
+    /// How long a stranger's question is worked on without a pause, and how long the pause is.
+    const TURN: Duration = Duration::from_millis(5);
+
+    fn begin(owner: bool) -> Work {
+        let turn = Instant::now();
+        Work { owner, turn }
+    }
+
+    /// Before each piece.
+    fn step<C: Caller>(&mut self, what: &str, caller: &C) -> Result<(), Problem> {
+        if self.turn.elapsed() < Work::TURN {
+            return Ok(());
+        }
+        if caller.gone() {
+            return Err(unheard(what));
+        }
+        if !self.owner {
+            std::thread::sleep(Work::TURN);
+        }
+        self.turn = Instant::now();
+        Ok(())
+    }
+}
+
+fn unheard(what: &str) -> Problem {
+    Problem::new(Exit::Unavailable, what, "nobody waits for the answer").next("ask again")
+}
+
 /// Questions about a store.
 pub struct Report {
     access: Arc<Access>,
@@ -34,32 +71,35 @@ impl Report {
     }
 
     /// Names that the caller may read or describe, under a directory if one is given, with all of `tags`.
+    ///
+    /// # Errors
+    /// If nobody waits for the answer any more.
     pub fn list<C: Caller>(
         &self,
         under: Option<&str>,
         tags: &BTreeMap<String, String>,
         caller: &mut C,
-    ) -> Value {
+    ) -> Result<Value, Problem> {
         let state = self.access.vault().state();
         let owner = self.access.vault().administration().owner;
         let under = under.map(|u| u.trim_matches('/')).unwrap_or_default();
-        let secrets: Vec<Value> = state
-            .secrets
-            .secrets_under(under)
-            .filter(|s| {
-                s.is_active()
-                    && tags.iter().all(|(k, v)| s.meta.tags.get(k) == Some(v))
-                    && (s.broken.is_some() && caller.uid() == owner || self.access.peek(s, caller).is_ok())
-            })
-            .map(|s| {
-                let mut row = self.summary(s);
-                if s.broken.is_some() {
-                    row["broken"] = json!(true);
-                }
-                row
-            })
-            .collect();
-        json!({ "secrets": secrets })
+        let mut secrets: Vec<Value> = Vec::new();
+        let mut work = Work::begin(caller.uid() == owner);
+        for s in state.secrets.secrets_under(under) {
+            work.step("the secrets were not listed", caller)?;
+            let shown = s.is_active()
+                && tags.iter().all(|(k, v)| s.meta.tags.get(k) == Some(v))
+                && (s.broken.is_some() && caller.uid() == owner || self.access.peek(s, caller).is_ok());
+            if !shown {
+                continue;
+            }
+            let mut row = self.summary(s);
+            if s.broken.is_some() {
+                row["broken"] = json!(true);
+            }
+            secrets.push(row);
+        }
+        Ok(json!({ "secrets": secrets }))
     }
 
     fn summary(&self, secret: &Secret) -> Value {

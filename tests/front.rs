@@ -370,7 +370,7 @@ fn a_thousand_idle_connections_and_a_client_that_does_not_read() {
     let hoarders: Vec<_> = (0..65)
         .map(|n| {
             let path = path.clone();
-            Run::uid(61320 + n).start(move || {
+            Run::uid(61320 + n).limit(Duration::from_secs(60)).start(move || {
                 let held: Vec<_> = (0..16).map(|_| Connection::connect(&path)).collect();
                 std::thread::sleep(Duration::from_secs(6));
                 held.iter().filter(|c| c.is_ok()).count()
@@ -378,7 +378,7 @@ fn a_thousand_idle_connections_and_a_client_that_does_not_read() {
         })
         .collect();
     std::thread::sleep(Duration::from_secs(1));
-    let deaf = Run::uid(A).start(move || {
+    let deaf = Run::uid(A).limit(Duration::from_secs(60)).start(move || {
         let connection = Connection::connect(&path).expect("connect");
         let request = r#"{"format":2,"request":{"command":"list","under":null}}"#;
         let asked = (0..50)

@@ -1,7 +1,8 @@
 //! What the log is told: reads, refusals, and what is broken.
 
-use super::{Access, AccessError, Asked, Caller, Pin};
+use super::{Access, AccessError, Asked, Caller, Pin, Remembered};
 use crate::audit::{Event, Identity, Outcome, Receipt, Record, Refused};
+use crate::id::Uid;
 use crate::policy::{Action, Basis, Grant, Layer, Purpose, Reason, Refusal};
 use crate::vault::{Secret, Visibility};
 
@@ -78,6 +79,11 @@ impl Access {
         AccessError::Revoked
     }
 
+    /// The last refusal of a uid about a secret, if it was lately and since service began.
+    pub fn last_refusal(&self, uid: Uid, secret: &str) -> Option<Remembered> {
+        self.recent.of(uid, secret)
+    }
+
     /// Records what gave nothing, about a secret that is there.
     pub(super) fn tell<C: Caller>(&self, record: Record<'_>, caller: &mut C) {
         self.tell_as(record, record.secret, caller);
@@ -89,6 +95,11 @@ impl Access {
         let (Outcome::Denied { reason } | Outcome::Failed { reason }) = record.outcome else {
             return;
         };
+        let record = Record {
+            via: caller.door(),
+            ..record
+        };
+        self.recent.note(caller.uid(), &record);
         let refused = Refused {
             uid: caller.uid().0,
             event: record.event,
@@ -99,7 +110,6 @@ impl Access {
             return;
         };
         let record = Record {
-            via: caller.door(),
             who: caller.who(Identity::Full),
             ..record
         };

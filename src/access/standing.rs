@@ -93,6 +93,22 @@ impl Access {
         self.decide_shared(&request, Event::CreateSecret, Some(name), caller)
     }
 
+    /// The decision about a name alone, whether or not there is such a secret: its own policy has no part in it. A refusal
+    /// is recorded as `event`.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn decide_named<C: Caller>(
+        &self,
+        name: &SecretName,
+        action: Action,
+        event: Event,
+        caller: &mut C,
+    ) -> Result<Grant, Refusal> {
+        let request = policy::Request::new(action, Purpose::Administer, SecretId(0), name);
+        self.decide_shared(&request, event, Some(name), caller)
+    }
+
     /// Whether something that a new secret is made with is forbidden. Its maker, who knows its first value, may say who
     /// reads it and what is shown of it, unless a guardrail or an identity policy says otherwise.
     ///

@@ -311,11 +311,21 @@ impl Log {
 
     /// The same; `None` if somebody's record is still on its way to the disk after `limit`.
     pub fn head_within(&self, limit: Duration) -> Option<Anchor> {
+        self.chain_within(limit).map(|chain| chain.anchor())
+    }
+
+    /// Nothing is written any more, and who would, waits: for the end of a process whose threads go on. False if
+    /// somebody's record is still on its way to the disk after `limit`.
+    pub fn end(&self, limit: Duration) -> bool {
+        self.chain_within(limit).map(std::mem::forget).is_some()
+    }
+
+    fn chain_within(&self, limit: Duration) -> Option<MutexGuard<'_, Writer>> {
         let begun = Instant::now();
         loop {
             match self.chain.try_lock() {
-                Ok(chain) => return Some(chain.anchor()),
-                Err(TryLockError::Poisoned(chain)) => return Some(chain.into_inner().anchor()),
+                Ok(chain) => return Some(chain),
+                Err(TryLockError::Poisoned(chain)) => return Some(chain.into_inner()),
                 Err(TryLockError::WouldBlock) if begun.elapsed() < limit => {
                     std::thread::sleep(Duration::from_millis(5));
                 }

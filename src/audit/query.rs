@@ -91,6 +91,15 @@ pub struct Query {
 }
 
 impl Query {
+    /// Whether a line holds the words that a wanted one must hold.
+    fn may_match(&self, line: &[u8]) -> bool {
+        let Ok(line) = std::str::from_utf8(line) else {
+            return false;
+        };
+        (!self.denied || line.contains("\"denied\""))
+            && self.secret.as_deref().is_none_or(|name| line.contains(name))
+    }
+
     fn matches(&self, entry: &Entry) -> bool {
         let is =
             |wanted: &Option<String>, found: Option<&str>| wanted.as_deref().is_none_or(|w| Some(w) == found);
@@ -147,23 +156,61 @@ pub fn tail(dir: &Path, n: usize) -> Result<Vec<Entry>, LogError> {
 }
 
 fn newest(dir: &Path, query: &Query, n: usize) -> Result<Vec<Entry>, LogError> {
+    let (entries, _) = newest_within(dir, query, n, &mut |_| true)?;
+    Ok(entries)
+}
+
+/// The newest record that `query` wants among the last `bytes` of the log, and whether older ones were not looked at.
+/// `go_on` is asked between pieces; where it says no, nothing is found.
+///
+/// # Errors
+/// If the log cannot be read.
+pub fn newest_of(
+    dir: &Path,
+    query: &Query,
+    bytes: u64,
+    go_on: &mut dyn FnMut() -> bool,
+) -> Result<(Option<Entry>, bool), LogError> {
+    let (mut entries, cut) = newest_within(dir, query, 1, &mut |read| read < bytes && go_on())?;
+    Ok((entries.pop(), cut))
+}
+
+/// The newest `n`, while `more` says of the bytes read so far that more may be; and whether it said no.
+fn newest_within(
+    dir: &Path,
+    query: &Query,
+    n: usize,
+    more: &mut dyn FnMut(u64) -> bool,
+) -> Result<(Vec<Entry>, bool), LogError> {
     segment::open_dir(dir)?;
     let mut entries = VecDeque::new();
+    let (mut read, mut cut) = (0, false);
     for &number in segment::list(dir)?.iter().rev() {
         let path = segment::path(dir, number);
         let file = segment::open(&path, Mode::Read)?;
         let mut lines = Backwards::new(file, &path)?;
-        while entries.len() < n {
+        let (mut asked, before) = (lines.rest, read);
+        let length = lines.rest + lines.buffer.len() as u64;
+        while entries.len() < n && !cut {
             let Some(line) = lines.next()? else { break };
+            read = before + length - lines.rest;
+            if lines.rest != asked {
+                asked = lines.rest;
+                cut = !more(read);
+            }
+            // Most lines are told from the wanted ones without taking them apart.
+            if !query.may_match(&line) {
+                continue;
+            }
             if let Some(entry) = Entry::parse(&line).filter(|e| query.matches(e)) {
                 entries.push_front(entry);
             }
         }
-        if entries.len() >= n {
+        if entries.len() >= n || cut {
             break;
         }
     }
-    Ok(entries.into())
+    Ok((entries.into(), cut))
 }
 
 /// The whole lines of a file, last first.

@@ -76,7 +76,7 @@ impl Desk {
                 };
                 self.lifecycle.put(put, &value, caller)
             }
-            Request::List { under, tags } => Ok(self.report.list(under.as_deref(), tags, caller)),
+            Request::List { under, tags } => self.report.list(under.as_deref(), tags, caller),
             Request::Tag(change) => self.lifecycle.tag(change, caller),
             Request::Label(change) => self.lifecycle.move_label(change, caller),
             Request::Describe { name } => self.report.describe(name, caller),
@@ -93,7 +93,7 @@ impl Desk {
             }
             Request::PolicyCheck { name, text, strict } => {
                 self.lifecycle
-                    .check_policy(name.as_ref(), text, Care::strict(*strict))
+                    .check_policy(name.as_ref(), text, Care::strict(*strict), caller)
             }
             Request::PolicyExplain { name, question } => self.report.explain(name, question, caller),
             Request::Layers { kind } => self.report.layers(*kind, caller),

@@ -100,19 +100,45 @@ impl Lifecycle {
         Ok(answer)
     }
 
-    /// What [`Lifecycle::set_policy`] would say of a document; changes nothing.
+    /// What [`Lifecycle::set_policy`] would say of a document; changes nothing. A secret that the caller may not see is
+    /// none to him.
     ///
     /// # Errors
-    /// Bad input, with its position.
-    pub fn check_policy(&self, name: Option<&SecretName>, text: &str, care: Care) -> Result<Value, Problem> {
-        let what = "the policy is not valid";
+    /// Bad input, with its position; a refusal.
+    pub fn check_policy<C: Caller>(
+        &self,
+        name: Option<&SecretName>,
+        text: &str,
+        care: Care,
+        caller: &mut C,
+    ) -> Result<Value, Problem> {
+        let (what, action) = ("the policy was not checked", Action::ValidateResourcePolicy);
         let any: SecretName = "any-name"
             .parse()
             .map_err(|e| Problem::new(Exit::Failed, what, e).next("try again"))?;
-        let name = name.unwrap_or(&any);
         let state = self.access.vault().state();
-        let secret = state.secrets.by_name(name.as_str());
-        let arn = secret.and_then(|s| s.meta.arn.as_deref());
+        let mut seen = |name: &SecretName| {
+            let secret = state.secrets.by_name(name.as_str())?;
+            let owner = caller.uid() == self.access.vault().administration().owner;
+            (owner || secret.broken.is_none() && self.access.peek(secret, caller).is_ok())
+                .then(|| secret.clone())
+        };
+        let secret = name.and_then(&mut seen);
+        let refused = |refusal: crate::policy::Refusal| refusal.problem(what, action);
+        match (&secret, name) {
+            (Some(secret), _) => self.allowed(secret, action, Event::ControlCall, caller, what)?,
+            (None, Some(name)) => {
+                let decided = self.access.decide_named(name, action, Event::ControlCall, caller);
+                decided.map(drop).map_err(refused)?;
+            }
+            (None, None) => {
+                let decided = self.access.decide_layers(action, Event::ControlCall, caller);
+                decided.map(drop).map_err(refused)?;
+            }
+        }
+        let what = "the policy is not valid";
+        let name = name.unwrap_or(&any);
+        let arn = secret.as_ref().and_then(|s| s.meta.arn.as_deref());
         let (record, found) = self.resolve(text, name, arn, what)?;
         care.judge(&found, what)?;
         let compiled = record.compile(name, arn).map_err(|e| bad_policy(what, &e))?;

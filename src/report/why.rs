@@ -5,11 +5,16 @@ use serde_json::{Value, json};
 
 use super::{Report, process};
 use crate::access::{Asked, Caller};
-use crate::audit::Query;
+use crate::audit::{Entry, Query};
+use crate::clock::Timestamp;
 use crate::id::{Label, ROOT, SecretName, Uid, printable, quoted};
 use crate::policy::{Action, Basis, Layer, Purpose, Reason, Refusal};
 use crate::problem::{Exit, Problem};
 use crate::vault::{Secret, VaultError, Visibility};
+
+/// How much of the log is searched for its owner, and looked at for others.
+const SEARCHED: u64 = 64 << 20;
+const GLANCED: u64 = 1 << 20;
 
 /// About whom `why` is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +49,8 @@ impl Report {
         let concealed = !root && self.concealed(name, caller);
         let mut about = match about {
             WhyAbout::Latest if concealed => return Err(none_on_record(name, &what)),
-            WhyAbout::Latest => return self.latest(name, &what, root, caller.uid()),
+            WhyAbout::Latest if root => return self.latest(name, &what, caller),
+            WhyAbout::Latest => return self.own_latest(name, &what, caller),
             WhyAbout::User(user) => {
                 let uid = self.directory.uid_of(user);
                 let uid = uid.ok_or_else(|| {
@@ -134,45 +140,95 @@ impl Report {
         })
     }
 
-    fn latest(&self, name: &SecretName, what: &str, root: bool, uid: Uid) -> Result<Value, Problem> {
+    /// For the owner: the latest on record, of anybody.
+    fn latest<C: Caller>(&self, name: &SecretName, what: &str, caller: &C) -> Result<Value, Problem> {
         let query = Query {
             secret: Some(name.to_string()),
             denied: true,
-            uid: (!root).then_some(uid.0),
-            limit: Some(1),
-            newest: true,
             ..Query::default()
         };
-        let found = crate::audit::query(&self.access.vault().dir().join("audit"), &query)
-            .last()
-            .transpose()
-            .map_err(|e| VaultError::from(e).problem(what))?;
-        let Some(entry) = found else {
-            return Err(none_on_record(name, what));
+        let (found, cut) = self.newest(&query, SEARCHED, what, caller)?;
+        match found {
+            Some(entry) => Ok(self.refused(name, &Refused::of(&entry.value), entry.value.clone())),
+            None if cut => {
+                let mib = SEARCHED >> 20;
+                let why = format!(
+                    "no refusal is in the newest {mib} MiB of the log, and older ones were not looked at"
+                );
+                let next = format!("search all of it: wardfs audit query --secret {name} --denied");
+                Err(Problem::new(Exit::NotFound, what, why).next(next))
+            }
+            None => Err(none_on_record(name, what)),
+        }
+    }
+
+    /// For everybody else: his own latest, if it is remembered. The log is looked at for its record alone, where that is
+    /// among the newest.
+    fn own_latest<C: Caller>(&self, name: &SecretName, what: &str, caller: &C) -> Result<Value, Problem> {
+        let last = self.access.last_refusal(caller.uid(), name.as_str());
+        let last = last.ok_or_else(|| none_on_record(name, what))?;
+        let query = Query {
+            secret: Some(name.to_string()),
+            denied: true,
+            uid: Some(caller.uid().0),
+            // A record is made a moment before or after it is remembered.
+            since: Some(Timestamp(last.time.0 - 1_000_000)),
+            ..Query::default()
         };
-        let record = entry.value;
-        let uid = record["uid"].as_u64().and_then(|u| u32::try_from(u).ok());
-        let reason = record["reason"].as_str().unwrap_or("unknown").to_string();
-        let who = uid.map_or_else(|| "somebody unknown".to_string(), |u| self.name_of(Uid(u)));
-        let time = record["eventTime"].as_str().unwrap_or("?");
+        let (found, _) = self.newest(&query, GLANCED, what, caller)?;
+        Ok(match found {
+            Some(entry) => self.refused(name, &Refused::of(&entry.value), entry.value.clone()),
+            None => {
+                let refused = Refused {
+                    uid: Some(caller.uid()),
+                    time: last.time.to_string(),
+                    event: last.event,
+                    reason: last.reason,
+                    via: last.via,
+                    layer: last.layer,
+                    statement: last.statement.as_deref(),
+                };
+                self.refused(name, &refused, Value::Null)
+            }
+        })
+    }
+
+    fn newest<C: Caller>(
+        &self,
+        query: &Query,
+        bytes: u64,
+        what: &str,
+        caller: &C,
+    ) -> Result<(Option<Entry>, bool), Problem> {
+        let log = self.access.vault().dir().join("audit");
+        let found = crate::audit::newest_of(&log, query, bytes, &mut || !caller.gone());
+        match caller.gone() {
+            true => Err(super::unheard(what)),
+            false => found.map_err(|e| VaultError::from(e).problem(what)),
+        }
+    }
+
+    fn refused(&self, name: &SecretName, refused: &Refused<'_>, record: Value) -> Value {
+        let who = refused
+            .uid
+            .map_or_else(|| "somebody unknown".to_string(), |u| self.name_of(u));
         let words = format!(
-            "{who} was refused {} at {time}: {}.",
-            printable(record["eventName"].as_str().unwrap_or("?")),
-            reason_words(&reason)
+            "{who} was refused {} at {}: {}.",
+            printable(refused.event),
+            refused.time,
+            reason_words(refused.reason)
         );
         // What `policy allow` gives is reading, and with it looking at the file.
-        let reading = match record["eventName"].as_str() {
-            Some("GetSecretValue" | "OpenSecret") => true,
-            Some("DescribeSecret") => record["via"] == "mount",
+        let reading = match refused.event {
+            "GetSecretValue" | "OpenSecret" => true,
+            "DescribeSecret" => refused.via == "mount",
             _ => false,
         };
-        let mend = (reason == "implicit_deny" && reading)
-            .then(|| uid.map(|u| self.mending(name, Uid(u))))
+        let mend = (refused.reason == "implicit_deny" && reading)
+            .then(|| refused.uid.map(|u| self.mending(name, u)))
             .flatten();
-        Ok(
-            json!({ "name": name, "who": who, "decision": "deny", "reason": reason, "layer": record["layer"],
-                   "statement": record["statement"], "words": words, "mend": mend, "record": record }),
-        )
+        json!({ "name": name, "who": who, "decision": "deny", "reason": refused.reason, "layer": refused.layer,
+                "statement": refused.statement, "words": words, "mend": mend, "record": record })
     }
 
     /// Whether there is no such secret, or it is hidden from this caller.
@@ -247,6 +303,32 @@ impl Report {
         match self.directory.users().into_iter().find(|(_, u)| *u == uid) {
             Some((user, _)) => format!("wardfs policy allow {name} user:{user}"),
             None => format!("wardfs policy allow {name} uid:{uid}"),
+        }
+    }
+}
+
+/// A refusal, from the log or from memory.
+struct Refused<'r> {
+    uid: Option<Uid>,
+    time: String,
+    event: &'r str,
+    reason: &'r str,
+    via: &'r str,
+    layer: Option<&'r str>,
+    statement: Option<&'r str>,
+}
+
+impl<'r> Refused<'r> {
+    fn of(record: &'r Value) -> Refused<'r> {
+        let uid = record["uid"].as_u64().and_then(|u| u32::try_from(u).ok());
+        Refused {
+            uid: uid.map(Uid),
+            time: record["eventTime"].as_str().unwrap_or("?").to_string(),
+            event: record["eventName"].as_str().unwrap_or("?"),
+            reason: record["reason"].as_str().unwrap_or("unknown"),
+            via: record["via"].as_str().unwrap_or_default(),
+            layer: record["layer"].as_str(),
+            statement: record["statement"].as_str(),
         }
     }
 }

@@ -15,6 +15,7 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub mod embedded;
 pub mod faulty;
@@ -291,6 +292,12 @@ pub trait Store: Send + Sync {
     /// Goes through the whole medium and compares every page with its checksum. `progress` is told the part done,
     /// from 0 to 1. Readers go on meanwhile, commits wait.
     fn check(&self, progress: &mut dyn FnMut(f64)) -> Result<Checked, StoreError>;
+
+    /// Gives the medium up to another process while this value lives on: the last call to it. Nothing is written any
+    /// more, and who would, waits. False, and nothing given up, if a commit is under way longer than `limit`.
+    fn release(&self, _limit: Duration) -> bool {
+        true
+    }
 }
 
 /// Why a store could not do what it was asked.

@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError};
+use std::time::Duration;
 
 use litemap::LiteMap;
 
@@ -505,6 +506,17 @@ impl Vault {
     /// What is served now, for the length of one request and without touching its reference count.
     pub fn peek(&self) -> Peek<Arc<State>> {
         self.state.load()
+    }
+
+    /// Frees the store for another process, whatever the threads of this one do: for its end. Nothing is written after
+    /// it. What a change has begun is finished by whoever opens the store next.
+    pub fn release(self: &Arc<Self>) {
+        const LIMIT: Duration = Duration::from_millis(500);
+        // Nothing of it is ever dropped: that would write.
+        std::mem::forget(self.clone());
+        if !(self.log.end(LIMIT) && self.store.release(LIMIT)) {
+            tracing::error!("a write does not end: the store stays this process's until it has ended");
+        }
     }
 
     /// Names those who hear of changes; once, before service begins.

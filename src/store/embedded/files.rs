@@ -31,8 +31,7 @@ pub(super) struct Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        // The lock would end with its last descriptor, and a child that is being spawned has one until its exec.
-        let _ = self.lock.unlock();
+        self.release();
     }
 }
 
@@ -50,6 +49,12 @@ pub(super) fn io(doing: &'static str, path: &Path, source: impl Into<io::Error>)
 }
 
 impl Home {
+    /// Gives the lock up. It would end with its last descriptor, and a child that is being spawned has one until its
+    /// exec, a thread that hangs in the system for as long as it does.
+    pub(super) fn release(&self) {
+        let _ = self.lock.unlock();
+    }
+
     /// Makes the directory where there is none (0700, its parents too), then opens it.
     ///
     /// # Errors

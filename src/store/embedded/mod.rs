@@ -33,7 +33,8 @@ use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, Once};
+use std::sync::{Arc, Mutex, Once, TryLockError};
+use std::time::{Duration, Instant};
 
 /// The records at one commit.
 type Records = ReadOnlyTable<&'static [u8], &'static [u8]>;
@@ -353,6 +354,24 @@ impl Embedded {
 }
 
 impl Store for Embedded {
+    fn release(&self, limit: Duration) -> bool {
+        let begun = Instant::now();
+        loop {
+            match self.committing.try_lock() {
+                Ok(guard) => std::mem::forget(guard),
+                Err(TryLockError::Poisoned(guard)) => std::mem::forget(guard.into_inner()),
+                Err(TryLockError::WouldBlock) if begun.elapsed() < limit => {
+                    std::thread::sleep(Duration::from_millis(5));
+                    continue;
+                }
+                Err(TryLockError::WouldBlock) => return false,
+            }
+            self.state.load().disk.retire();
+            self.home.release();
+            return true;
+        }
+    }
+
     fn revision(&self) -> Result<Revision, StoreError> {
         self.database()?.revision(&self.data)
     }
