@@ -40,6 +40,11 @@ pub fn check(store: &Path, file: Option<&Path>, world: &dyn World, output: &mut 
             printable(&key.to_string_lossy())
         ));
     }
+    if let Some(why) = crate::sys::caller::units_unknown() {
+        warnings.push(format!(
+            "units: {why}, so that a policy which allows a unit allows nobody, and one which denies a unit denies everybody"
+        ));
+    }
     // The store's own is held against what the store has sealed, where that can be asked.
     let (sealed, unasked) = match file {
         None => sealed(store, world),
