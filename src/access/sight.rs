@@ -7,7 +7,7 @@ use std::collections::BinaryHeap;
 use rustc_hash::FxHashMap;
 
 use super::{Access, Asked, Caller};
-use crate::audit::{Event, Identity, Outcome, Record};
+use crate::audit::{Event, Outcome, Record};
 use crate::policy::{Action, Basis, Claim, Elsewhere, Purpose, Reason, Refusal, Scope, elsewhere};
 use crate::store::snapshot::{Child, DirId, Found, Place};
 use crate::vault::{PolicyNo, Secret, State};
@@ -271,16 +271,15 @@ impl Access {
             reason: Reason::ImplicitDeny,
             basis: Basis::DEFAULT,
         };
-        self.tell(&Record {
+        let record = Record {
             event: Event::ListSecrets,
             outcome: Outcome::Denied {
                 reason: refusal.reason.code(),
             },
             layer: Some(refusal.basis.layer.code()),
-            via: caller.door(),
-            who: caller.who(Identity::Full),
             ..Record::default()
-        });
+        };
+        self.tell(record, caller);
         refusal
     }
 }
