@@ -1,10 +1,8 @@
 //! A serving process: wiring, readiness, signals, order of shutdown.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -19,10 +17,13 @@ use crate::lifecycle::Lifecycle;
 use crate::policy::{Administration, PrincipalMap};
 use crate::problem::{Exit, Problem};
 use crate::report::Report;
-use crate::sys::notifier::Kind;
 use crate::sys::{accounts, caller, harden, mount, notifier, notify, nss};
-use crate::vault::{Change, ChangeKind, Opener, Rollback, Settings, Trial, Vault, VaultError};
-use crate::vfs::{Announced, Vfs};
+use crate::vault::{Opener, Rollback, Settings, Trial, Vault, VaultError};
+use crate::vfs::Vfs;
+
+mod announcer;
+
+use announcer::Announcer;
 
 /// What `mount` was asked, validated.
 #[derive(Debug, Clone)]
@@ -575,86 +576,4 @@ fn signals(stop: &Arc<Stop>) -> std::io::Result<()> {
             }
         })?;
     Ok(())
-}
-
-/// Tells the notifier of changes. A change waits in a queue, never in the command that made it.
-struct Announcer {
-    queue: Mutex<Option<Sender<Change>>>,
-    worker: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// How long the notifier may take for one change.
-const ANNOUNCE: Duration = Duration::from_secs(5);
-/// How often it is looked at while there is no change: service does not go on without it.
-const LOOK: Duration = Duration::from_millis(250);
-
-impl Announcer {
-    /// Proves that the notifier's requests arrive with its pid (if they did not, no caller's pid could be
-    /// believed), and feeds it.
-    fn start(mut notifier: notifier::Child, vfs: &Arc<Vfs>) -> std::io::Result<Announcer> {
-        vfs.set_notifier(Some(notifier.pid()));
-        notifier.notify(Kind::Probe, b"", ANNOUNCE)?;
-        if !vfs.notifier_was_seen() {
-            return Err(std::io::Error::other(
-                "requests do not arrive with their caller's pid: is this another pid namespace than the mount's?",
-            ));
-        }
-        let (sender, receiver) = channel::<Change>();
-        let vfs = vfs.clone();
-        let worker = std::thread::Builder::new()
-            .name("announcer".into())
-            .spawn(move || {
-                while !notifier.ended() {
-                    let change = match receiver.recv_timeout(LOOK) {
-                        Ok(change) => change,
-                        Err(RecvTimeoutError::Timeout) => continue,
-                        Err(RecvTimeoutError::Disconnected) => return,
-                    };
-                    let path = change.name.as_str();
-                    let (kind, stage) = match change.kind {
-                        ChangeKind::Created => (Kind::Created, Some(Announced::Created(path.to_string()))),
-                        ChangeKind::Deleted => (
-                            Kind::Deleted,
-                            Some(Announced::Deleted(path.to_string(), change.id)),
-                        ),
-                        ChangeKind::Value => (Kind::Modified, None),
-                        ChangeKind::Settings => continue,
-                    };
-                    vfs.announcing(stage);
-                    if let Err(e) = notifier.notify(kind, path.as_bytes(), ANNOUNCE) {
-                        tracing::warn!("watchers of {path} were not told: {e}");
-                    }
-                    vfs.announcing(None);
-                }
-                // Before its pid can be somebody else's: it is free when the notifier is dropped.
-                vfs.set_notifier(None);
-            })?;
-        Ok(Announcer {
-            queue: Mutex::new(Some(sender)),
-            worker: Mutex::new(Some(worker)),
-        })
-    }
-
-    fn announce(&self, change: &Change) {
-        if let Some(queue) = &*lock(&self.queue) {
-            // Without a worker there is nobody to tell, and service ends.
-            let _ = queue.send(change.clone());
-        }
-    }
-
-    fn alive(&self) -> bool {
-        lock(&self.worker).as_ref().is_some_and(|w| !w.is_finished())
-    }
-
-    fn stop(&self) {
-        lock(&self.queue).take();
-        let worker = lock(&self.worker).take();
-        if let Some(worker) = worker {
-            let _ = worker.join();
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -267,22 +267,15 @@ impl fuser::Filesystem for Adapter {
         &self,
         req: &Request,
         _ino: INodeNo,
-        fh: FileHandle,
+        _fh: FileHandle,
         _offset: u64,
-        data: &[u8],
+        _data: &[u8],
         _write_flags: fuser::WriteFlags,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let length = data.len();
-        self.call(
-            "write",
-            req,
-            reply,
-            move |vfs, _| vfs.write(fh.0, length),
-            |_, length, reply| reply.written(length as u32),
-        );
+        self.read_only("write", req, reply);
     }
 
     fn flush(&self, req: &Request, _ino: INodeNo, _fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
@@ -460,11 +453,11 @@ impl fuser::Filesystem for Adapter {
     fn setattr(
         &self,
         req: &Request,
-        _ino: INodeNo,
-        _mode: Option<u32>,
-        _uid: Option<u32>,
-        _gid: Option<u32>,
-        _size: Option<u64>,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
         _atime: Option<TimeOrNow>,
         _mtime: Option<TimeOrNow>,
         _ctime: Option<std::time::SystemTime>,
@@ -475,7 +468,17 @@ impl fuser::Filesystem for Adapter {
         _flags: Option<fuser::BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.read_only("setattr", req, reply);
+        let times_alone = mode.is_none() && uid.is_none() && gid.is_none() && size.is_none();
+        self.call(
+            "setattr",
+            req,
+            reply,
+            move |vfs, caller| match times_alone {
+                true => vfs.announce_touched(node(ino)?, caller),
+                false => Err(VfsError::ReadOnly),
+            },
+            |vfs, attr, reply| reply.attr(&NEVER, &fuse_attr(&attr, vfs.number(attr.node))),
+        );
     }
 
     fn mkdir(

@@ -1,28 +1,31 @@
 //! The process that raises inotify events: it holds a private writable clone of the mount and the end of a
 //! channel, and nothing else; no device, no store, no secret, no capability.
 //!
-//! It does on the mount what an application would: a file opened for writing, one byte written, closed raises
-//! `IN_MODIFY` and `IN_CLOSE_WRITE` for watchers of the file and of its directory. What these calls mean is for the
-//! server to decide; the notifier reports their errno. It may wait inside the mount for the server; no part of the
-//! serving process may wait for it in turn while it holds what an answer needs.
+//! It does on the mount what an application would: a file whose time is set, and which is opened for writing and closed,
+//! raises `IN_MODIFY` and `IN_CLOSE_WRITE` for watchers of the file and of its directory. What these calls mean is for
+//! the server to decide; the notifier reports their errno.
 //!
-//! A request is a packet of the kind (1 byte), a number (4 bytes, little-endian) and the path relative to the
-//! mount's root; its answer is the number and an errno (4 bytes each, little-endian; 0 is success).
+//! Any of its calls may hang for good: whoever sleeps with a directory's lock holds up all who need it, beyond kill -9. So
+//! each request is one thread's business, there are [`HELPERS`] of them, and who asks never waits without a limit.
+//!
+//! A request is a packet of the kind (1 byte), a number (4 bytes), a key (8 bytes) and the path relative to the mount's
+//! root; its answer is the number and an errno (4 bytes each; 0 is success). Numbers are little-endian. A key that is not
+//! 0 stands for a file that was kept ([`Kind::Keep`]) and is reached without its name.
 
+use std::collections::HashMap;
 use std::ffi::{CStr, CString};
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::socket::Connection;
 use super::{checked, harden};
-use crate::id::Pid;
+use crate::id::{Pid, Tid};
 
 /// The hidden argument that makes the program a notifier.
 pub const ARGUMENT: &str = "__notifier";
@@ -31,12 +34,15 @@ const ROOT_FD: RawFd = 3;
 const CHANNEL_FD: RawFd = 4;
 /// Longest path that Linux takes.
 const MAX_PATH: usize = 4096;
+/// Threads of a notifier, and so requests that can be under way.
+pub const HELPERS: usize = 32;
 
 /// What happened to a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// Its value changed: `IN_MODIFY`, `IN_CLOSE_WRITE`.
+    /// Its value changed: `IN_MODIFY`, then `IN_CLOSE_WRITE`. Where somebody has a lease on the file, the second is
+    /// EAGAIN, to be asked for again as [`Kind::Closed`]; the first waits for nobody.
     Modified = 1,
     /// It came to be: `IN_CREATE` in its directory.
     Created = 2,
@@ -44,13 +50,28 @@ pub enum Kind {
     Deleted = 3,
     /// Nothing: the server is to see a GETATTR that comes from the notifier.
     Probe = 4,
+    /// The server is to say the size that the kernel keeps (SETATTR); no more than `IN_ACCESS` is raised.
+    Raised = 5,
+    /// `IN_CLOSE_WRITE` alone.
+    Closed = 6,
+    /// Nothing, and the mount is not touched: all threads are there.
+    Ready = 7,
+    /// The file is kept under the request's key.
+    Keep = 8,
+    /// The file under this key is kept no longer.
+    Forget = 9,
+    /// Two looks at the root, and one at what the kernel keeps of them: success if it is of the first, and the second
+    /// showed a later time.
+    ProbeShown = 10,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Kind> {
-        [Kind::Modified, Kind::Created, Kind::Deleted, Kind::Probe]
-            .into_iter()
-            .find(|k| *k as u8 == byte)
+        use Kind::*;
+        let all = [
+            Modified, Created, Deleted, Probe, Raised, Closed, Ready, Keep, Forget, ProbeShown,
+        ];
+        all.into_iter().find(|k| *k as u8 == byte)
     }
 }
 
@@ -58,9 +79,12 @@ impl Kind {
 #[derive(Debug)]
 pub struct Child {
     process: std::process::Child,
-    channel: Option<Connection>,
-    next: u32,
+    channel: Arc<Channel>,
 }
+
+/// Where requests go and answers come from; each may be a thread's of its own.
+#[derive(Debug)]
+pub struct Channel(Connection);
 
 /// Starts `exe ARGUMENT` with the clone of the mount that [`super::mount::split`] gave. The child gets an empty
 /// environment, no descriptor but its two, and is killed when the **calling thread** ends: call it from one that
@@ -82,8 +106,7 @@ fn spawn_command(command: &mut Command, root: OwnedFd) -> io::Result<Child> {
     let process = command.spawn()?;
     Ok(Child {
         process,
-        channel: Some(ours),
-        next: 0,
+        channel: Arc::new(Channel(ours)),
     })
 }
 
@@ -108,40 +131,17 @@ fn place(root: RawFd, channel: RawFd) -> io::Result<()> {
     Ok(())
 }
 
-impl Child {
-    /// The channel, readable when an answer is there; `None` after [`Child::stop`].
-    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.channel.as_ref().map(AsFd::as_fd)
-    }
-
-    /// Its process id: the pid that its requests through the mount must show.
-    pub fn pid(&self) -> Pid {
-        Pid(self.process.id())
-    }
-
-    /// Whether it has ended. Its pid stays its own all the same, until this is dropped.
-    pub fn ended(&self) -> bool {
-        use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-        let pid = nix::unistd::Pid::from_raw(self.process.id().cast_signed());
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        !matches!(waitid(Id::Pid(pid), flags), Ok(WaitStatus::StillAlive))
-    }
-
-    fn channel(&self) -> io::Result<&Connection> {
-        self.channel
-            .as_ref()
-            .ok_or_else(|| io::ErrorKind::NotConnected.into())
-    }
-
-    /// Sends a request without waiting for its answer; returns its number. `path` is relative to the mount's root.
-    pub fn request(&mut self, kind: Kind, path: &[u8]) -> io::Result<u32> {
+impl Channel {
+    /// Sends a request. `path` is relative to the mount's root.
+    ///
+    /// # Errors
+    /// Kind `WouldBlock` if there is no room for it now: this never waits.
+    pub fn request(&self, kind: Kind, number: u32, key: u64, path: &[u8]) -> io::Result<()> {
         if path.len() > MAX_PATH {
             return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
         }
-        self.next = self.next.wrapping_add(1);
-        let packet = [&[kind as u8][..], &self.next.to_le_bytes(), path].concat();
-        self.channel()?.send(&packet)?;
-        Ok(self.next)
+        let (number, key) = (number.to_le_bytes(), key.to_le_bytes());
+        self.0.try_send(&[&[kind as u8], &number, &key, path])
     }
 
     /// The next answer: a request's number, and how it ended.
@@ -150,7 +150,7 @@ impl Child {
     /// Of the outer result: kind `TimedOut`; `UnexpectedEof` when the notifier has ended.
     pub fn answer(&self, time: Duration) -> io::Result<(u32, io::Result<()>)> {
         let mut packet = [0; 8];
-        let got = self.channel()?.recv(&mut packet, Some(time))?;
+        let got = self.0.recv(&mut packet, Some(time))?;
         if got.len != 8 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -165,43 +165,71 @@ impl Child {
         Ok((u32::from_le_bytes([a, b, c, d]), outcome))
     }
 
-    /// Sends a request and waits for its answer, at most for `time`. Answers to earlier requests are dropped.
-    pub fn notify(&mut self, kind: Kind, path: &[u8], time: Duration) -> io::Result<()> {
+    /// Sends a request and waits for its answer, at most for `time`. Answers to other requests are dropped: for the
+    /// beginning, when there are none.
+    pub fn ask(&self, kind: Kind, path: &[u8], time: Duration) -> io::Result<()> {
+        const NUMBER: u32 = 0;
         let end = Instant::now() + time;
-        let number = self.request(kind, path)?;
+        self.request(kind, NUMBER, 0, path)?;
         loop {
             let (of, outcome) = self.answer(end.saturating_duration_since(Instant::now()))?;
-            if of == number {
+            if of == NUMBER {
                 return outcome;
             }
         }
     }
+}
 
-    /// Ends the notifier by closing its channel, by force after `time`. If it is still held inside the mount then,
-    /// it is left to end with the mount (kind `TimedOut`).
+impl Child {
+    /// Its end of the channel.
+    pub fn channel(&self) -> Arc<Channel> {
+        self.channel.clone()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        Pid(self.process.id())
+    }
+
+    /// Its threads, which its requests through the mount come from: all of them once it has answered, and then they live
+    /// as long as it does.
+    pub fn threads(&self) -> io::Result<Vec<Tid>> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid()))?;
+        tasks
+            .map(|task| {
+                let name = task?.file_name();
+                let number = name.to_str().and_then(|n| n.parse().ok());
+                number.map(Tid).ok_or_else(|| io::ErrorKind::InvalidData.into())
+            })
+            .collect()
+    }
+
+    /// Whether it has ended. Its pid stays its own all the same, until this is dropped.
+    pub fn ended(&self) -> bool {
+        use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+        let pid = nix::unistd::Pid::from_raw(self.process.id().cast_signed());
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        !matches!(waitid(Id::Pid(pid), flags), Ok(WaitStatus::StillAlive))
+    }
+
+    /// Ends the notifier, whatever it is about, and waits for at most `time`. What of it is held inside the mount ends
+    /// with whatever holds it (kind `TimedOut`).
     pub fn stop(&mut self, time: Duration) -> io::Result<()> {
-        self.channel = None;
         let end = Instant::now() + time;
-        let mut killed = false;
-        loop {
-            if self.process.try_wait()?.is_some() {
-                return Ok(());
-            }
+        // One that has been reaped is an error of no interest.
+        let _ = self.process.kill();
+        while self.process.try_wait()?.is_none() {
             if Instant::now() >= end {
-                if killed {
-                    return Err(io::ErrorKind::TimedOut.into());
-                }
-                self.process.kill()?;
-                killed = true;
+                return Err(io::ErrorKind::TimedOut.into());
             }
-            std::thread::sleep(Duration::from_millis(if killed { 20 } else { 1 }));
+            std::thread::sleep(Duration::from_millis(1));
         }
+        Ok(())
     }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // A notifier that ends on its own does so at once.
         let _ = self.stop(Duration::from_millis(200));
     }
 }
@@ -244,28 +272,50 @@ pub fn run(root: OwnedFd, commands: OwnedFd) -> io::Result<()> {
     }
     harden::no_dumps()?;
     harden::drop_capabilities(&[])?;
-    serve(&root, &Connection::from_fd(commands))
+    serve_all(root, Connection::from_fd(commands))
 }
 
-fn serve(root: &OwnedFd, channel: &Connection) -> io::Result<()> {
-    let mut packet = vec![0; 5 + MAX_PATH];
+/// Serves with all [`HELPERS`], none of which answers before all are there.
+fn serve_all(root: OwnedFd, channel: Connection) -> io::Result<()> {
+    let (hands, channel) = (Arc::new(Hands::at(root)), Arc::new(channel));
+    let all = Arc::new(Barrier::new(HELPERS));
+    for _ in 1..HELPERS {
+        let (hands, channel, all) = (hands.clone(), channel.clone(), all.clone());
+        // Never joined: it may hang in a call beyond any signal. The process ends with its first thread.
+        let helper = std::thread::Builder::new()
+            .name("notifier".into())
+            .stack_size(128 << 10);
+        helper.spawn(move || {
+            all.wait();
+            serve(&hands, &channel)
+        })?;
+    }
+    all.wait();
+    serve(&hands, &channel)
+}
+
+fn serve(hands: &Hands, channel: &Connection) -> io::Result<()> {
+    let mut packet = vec![0; 13 + MAX_PATH];
     loop {
-        let len = match channel.recv(&mut packet, None) {
+        let turn = hands.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let received = channel.recv(&mut packet, None);
+        drop(turn);
+        let len = match received {
             Ok(message) if message.truncated => continue,
             Ok(message) => message.len,
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
             Err(e) => return Err(e),
         };
-        let [kind, a, b, c, d, path @ ..] = &packet[..len] else {
+        let Some((&[kind, a, b, c, d, ref key @ ..], path)) = packet[..len].split_first_chunk::<13>() else {
             continue;
         };
-        let outcome = match Kind::from_byte(*kind) {
-            Some(kind) => perform(root, kind, path),
+        let outcome = match Kind::from_byte(kind) {
+            Some(kind) => hands.perform(kind, u64::from_le_bytes(*key), path),
             None => Err(io::Error::from_raw_os_error(libc::EINVAL)),
         };
         let errno = outcome.map_or_else(|e| e.raw_os_error().unwrap_or(libc::EIO), |()| 0);
-        let answer = [&[*a, *b, *c, *d][..], &errno.to_le_bytes()].concat();
+        let answer = [&[a, b, c, d][..], &errno.to_le_bytes()].concat();
         match channel.send(&answer) {
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             other => other?,
@@ -273,43 +323,135 @@ fn serve(root: &OwnedFd, channel: &Connection) -> io::Result<()> {
     }
 }
 
-/// Where a touch writes. Each write makes void what the kernel was answered about the file at that time, and raises
-/// the size that it keeps to the end of the write: beyond every value, as a size that runs high for a moment harms no
-/// reader, while one left low by an answer that became void would cut his value short.
-const TOUCH_AT: u64 = 1024 * 1024 - 1;
+/// What the helpers share.
+struct Hands {
+    root: OwnedFd,
+    kept: Mutex<HashMap<u64, Arc<OwnedFd>>>,
+    /// Who waits for the next request: one, so that one wakes.
+    turn: Mutex<()>,
+}
 
-fn perform(root: &OwnedFd, kind: Kind, path: &[u8]) -> io::Result<()> {
-    let c_string = |bytes: &[u8]| CString::new(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL));
-    match kind {
-        Kind::Modified => {
-            let file = File::from(open_beneath(root.as_fd(), &c_string(path)?, libc::O_WRONLY)?);
-            file.write_all_at(b"\n", TOUCH_AT)
-        }
-        Kind::Created => {
-            let (parent, name) = parent_of(root, path)?;
-            // SAFETY: the name is NUL-terminated and outlives the call.
-            let ret = unsafe { libc::mknodat(parent.as_raw_fd(), name.as_ptr(), libc::S_IFREG | 0o600, 0) };
-            checked(ret.into())?;
-            Ok(())
-        }
-        Kind::Deleted => {
-            let (parent, name) = parent_of(root, path)?;
-            // SAFETY: the name is NUL-terminated and outlives the call.
-            checked(unsafe { libc::unlinkat(parent.as_raw_fd(), name.as_ptr(), 0) }.into())?;
-            Ok(())
-        }
-        Kind::Probe => {
-            let place;
-            let fd = if path.is_empty() {
-                root.as_fd()
-            } else {
-                place = open_beneath(root.as_fd(), &c_string(path)?, libc::O_PATH)?;
-                place.as_fd()
-            };
-            super::statx(fd, libc::AT_STATX_FORCE_SYNC, libc::STATX_BASIC_STATS)?;
-            Ok(())
+impl Hands {
+    fn at(root: OwnedFd) -> Hands {
+        Hands {
+            root,
+            kept: Mutex::default(),
+            turn: Mutex::default(),
         }
     }
+}
+
+/// Which of a file's times is set to now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Time {
+    Access,
+    Modification,
+}
+
+impl Hands {
+    fn perform(&self, kind: Kind, key: u64, path: &[u8]) -> io::Result<()> {
+        match kind {
+            Kind::Modified => {
+                let node = self.node(key, path)?;
+                set_time(&node, Time::Modification)?;
+                open_and_close(&node)
+            }
+            Kind::Raised => set_time(&*self.node(key, path)?, Time::Access),
+            Kind::Closed => open_and_close(&*self.node(key, path)?),
+            Kind::Keep => {
+                let node = self.node(0, path)?;
+                self.kept().insert(key, node);
+                Ok(())
+            }
+            Kind::Forget => {
+                self.kept().remove(&key);
+                Ok(())
+            }
+            Kind::Created => {
+                let (parent, name) = parent_of(&self.root, path)?;
+                // SAFETY: the name is NUL-terminated and outlives the call.
+                let ret =
+                    unsafe { libc::mknodat(parent.as_raw_fd(), name.as_ptr(), libc::S_IFREG | 0o600, 0) };
+                checked(ret.into())?;
+                Ok(())
+            }
+            Kind::Deleted => {
+                let (parent, name) = parent_of(&self.root, path)?;
+                // SAFETY: the name is NUL-terminated and outlives the call.
+                checked(unsafe { libc::unlinkat(parent.as_raw_fd(), name.as_ptr(), 0) }.into())?;
+                Ok(())
+            }
+            Kind::Probe => self.modified(path, libc::AT_STATX_FORCE_SYNC).map(drop),
+            Kind::ProbeShown => {
+                let [first, second] = [libc::AT_STATX_FORCE_SYNC; 2].map(|flag| self.modified(b"", flag));
+                let (first, second) = (first?, second?);
+                let kept = self.modified(b"", libc::AT_STATX_DONT_SYNC)?;
+                match kept == first && second > first {
+                    true => Ok(()),
+                    false => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
+                }
+            }
+            Kind::Ready => Ok(()),
+        }
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<OwnedFd>>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The file that is kept under `key`, or what is at `path`.
+    fn node(&self, key: u64, path: &[u8]) -> io::Result<Arc<OwnedFd>> {
+        if key != 0
+            && let Some(node) = self.kept().get(&key)
+        {
+            return Ok(node.clone());
+        }
+        let path = CString::new(path).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        open_beneath(self.root.as_fd(), &path, libc::O_PATH).map(Arc::new)
+    }
+
+    /// The time of modification, in seconds, that a look with this flag shows.
+    fn modified(&self, path: &[u8], flag: i32) -> io::Result<i64> {
+        let place;
+        let fd = if path.is_empty() {
+            self.root.as_fd()
+        } else {
+            place = self.node(0, path)?;
+            place.as_fd()
+        };
+        Ok(super::statx(fd, flag, libc::STATX_BASIC_STATS)?.stx_mtime.tv_sec)
+    }
+}
+
+/// `IN_MODIFY`, or `IN_ACCESS`: no lease makes this wait, and the size that the server answers is the one that the kernel
+/// keeps from then on.
+fn set_time(node: &OwnedFd, which: Time) -> io::Result<()> {
+    let time = |set: bool| libc::timespec {
+        tv_sec: 0,
+        tv_nsec: if set { libc::UTIME_NOW } else { libc::UTIME_OMIT },
+    };
+    let times = [time(which == Time::Access), time(which == Time::Modification)];
+    // SAFETY: both times and the empty path outlive the call.
+    let ret = unsafe {
+        libc::utimensat(
+            node.as_raw_fd(),
+            c"".as_ptr(),
+            times.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    checked(ret.into()).map(drop)
+}
+
+/// `IN_CLOSE_WRITE`; EAGAIN, at once, where somebody has a lease, which breaks from then on.
+fn open_and_close(node: &OwnedFd) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let by_descriptor = format!("/proc/self/fd/{}", node.as_raw_fd());
+    let mut options = std::fs::File::options();
+    options
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    options.open(by_descriptor).map(drop)
 }
 
 /// The directory that holds `path`, and the last component.

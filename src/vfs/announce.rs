@@ -20,10 +20,23 @@ pub enum Announced {
     Deleted(String, SecretId),
 }
 
+impl Announced {
+    fn name(&self) -> &str {
+        match self {
+            Announced::Created(name) | Announced::Deleted(name, _) => name,
+        }
+    }
+}
+
 impl Vfs {
-    /// Sets the stage for the notifier's next request.
-    pub fn announcing(&self, what: Option<Announced>) {
-        *lock(&self.announced) = what;
+    /// Sets the stage for a request of the notifier, until [`Vfs::announced`].
+    pub fn announcing(&self, what: Announced) {
+        lock(&self.announced).push(what);
+    }
+
+    /// The notifier is done with this name.
+    pub fn announced(&self, name: &str) {
+        lock(&self.announced).retain(|a| a.name() != name);
     }
 
     pub(super) fn lookup_for_notifier<C: Caller>(
@@ -35,13 +48,17 @@ impl Vfs {
         let state = self.access().vault().peek();
         let path = self.path_for_notifier(&state, parent)?;
         let full = join(&path, name);
-        match &*lock(&self.announced) {
-            Some(Announced::Created(made)) if *made == full => return Err(VfsError::NoEntry),
-            Some(Announced::Deleted(gone, id)) if *gone == full => return Ok(self.gone_attr(*id)),
-            Some(Announced::Deleted(gone, _)) if is_above(&full, gone) => {
-                return Ok(self.directory_attr(Node::Directory(DirId::of(&full))));
+        for announced in &*lock(&self.announced) {
+            match announced {
+                Announced::Created(made) if *made == full => return Err(VfsError::NoEntry),
+                Announced::Deleted(gone, id) if *gone == full => return Ok(self.gone_attr(*id)),
+                Announced::Deleted(gone, _)
+                    if is_above(&full, gone) && state.secrets.by_name(&full).is_none() =>
+                {
+                    return Ok(self.directory_attr(Node::Directory(DirId::of(&full))));
+                }
+                _ => {}
             }
-            _ => {}
         }
         match state.secrets.by_name(&full) {
             Some(secret) => Ok(self.secret_attr(secret, Standing::Describer, caller)),
@@ -57,16 +74,17 @@ impl Vfs {
         match directory(state, node) {
             Ok((path, Side::Values)) => Ok(path),
             Ok((_, Side::Versions)) => Err(VfsError::NoEntry),
-            Err(e) => match (node, &*lock(&self.announced)) {
-                (Node::Directory(id), Some(Announced::Deleted(gone, _))) => {
-                    let mut above = gone.match_indices('/').map(|(at, _)| &gone[..at]);
-                    above
-                        .find(|path| DirId::of(path) == id)
-                        .map(str::to_string)
-                        .ok_or(e)
-                }
-                _ => Err(e),
-            },
+            Err(e) => {
+                let Node::Directory(id) = node else { return Err(e) };
+                let announced = lock(&self.announced);
+                let gone = announced.iter().filter_map(|a| match a {
+                    Announced::Deleted(gone, _) => Some(gone),
+                    Announced::Created(_) => None,
+                });
+                let mut above = gone.flat_map(|gone| gone.match_indices('/').map(|(at, _)| &gone[..at]));
+                let found = above.find(|path| DirId::of(path) == id);
+                found.map(str::to_string).ok_or(e)
+            }
         }
     }
 
@@ -97,6 +115,22 @@ impl Vfs {
         match state.secrets.by_name(&join(&path, name)) {
             Some(secret) if secret.is_active() => Ok(self.secret_attr(secret, Standing::Describer, caller)),
             _ => Err(VfsError::NoEntry),
+        }
+    }
+
+    /// The notifier sets a time of a file, for the event and for the answer: of what is asked and answered meanwhile the
+    /// kernel believes this, and the size in it is the one that it keeps.
+    ///
+    /// # Errors
+    /// EROFS for everybody else.
+    pub fn announce_touched<C: Caller>(&self, node: Node, caller: &mut C) -> Result<Attr, VfsError> {
+        match node {
+            Node::Secret(id) if self.is_notifier(caller) => {
+                let state = self.access().vault().peek();
+                let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
+                Ok(self.secret_attr(secret, Standing::Describer, caller))
+            }
+            _ => Err(VfsError::ReadOnly),
         }
     }
 

@@ -5,11 +5,11 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use crate::access::{Access, AccessError, Bytes, Caller, Choice, Range, Standing};
 use crate::audit::Event;
 use crate::clock::Timestamp;
-use crate::id::Pid;
+use crate::id::Tid;
 use crate::places::Place;
 use crate::policy::{Basis, Reason, Refusal};
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard, Swap};
 use crate::vault::{Change, ChangeKind, Secret, State, Version};
 
 mod announce;
@@ -93,9 +93,9 @@ pub struct Vfs {
     handles: Handles,
     /// Counters of the service.
     pub counters: Counters,
-    notifier: AtomicU32,
+    notifier: Swap<Vec<Tid>>,
     notifier_seen: AtomicBool,
-    announced: Mutex<Option<Announced>>,
+    announced: Mutex<Vec<Announced>>,
     waker: OnceLock<Box<dyn Waker>>,
     numbers: number::Numbers,
     started: Timestamp,
@@ -108,7 +108,7 @@ impl Vfs {
             access,
             handles: Handles::new(max_handles_per_uid),
             counters: Counters::default(),
-            notifier: AtomicU32::new(0),
+            notifier: Swap::from_pointee(Vec::new()),
             notifier_seen: AtomicBool::new(false),
             announced: Mutex::default(),
             waker: OnceLock::new(),
@@ -141,12 +141,12 @@ impl Vfs {
         self.handles.count()
     }
 
-    /// Which process may touch files so that watchers hear of changes; none if `None`.
-    pub fn set_notifier(&self, pid: Option<Pid>) {
-        self.notifier.store(pid.map_or(0, |p| p.0), Ordering::SeqCst);
+    /// Which threads may touch files so that watchers hear of changes.
+    pub fn set_notifier(&self, threads: Vec<Tid>) {
+        self.notifier.store(Arc::new(threads));
     }
 
-    /// Whether the notifier's own request arrived with its pid since it was named.
+    /// Whether a request of the notifier arrived as its own since it was named.
     pub fn notifier_was_seen(&self) -> bool {
         self.notifier_seen.load(Ordering::SeqCst)
     }
@@ -234,22 +234,9 @@ impl Vfs {
 
     /// Whether this is the process that touches files so that watchers hear of changes.
     pub fn is_notifier<C: Caller>(&self, caller: &mut C) -> bool {
-        let notifier = self.notifier.load(Ordering::SeqCst);
-        notifier != 0
-            && caller.uid() == crate::id::ROOT
-            && caller.thread() == notifier
+        caller.uid() == crate::id::ROOT
+            && self.notifier.load().contains(&Tid(caller.thread()))
             && caller.identify().is_ok()
-    }
-
-    /// The notifier's write: it changes nothing.
-    ///
-    /// # Errors
-    /// EROFS for everybody else.
-    pub fn write(&self, handle: u64, length: usize) -> Result<usize, VfsError> {
-        match self.handles.get(handle)? {
-            Handle::Notifier => Ok(length),
-            _ => Err(VfsError::ReadOnly),
-        }
     }
 
     /// Reads a file. `direct` says that the kernel named who reads; without it this would fill the page cache,

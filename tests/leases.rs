@@ -1,0 +1,264 @@
+//! What one holds that others need: leases on files, and the locks of directories. Whoever holds one makes nobody wait
+//! for the value of a name that was looked up, nobody else's events late, and no stop slow.
+
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use support::attackers::{Account, build};
+use support::product::{A, Product, read_as};
+use support::{Deadline, Run, sys, wait_until};
+
+const IN_MODIFY: u32 = 0x2;
+const IN_CLOSE_WRITE: u32 = 0x8;
+/// How late an event may be that nobody holds up, on a busy machine.
+const SOON: Duration = Duration::from_secs(1);
+
+/// A program of an attacker. When it is dropped it is killed, and the connections of the file systems that it serves
+/// are aborted: otherwise it would stay, with all that hangs on it.
+struct Attacker {
+    child: Child,
+    uid: u32,
+    /// The FUSE device, for everybody, and the control of its connections.
+    dir: tempfile::TempDir,
+}
+
+impl Attacker {
+    /// Starts the program as `who`, and waits until it says `ready`.
+    #[track_caller]
+    fn start(who: &Account, program: &Path, args: &[&str], ready: &str) -> Attacker {
+        use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+        let dir = tempfile::tempdir_in("/var/tmp").expect("temporary directory");
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
+        let (control, device) = (dir.path().join("connections"), dir.path().join("fuse"));
+        std::fs::create_dir(&control).expect("mkdir");
+        let none = None::<&str>;
+        mount(Some("none"), &control, Some("fusectl"), MsFlags::empty(), none).expect("fusectl");
+        mknod(&device, SFlag::S_IFCHR, Mode::empty(), makedev(10, 229)).expect("a device");
+        std::fs::set_permissions(&device, PermissionsExt::from_mode(0o666)).expect("chmod");
+        let mut command = who.command(program);
+        let mut child = command
+            .args(args)
+            .env("FUSEDEV", &device)
+            .current_dir("/")
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .expect("start the attacker");
+        let mut said = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let mut heard = Vec::new();
+        while !heard.last().is_some_and(|line: &String| line.contains(ready)) {
+            match said.next() {
+                Some(line) => heard.push(line.expect("its words")),
+                None => break,
+            }
+        }
+        // What it says later is nobody's concern, but must not stop it.
+        std::thread::spawn(move || said.for_each(drop));
+        let (uid, reached) = (who.uid, heard.last().is_some_and(|l| l.contains(ready)));
+        let attacker = Attacker { child, uid, dir };
+        assert!(reached, "{ready} was not reached: {heard:?}");
+        attacker
+    }
+}
+
+impl Drop for Attacker {
+    fn drop(&mut self) {
+        // SAFETY: its group is its own, and it is not reaped.
+        unsafe { libc::kill(-(self.child.id() as i32), libc::SIGKILL) };
+        let control = self.dir.path().join("connections");
+        for connection in std::fs::read_dir(&control).into_iter().flatten().flatten() {
+            if connection.metadata().is_ok_and(|m| m.uid() == self.uid) {
+                let _ = std::fs::write(connection.path().join("abort"), "1");
+            }
+        }
+        let _ = self.child.wait();
+        let _ = umount2(&control, MntFlags::MNT_DETACH);
+    }
+}
+
+/// Reads in a child that is left alone if it hangs: nobody could end it.
+fn reads(uid: u32, path: &Path, limit: Duration) -> Option<Result<Vec<u8>, i32>> {
+    let (tell, told) = std::sync::mpsc::channel();
+    let path = path.to_path_buf();
+    std::thread::spawn(move || {
+        let script = "cat -- \"$1\"";
+        let output = Command::new("setpriv")
+            .args([
+                &format!("--reuid={uid}"),
+                &format!("--regid={uid}"),
+                "--clear-groups",
+            ])
+            .args(["sh", "-c", script, "sh"])
+            .arg(path)
+            .output()
+            .expect("cat");
+        let _ = tell.send(match output.status.code() {
+            Some(0) => Ok(output.stdout),
+            code => Err(code.unwrap_or(-1)),
+        });
+    });
+    told.recv_timeout(limit).ok()
+}
+
+#[track_caller]
+fn hears(watch: &sys::Inotify, mask: u32, limit: Duration, what: &str) {
+    let mut seen = 0;
+    wait_until(limit, what, || {
+        seen |= watch.events().iter().fold(0, |all, (_, m, _)| all | m);
+        seen & mask == mask
+    });
+}
+
+/// A mounted store: `app/shared` for A and the account, `other/thing` for A, both looked up.
+fn served(account: &Account) -> Product {
+    let mut product = Product::new();
+    let (a, other) = (format!("uid:{A}"), format!("uid:{}", account.uid));
+    product.put("app/shared", "one", &["--allow", &a, "--allow", &other]);
+    for name in ["app/mine", "other/thing", "top"] {
+        product.put(name, "one", &["--allow", &a]);
+    }
+    product.mount();
+    for name in ["app/shared", "app/mine", "other/thing", "top"] {
+        assert_eq!(read_as(A, &[], &product.path(name)).as_deref(), Ok(&b"one"[..]));
+    }
+    product
+}
+
+#[track_caller]
+fn stops_soon(product: &mut Product) {
+    let begin = Instant::now();
+    product.stop();
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+}
+
+/// Root can take a lease on whatever file it can open. Of the file itself the closing is late; nothing else is.
+#[test]
+fn a_lease_delays_no_other_event_no_put_and_no_stop() {
+    let _deadline = Deadline::new(Duration::from_secs(55), "leases");
+    let account = Account::new("wfs4lease", 59401, &[]);
+    let mut product = served(&account);
+    product.run(&["policy", "allow", "app/shared", "uid:0"]).ok();
+    let [leased, other] = ["app/shared", "other/thing"].map(|name| {
+        let watch = sys::Inotify::new();
+        watch.watch(&product.path(name)).expect("watch");
+        watch
+    });
+    let path = product.path("app/shared");
+    let (ours, theirs) = support::socket_pair();
+    let holder = Run::root().limit(Duration::from_secs(40)).start(|| {
+        let file = std::fs::File::open(&path).expect("open");
+        use std::os::fd::AsRawFd;
+        // SAFETY: ignores a signal; the descriptor is open.
+        let taken = unsafe {
+            libc::signal(libc::SIGIO, libc::SIG_IGN);
+            libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK)
+        };
+        nix::unistd::write(&theirs, b"t").expect("say so");
+        sys::read(&theirs, 1).expect("over");
+        taken
+    });
+    sys::read(&ours, 1).expect("taken");
+    let begin = Instant::now();
+    product.put("app/shared", "two", &[]);
+    product.put("other/thing", "two", &[]);
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    hears(&leased, IN_MODIFY, SOON, "the leased file's change");
+    hears(&other, IN_MODIFY | IN_CLOSE_WRITE, SOON, "the other's change");
+    assert_eq!(read_as(A, &[], &path).as_deref(), Ok(&b"two"[..]));
+    nix::unistd::write(&ours, b"o").expect("say so");
+    assert_eq!(holder.join(), 0, "root could take a lease");
+    hears(
+        &leased,
+        IN_CLOSE_WRITE,
+        Duration::from_secs(5),
+        "its closing, later",
+    );
+    product.put("app/shared", "three", &[]);
+    hears(&leased, IN_MODIFY | IN_CLOSE_WRITE, SOON, "its next change");
+    stops_soon(&mut product);
+}
+
+/// The lock of a directory, by somebody who reads a secret in it. What was looked up is read, by everybody; other
+/// directories' events, puts and the stop are on time.
+#[test]
+fn the_lock_of_a_directory_delays_nothing_elsewhere() {
+    let _deadline = Deadline::new(Duration::from_secs(55), "the lock of a directory");
+    let account = Account::new("wfs4dirlock", 59402, &[]);
+    let mut product = served(&account);
+    let held = product.path("app");
+    dirlock(
+        &mut product,
+        &account,
+        &held,
+        &["app/new1", "app/new2", "app/deep/new3"],
+    );
+}
+
+/// The same with the root of the mount.
+#[test]
+fn the_lock_of_the_root_delays_nothing_that_was_looked_up() {
+    let _deadline = Deadline::new(Duration::from_secs(55), "the lock of the root");
+    let account = Account::new("wfs4rootlock", 59403, &[]);
+    let mut product = served(&account);
+    let held = product.target();
+    dirlock(&mut product, &account, &held, &["new1", "new2", "fresh/new3"]);
+}
+
+fn dirlock(product: &mut Product, account: &Account, held: &Path, fresh: &[&str]) {
+    let watch = sys::Inotify::new();
+    watch.watch(&product.path("other/thing")).expect("watch");
+    let own = sys::Inotify::new();
+    own.watch(&product.path("app/mine")).expect("watch");
+    // The notifier has been there before.
+    product.put("app/mine", "two", &[]);
+    product.put("other/thing", "two", &[]);
+    hears(&own, IN_CLOSE_WRITE, Duration::from_secs(5), "a change before");
+    hears(&watch, IN_CLOSE_WRITE, Duration::from_secs(5), "another before");
+    let program = build("dirlock");
+    let attacker = Attacker::start(
+        account,
+        &program,
+        &[held.to_str().expect("text"), "w"],
+        "O_CREAT as waiting writer",
+    );
+    std::thread::sleep(Duration::from_millis(200));
+    // Names made in the directory: the notifier hangs there.
+    let allow = format!("uid:{A}");
+    for name in fresh {
+        let begin = Instant::now();
+        product.put(name, "v", &["--allow", &allow]);
+        assert!(
+            begin.elapsed() < Duration::from_secs(3),
+            "put {:?}",
+            begin.elapsed()
+        );
+    }
+    // A stranger looks at what is there; those who may read it go on.
+    let shared = product.path("app/shared");
+    let stat = Run::uid(61400).call(|| std::fs::metadata(&shared).map(drop).map_err(|e| e.raw_os_error()));
+    assert_eq!(stat, Err(Some(libc::EACCES)));
+    for name in ["app/mine", "app/shared", "other/thing", "top"] {
+        let value = reads(A, &product.path(name), Duration::from_secs(5));
+        let value = value.unwrap_or_else(|| panic!("{name} hangs")).expect("a value");
+        assert!(value == b"one" || value == b"two");
+    }
+    for value in ["three", "four"] {
+        let begin = Instant::now();
+        product.put("other/thing", value, &[]);
+        assert!(
+            begin.elapsed() < Duration::from_secs(3),
+            "put {:?}",
+            begin.elapsed()
+        );
+        hears(&watch, IN_MODIFY | IN_CLOSE_WRITE, SOON, "an event elsewhere");
+    }
+    stops_soon(product);
+    drop(attacker);
+}
