@@ -223,6 +223,7 @@ pub fn process(pid: u32) -> Option<KnownCaller> {
     let hardening = known.hardening().ok();
     let mut caller = KnownCaller::supposed(header.uid, header.gid, groups).seen(hardening);
     caller.unit = Some(unit);
+    caller.namespace = known.namespace();
     caller.pid = Some(Pid(pid));
     let facts = known.for_record();
     caller.tid = Some(Tid(pid));

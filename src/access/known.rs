@@ -8,6 +8,7 @@ use super::{Caller, CallerKey};
 use crate::audit::{Identity, Who};
 use crate::id::{Gid, Pid, ROOT, Tid, Uid};
 use crate::policy::{Facts, ProcessState, Reason};
+use crate::sys::accounts::{self, Namespace};
 use crate::sys::caller::Hardening;
 
 /// Plain facts of a caller.
@@ -33,10 +34,15 @@ pub struct KnownCaller {
     pub login_uid: Option<u32>,
     /// The state of the process; `None`: not to be had.
     pub process: Option<ProcessState>,
+    /// The user namespace that his process is in.
+    pub namespace: Namespace,
     /// By which door he comes.
     pub door: &'static str,
     /// Set when he is gone.
     pub gone: Arc<AtomicBool>,
+    /// What a Deny counts besides, once it was asked for.
+    other_uids: Option<Option<Arc<[Uid]>>>,
+    other_groups: Option<Option<Arc<[Gid]>>>,
 }
 
 impl KnownCaller {
@@ -53,8 +59,11 @@ impl KnownCaller {
             command: None,
             login_uid: None,
             process: Some(ProcessState::default()),
+            namespace: Namespace::Initial,
             door: "command",
             gone: Arc::default(),
+            other_uids: None,
+            other_groups: None,
         }
     }
 
@@ -83,6 +92,20 @@ impl Facts for KnownCaller {
     }
     fn groups(&mut self) -> Option<&[Gid]> {
         self.groups.as_deref()
+    }
+    fn other_uids(&mut self) -> Option<&[Uid]> {
+        let (uid, namespace) = (self.uid, self.namespace);
+        let others = self
+            .other_uids
+            .get_or_insert_with(|| accounts::others(uid, || namespace));
+        others.as_deref()
+    }
+    fn other_groups(&mut self) -> Option<&[Gid]> {
+        let (uid, namespace) = (self.uid, self.namespace);
+        let groups = self
+            .other_groups
+            .get_or_insert_with(|| accounts::groups(uid, || namespace));
+        groups.as_deref()
     }
     fn unit(&mut self) -> Option<Option<&str>> {
         self.unit.as_ref().map(Option::as_deref)

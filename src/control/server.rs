@@ -18,7 +18,7 @@ use crate::places::{Place, Places};
 use crate::policy::Reason;
 use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
-use crate::sys::accounts;
+use crate::sys::accounts::{self, Namespace};
 use crate::sys::caller::{Header, Observer};
 use crate::sys::front::frame::{self, Kind, Sender};
 use crate::sys::front::{self, Place as At};
@@ -450,6 +450,7 @@ impl Server {
         caller.door = "control";
         caller.gone = peer.gone.clone();
         (caller.unit, caller.process) = (None, None);
+        caller.namespace = Namespace::Foreign;
         if sender.creds != Some((peer.pid, peer.uid, peer.gid)) {
             if let Some((pid, uid, gid)) = sender.creds {
                 (caller.uid, caller.gid, caller.groups, caller.pid) = (uid, gid, None, Some(pid));
@@ -465,8 +466,8 @@ impl Server {
         caller.pid = Some(peer.pid);
         caller.tid = Some(Tid(peer.pid.0));
         // Best effort: the sender is not blocked, so this names him in the record, and decides nothing
-        // but his unit and the state of his process, which are believed only if his ids are still those of the
-        // message, and his process is the one that connected.
+        // but his unit, user namespace and the state of his process, which are believed only if his ids are still those
+        // of the message, and his process is the one that connected.
         let mut observer = Observer::new();
         let header = Header {
             uid: peer.uid,
@@ -476,6 +477,7 @@ impl Server {
         if let Ok(mut known) = observer.identify(&header)
             && known.start_time().is_some_and(|t| peer.started.get() == Some(&t))
         {
+            caller.namespace = known.namespace();
             caller.unit = known.unit().ok().map(|u| u.map(str::to_string));
             caller = caller.seen(known.hardening().ok());
             let facts = known.for_record();

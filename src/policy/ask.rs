@@ -1,5 +1,9 @@
 //! Asking: a rule's questions, answered with yes, no, or "it cannot be known".
+//!
+//! What a caller may be beside what his process shows (the owner of a sub uid, groups that he dropped) is never a yes:
+//! it cannot be known. So it allows nothing, and a Deny denies by it, with `Not…` or without.
 
+use super::document::Effect;
 use super::facts::{Facts, Request};
 use super::layers::Shared;
 use super::pattern::{eq_ignore_case, glob};
@@ -7,7 +11,7 @@ use super::resource::secret_id_matches;
 use super::rule::{Each, Numbers, Origin, Presence, Rule, SecretIdValue, Test, What, Who};
 use super::template::Template;
 use super::value::Value;
-use crate::id::Gid;
+use crate::id::{Gid, Uid};
 
 /// Kleene's three values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +59,8 @@ pub(super) struct Asker<'a, F: ?Sized> {
     pub lacking: bool,
     /// Whether a variable of the question had no value.
     invalid: bool,
+    /// Whether the question at hand counts what the caller may be besides.
+    besides: bool,
 }
 
 impl<'a, F: Facts + ?Sized> Asker<'a, F> {
@@ -65,13 +71,14 @@ impl<'a, F: Facts + ?Sized> Asker<'a, F> {
             facts,
             lacking: false,
             invalid: false,
+            besides: false,
         }
     }
 
-    pub fn rule(&mut self, rule: &Rule) -> Tri {
+    pub fn rule(&mut self, rule: &Rule, effect: Effect) -> Tri {
         let mut all = Tri::Yes;
         for test in &rule.tests {
-            match self.test(test) {
+            match self.test(test, effect) {
                 Tri::No => return Tri::No,
                 Tri::Unknown => all = Tri::Unknown,
                 Tri::Yes => {}
@@ -80,8 +87,9 @@ impl<'a, F: Facts + ?Sized> Asker<'a, F> {
         all
     }
 
-    pub fn test(&mut self, test: &Test) -> Tri {
+    pub fn test(&mut self, test: &Test, effect: Effect) -> Tri {
         self.invalid = false;
+        self.besides = effect == Effect::Deny || test.rests_on_absence();
         let found = self.what(&test.what);
         // It invalidates the statement, `…IfExists` or not.
         if self.invalid {
@@ -98,8 +106,8 @@ impl<'a, F: Facts + ?Sized> Asker<'a, F> {
         match what {
             What::Const(answer) => (*answer).into(),
             What::Who(who) => self.who(who),
-            What::Uid(numbers) => numbers.contains(self.facts.uid().0).into(),
-            What::Gid(numbers) => numbers.contains(self.facts.gid().0).into(),
+            What::Uid(numbers) => self.uid(|u| numbers.contains(u.0)),
+            What::Gid(numbers) => self.gid(|g| numbers.contains(g.0)),
             What::Groups(numbers) => self.groups(|g| numbers.contains(g.0)),
             What::Unit(words) => self.unit(|unit| unit.is_some_and(|u| words.iter().any(|w| w.matches(u)))),
             What::Stage(words) => {
@@ -130,7 +138,7 @@ impl<'a, F: Facts + ?Sized> Asker<'a, F> {
                 }
                 found
             }
-            What::SecretId(comparison, values, origins) => {
+            What::SecretId(comparison, reading, values, origins) => {
                 let (mut origins, mut found) = (&**origins, false);
                 for SecretIdValue { text, template } in values {
                     let expanded = match template {
@@ -144,7 +152,7 @@ impl<'a, F: Facts + ?Sized> Asker<'a, F> {
                         },
                     };
                     let text = expanded.as_deref().unwrap_or(text);
-                    found |= secret_id_matches(*comparison, text, self.request.subject());
+                    found |= secret_id_matches(*comparison, text, *reading, self.request.subject());
                 }
                 found.into()
             }
@@ -229,18 +237,24 @@ impl<'a, F: Facts + ?Sized> Asker<'a, F> {
                 if let Some(given) = self.facts.given() {
                     return given.username.iter().for_each(|name| text(true, name));
                 }
-                let uid = self.facts.uid().0;
-                let first = users.partition_point(|(u, _)| *u < uid);
-                let mut own = users[first..].iter().take_while(|(u, _)| *u == uid).peekable();
-                // He may have got a name since the policy was set.
-                if own.peek().is_none() {
-                    return visit(Tri::Unknown, None);
-                }
-                own.for_each(|(_, name)| text(true, name));
+                let named = |uid: Uid, has: Tri, visit: &mut dyn FnMut(Tri, Option<&[Value<'_>]>)| {
+                    let first = users.partition_point(|(u, _)| *u < uid.0);
+                    let mut own = users[first..].iter().take_while(|(u, _)| *u == uid.0).peekable();
+                    // He may have got a name since the policy was set.
+                    if own.peek().is_none() {
+                        return visit(Tri::Unknown, None);
+                    }
+                    own.for_each(|(_, name)| visit(has, Some(&[Value::Text(name)])));
+                };
+                named(self.facts.uid(), Tri::Yes, visit);
+                self.other_uids(&mut |uid| match uid {
+                    Some(uid) => named(uid, Tri::Unknown, visit),
+                    None => visit(Tri::Unknown, None),
+                });
             }
             Origin::Groups(names) => {
                 let gid = self.facts.gid();
-                let group = |gid: Gid, visit: &mut dyn FnMut(Tri, Option<&[Value<'_>]>)| {
+                let group = |gid: Gid, has: Tri, visit: &mut dyn FnMut(Tri, Option<&[Value<'_>]>)| {
                     let number = Value::Number(gid.0.into());
                     let first = names.partition_point(|(g, _)| *g < gid.0);
                     let own = names[first..].iter().take_while(|(g, _)| *g == gid.0);
@@ -249,27 +263,43 @@ impl<'a, F: Facts + ?Sized> Asker<'a, F> {
                         *slot = Value::Text(name);
                     }
                     match own.clone().nth(3) {
-                        None => visit(Tri::Yes, Some(&spellings)),
+                        None => visit(has, Some(&spellings)),
                         Some(_) => {
                             let all: Vec<_> = own.map(|(_, n)| Value::Text(n)).chain([number]).collect();
-                            visit(Tri::Yes, Some(&all));
+                            visit(has, Some(&all));
                         }
                     }
                 };
-                group(gid, visit);
+                group(gid, Tri::Yes, visit);
                 match self.facts.groups() {
                     Some(groups) => groups
                         .iter()
                         .filter(|g| **g != gid)
-                        .for_each(|g| group(*g, visit)),
+                        .for_each(|g| group(*g, Tri::Yes, visit)),
                     None => {
                         self.lacking = true;
                         visit(Tri::Unknown, None);
                     }
                 }
+                self.other_groups(&mut |gid| match gid {
+                    Some(gid) => group(gid, Tri::Unknown, visit),
+                    None => visit(Tri::Unknown, None),
+                });
             }
-            Origin::Uid => visit(Tri::Yes, Some(&[Value::Number(self.facts.uid().0.into())])),
-            Origin::Gid => visit(Tri::Yes, Some(&[Value::Number(self.facts.gid().0.into())])),
+            Origin::Uid => {
+                visit(Tri::Yes, Some(&[Value::Number(self.facts.uid().0.into())]));
+                self.other_uids(&mut |uid| match uid {
+                    Some(uid) => visit(Tri::Unknown, Some(&[Value::Number(uid.0.into())])),
+                    None => visit(Tri::Unknown, None),
+                });
+            }
+            Origin::Gid => {
+                visit(Tri::Yes, Some(&[Value::Number(self.facts.gid().0.into())]));
+                self.other_gids(&mut |gid| match gid {
+                    Some(gid) => visit(Tri::Unknown, Some(&[Value::Number(gid.0.into())])),
+                    None => visit(Tri::Unknown, None),
+                });
+            }
             Origin::Unit => match self.facts.unit() {
                 Some(Some(unit)) => text(true, unit),
                 Some(None) => {}
@@ -344,7 +374,6 @@ impl<'a, F: Facts + ?Sized> Asker<'a, F> {
             services,
         } = who;
         if *everyone
-            || uids.binary_search(&self.facts.uid().0).is_ok()
             || self
                 .facts
                 .service()
@@ -352,18 +381,63 @@ impl<'a, F: Facts + ?Sized> Asker<'a, F> {
         {
             return Tri::Yes;
         }
-        let by_group = match gids.is_empty() {
+        let by_uid = match uids.is_empty() {
+            true => Tri::No,
+            false => self.uid(|u| uids.binary_search(&u.0).is_ok()),
+        };
+        let by_group = by_uid.or(|| match gids.is_empty() {
             true => Tri::No,
             false => self.groups(|g| gids.binary_search(&g.0).is_ok()),
-        };
+        });
         by_group.or(|| match units.is_empty() {
             true => Tri::No,
             false => self.unit(|unit| unit.is_some_and(|u| units.iter().any(|x| x == u))),
         })
     }
 
+    /// Whether the uid is one of those.
+    fn uid(&mut self, is: impl Fn(Uid) -> bool) -> Tri {
+        if is(self.facts.uid()) {
+            return Tri::Yes;
+        }
+        let mut found = Tri::No;
+        self.other_uids(&mut |uid| {
+            if uid.is_none_or(&is) {
+                found = Tri::Unknown;
+            }
+        });
+        found
+    }
+
+    /// Whether the gid is one of those. Who has several groups can choose which of them is his gid.
+    fn gid(&mut self, is: impl Fn(Gid) -> bool) -> Tri {
+        if is(self.facts.gid()) {
+            return Tri::Yes;
+        }
+        let mut found = Tri::No;
+        self.other_gids(&mut |gid| {
+            if gid.is_none_or(&is) {
+                found = Tri::Unknown;
+            }
+        });
+        found
+    }
+
     /// Whether the gid or a supplementary group is one of those.
-    pub fn groups(&mut self, is: impl Fn(Gid) -> bool) -> Tri {
+    fn groups(&mut self, is: impl Fn(Gid) -> bool) -> Tri {
+        self.own_groups(&is).or(|| {
+            let mut found = Tri::No;
+            self.other_groups(&mut |gid| {
+                if gid.is_none_or(&is) {
+                    found = Tri::Unknown;
+                }
+            });
+            found
+        })
+    }
+
+    /// The same, of what his process shows alone.
+    pub fn own_groups(&mut self, is: impl Fn(Gid) -> bool) -> Tri {
         if is(self.facts.gid()) {
             return Tri::Yes;
         }
@@ -374,6 +448,45 @@ impl<'a, F: Facts + ?Sized> Asker<'a, F> {
                 Tri::Unknown
             }
         }
+    }
+
+    /// Whom else the question at hand takes the caller for; `None` for what cannot be known.
+    fn other_uids(&mut self, visit: &mut dyn FnMut(Option<Uid>)) {
+        match self.besides.then(|| self.facts.other_uids()) {
+            None => {}
+            Some(Some(uids)) => uids.iter().for_each(|u| visit(Some(*u))),
+            Some(None) => {
+                self.lacking = true;
+                visit(None);
+            }
+        }
+    }
+
+    /// As [`Asker::other_uids`], of groups that he may have dropped.
+    fn other_groups(&mut self, visit: &mut dyn FnMut(Option<Gid>)) {
+        match self.besides.then(|| self.facts.other_groups()) {
+            None => {}
+            Some(Some(groups)) => groups.iter().for_each(|g| visit(Some(*g))),
+            Some(None) => {
+                self.lacking = true;
+                visit(None);
+            }
+        }
+    }
+
+    /// As [`Asker::other_uids`], of what his gid could be as well.
+    fn other_gids(&mut self, visit: &mut dyn FnMut(Option<Gid>)) {
+        if !self.besides {
+            return;
+        }
+        match self.facts.groups() {
+            Some(groups) => groups.iter().for_each(|g| visit(Some(*g))),
+            None => {
+                self.lacking = true;
+                visit(None);
+            }
+        }
+        self.other_groups(visit);
     }
 
     fn unit(&mut self, is: impl Fn(Option<&str>) -> bool) -> Tri {

@@ -5,7 +5,7 @@ use super::ask::{Asker, Tri};
 use super::compile::Compiled;
 use super::document::Effect;
 use super::facts::{Facts, Request};
-use super::layers::Shared;
+use super::layers::{Bound, Shared};
 use super::rule::{Cost, Part, Rule};
 use crate::id::{Gid, SecretId, Uid};
 use crate::problem::{Exit, Problem};
@@ -213,14 +213,14 @@ impl<'a> Layers<'a> {
         }
     }
 
-    /// Every rule of an effect that binds this caller, in the order in which layers are asked.
-    fn denies(&self, uid: Uid, own: bool) -> impl Iterator<Item = (Layer, &Rule)> {
+    /// Every Deny that may bind this caller, in the order in which layers are asked.
+    fn denies(&self, bound: Bound, own: bool) -> impl Iterator<Item = (Layer, &Rule)> {
         let own = self.secret.filter(|_| own).map_or(&[][..], |p| &p.rules().denies);
         let guardrails = self.shared.guardrails.iter().flat_map(|g| &g.denies);
-        let identities = self.shared.identities(uid).flat_map(|rules| &rules.denies);
+        let identities = self.shared.denies_to(bound);
         guardrails
             .map(|r| (Layer::Guardrail, r))
-            .chain(identities.map(|r| (Layer::Identity, r)))
+            .chain(identities)
             .chain(own.iter().map(|r| (Layer::Secret, r)))
     }
 
@@ -279,14 +279,13 @@ pub fn decide<F: Facts + ?Sized>(layers: &Layers<'_>, request: &Request<'_>, fac
     let about = |(_, rule): &(Layer, &Rule)| rule.actions.contains(request.action);
     let uid = facts.uid();
     let owner = uid == layers.administration.owner;
+    let bound = layers.shared.bound(facts);
+    let denies = layers.denies(bound, !(owner && is_policy_setting(request.action)));
     let mut asker = Asker::new(request, layers.shared, facts);
 
     let mut unknown = None;
-    for rule in layers
-        .denies(uid, !(owner && is_policy_setting(request.action)))
-        .filter(about)
-    {
-        match asker.rule(rule.1) {
+    for rule in denies.filter(about) {
+        match asker.rule(rule.1, Effect::Deny) {
             Tri::Yes => return deny(Reason::ExplicitDeny, Basis::of(rule)),
             Tri::Unknown if unknown.is_none() => unknown = Some(Basis::of(rule)),
             Tri::Unknown | Tri::No => {}
@@ -305,7 +304,7 @@ pub fn decide<F: Facts + ?Sized>(layers: &Layers<'_>, request: &Request<'_>, fac
         let rules = ceiling.iter().map(|r| (Layer::Guardrail, r)).filter(about);
         let mut found = Tri::No;
         for rule in rules {
-            found = found.or(|| asker.rule(rule.1));
+            found = found.or(|| asker.rule(rule.1, Effect::Allow));
         }
         match found {
             Tri::Yes => {}
@@ -319,7 +318,7 @@ pub fn decide<F: Facts + ?Sized>(layers: &Layers<'_>, request: &Request<'_>, fac
     }
     let mut unknown = None;
     for rule in layers.allows(uid, true).filter(about) {
-        match asker.rule(rule.1) {
+        match asker.rule(rule.1, Effect::Allow) {
             Tri::Yes => return allow(Basis::of(rule)),
             Tri::Unknown => unknown = Some(Basis::of(rule)),
             Tri::No => {}
@@ -329,14 +328,14 @@ pub fn decide<F: Facts + ?Sized>(layers: &Layers<'_>, request: &Request<'_>, fac
         && !owner
         && administers(request.action, false, layers.administration)
     {
-        match asker.groups(|g| g == group) {
+        match asker.own_groups(|g| g == group) {
             Tri::Yes => return allow(Basis::ADMINISTRATION),
             Tri::Unknown => unknown = Some(Basis::ADMINISTRATION),
             Tri::No => {}
         }
     }
     for rule in layers.allows(uid, false).filter(about) {
-        match asker.rule(rule.1) {
+        match asker.rule(rule.1, Effect::Allow) {
             Tri::Yes => return allow(Basis::of(rule)),
             Tri::Unknown => unknown = unknown.or(Some(Basis::of(rule))),
             Tri::No => {}
@@ -371,6 +370,8 @@ pub struct Traced {
 pub fn trace<F: Facts + ?Sized>(layers: &Layers<'_>, request: &Request<'_>, facts: &mut F) -> Vec<Traced> {
     let uid = facts.uid();
     let own_denies = !(uid == layers.administration.owner && is_policy_setting(request.action));
+    let bound = layers.shared.bound(facts);
+    let denies = layers.denies(bound, own_denies);
     let mut asker = Asker::new(request, layers.shared, facts);
     let ceilings = layers
         .shared
@@ -378,7 +379,7 @@ pub fn trace<F: Facts + ?Sized>(layers: &Layers<'_>, request: &Request<'_>, fact
         .iter()
         .filter_map(|g| g.ceiling.as_deref())
         .flatten();
-    let denies = layers.denies(uid, own_denies).map(|r| (r, Effect::Deny));
+    let denies = denies.map(|r| (r, Effect::Deny));
     let allows = layers.allows(uid, true).chain(layers.allows(uid, false));
     denies
         .chain(ceilings.map(|r| ((Layer::Guardrail, r), Effect::Allow)))
@@ -390,7 +391,7 @@ pub fn trace<F: Facts + ?Sized>(layers: &Layers<'_>, request: &Request<'_>, fact
                 .1
                 .tests
                 .iter()
-                .filter(|t| !holds(asker.test(t)))
+                .filter(|t| !holds(asker.test(t, effect)))
                 .map(|t| t.part);
             Traced {
                 basis: Basis::of(rule),

@@ -16,6 +16,15 @@ pub trait Facts {
     fn gid(&self) -> Gid;
     /// The supplementary groups; `None` if they cannot be had.
     fn groups(&mut self) -> Option<&[Gid]>;
+    /// Whom else he may be: those to whom his uid is lent. An Allow never counts it; a Deny does, and so does whatever
+    /// rests on his not being somebody. `None` if it cannot be known.
+    fn other_uids(&mut self) -> Option<&[Uid]> {
+        Some(&[])
+    }
+    /// Groups that he may have dropped, as [`Facts::other_uids`] counts.
+    fn other_groups(&mut self) -> Option<&[Gid]> {
+        Some(&[])
+    }
     /// The systemd unit: `None` if it cannot be had, `Some(None)` outside of any.
     fn unit(&mut self) -> Option<Option<&str>>;
     /// The part of wardfs that asks, such as `wardfs-rotator`.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::compile::{Use, World};
 use super::decide::Layer;
 use super::diagnostic::{PolicyError, Warning};
+use super::facts::Facts;
 use super::pattern::eq_ignore_case;
 use super::principal::{Directory, Local, LocalError, PrincipalMap, is_arn};
 use super::record::{Kind, PolicyRecord};
@@ -143,12 +144,23 @@ pub struct Shared {
     pub(super) guardrails: Box<[Guardrail]>,
     /// By uid, in its order: what is attached to one user.
     by_uid: Box<[(u32, Rules)]>,
+    /// Whether one of these has a Deny.
+    users_are_denied: bool,
     /// What is attached to anything else.
     others: Rules,
     tags: Box<[PrincipalTag]>,
     scope: Scope,
     guardrail_ids: Box<[Box<str>]>,
     identity_ids: Box<[Box<str>]>,
+}
+
+/// Whose Deny statements could bind a caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bound {
+    /// Those of this uid.
+    ByThoseOf(Uid),
+    /// He may be somebody besides: those of all users, each of which asks for its own.
+    ByAnybodys,
 }
 
 /// A guardrail, ready to decide.
@@ -229,6 +241,7 @@ impl Shared {
         let identities = by_uid.values().chain([&shared.others]);
         shared.scope = Scope::of(guardrails.chain(identities.flat_map(|r| r.denies.iter().chain(&r.allows))));
         shared.guardrails = all.into();
+        shared.users_are_denied = by_uid.values().any(|rules| !rules.denies.is_empty());
         shared.by_uid = by_uid.into_iter().collect();
         shared.tags = tags.into();
         shared.guardrail_ids = guardrail_ids.into();
@@ -239,6 +252,30 @@ impl Shared {
     /// Of all its statements about reading and describing.
     pub fn scope(&self) -> Scope {
         self.scope
+    }
+
+    /// Whose Deny statements could bind this caller.
+    pub(super) fn bound<F: Facts + ?Sized>(&self, facts: &mut F) -> Bound {
+        let besides = self.users_are_denied && facts.other_uids().is_none_or(|others| !others.is_empty());
+        match besides {
+            true => Bound::ByAnybodys,
+            false => Bound::ByThoseOf(facts.uid()),
+        }
+    }
+
+    /// The Deny statements of the identity policies that could bind him.
+    pub(super) fn denies_to(&self, bound: Bound) -> impl Iterator<Item = (Layer, &Rule)> {
+        let users: &[(u32, Rules)] = match bound {
+            Bound::ByThoseOf(uid) => match self.by_uid.binary_search_by_key(&uid.0, |(u, _)| *u) {
+                Ok(i) => &self.by_uid[i..=i],
+                Err(_) => &[],
+            },
+            Bound::ByAnybodys => &self.by_uid,
+        };
+        let rules = users.iter().map(|(_, rules)| rules).chain([&self.others]);
+        rules
+            .flat_map(|rules| &rules.denies)
+            .map(|rule| (Layer::Identity, rule))
     }
 
     /// The rules of the identity policies that could be about this caller.

@@ -7,6 +7,7 @@ use super::action::{Action, Purpose};
 use super::ask::{Asker, Tri};
 use super::compile::{Body, Compiled};
 use super::decide::Layers;
+use super::document::Effect;
 use super::facts::{Facts, Request};
 use super::rule::{Part, Scope, Test, What};
 
@@ -94,11 +95,11 @@ pub fn elsewhere<F: Facts + ?Sized>(layers: &Layers<'_>, facts: &mut F) -> Elsew
     let mut attached = layers.shared.identities(uid).flat_map(|rules| &rules.allows);
     let his = attached.any(|rule| {
         let principal = |t: &&Test| t.part == Part::Principal;
-        rule.shows() && (rule.tests.iter().filter(principal)).all(|t| asker.test(t) != Tri::No)
+        rule.shows() && (rule.tests.iter().filter(principal)).all(|t| asker.test(t, Effect::Allow) != Tri::No)
     });
     let member = |asker: &mut Asker<'_, F>| {
         let group = administration.group.filter(|_| uid != administration.owner);
-        group.is_some_and(|group| asker.groups(|g| g == group) != Tri::No)
+        group.is_some_and(|group| asker.own_groups(|g| g == group) != Tri::No)
     };
     match his || member(&mut asker) {
         true => Elsewhere::Perhaps,

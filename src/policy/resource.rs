@@ -1,6 +1,6 @@
 //! On what: patterns of ARNs, and the names that a condition on `secretsmanager:SecretId` compares with.
 
-use super::document::Clause;
+use super::document::{Clause, Effect};
 use super::json::Text;
 use super::operator::Comparison;
 use super::pattern::{glob_encoded, is_wild, strip_suffix, strip_suffix_encoded};
@@ -16,6 +16,35 @@ pub(super) struct Subject<'a> {
     pub arn: Option<&'a str>,
 }
 
+/// How a pattern with a `-??????` at its end is read. That stands for the random suffix which AWS appends to a secret's
+/// name, and names here do not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Reading {
+    /// The secret of that name alone, as in AWS.
+    Narrow,
+    /// Names that end so as well.
+    Wide,
+}
+
+impl Reading {
+    /// What errs takes away: a Deny reaches further, and so does what an Allow excepts.
+    pub fn of(effect: Effect, negated: bool) -> Reading {
+        match (effect, negated) {
+            (Effect::Deny, false) | (Effect::Allow, true) => Reading::Wide,
+            (Effect::Allow, false) | (Effect::Deny, true) => Reading::Narrow,
+        }
+    }
+
+    /// Whether a pattern `holds`, or what is left of it without the suffix.
+    fn holds<P: Copy>(self, pattern: P, stripped: Option<P>, holds: impl Fn(P) -> bool) -> bool {
+        match (stripped, self) {
+            (Some(stripped), Reading::Narrow) => holds(stripped),
+            (Some(stripped), Reading::Wide) => holds(pattern) || holds(stripped),
+            (None, _) => holds(pattern),
+        }
+    }
+}
+
 /// One pattern of a `Resource` clause.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) enum Resource {
@@ -25,21 +54,23 @@ pub(super) enum Resource {
         head: Box<[Box<[u8]>]>,
         /// What follows the fifth colon.
         rest: Template,
+        reading: Reading,
     },
 }
 
 impl Resource {
     /// The patterns of a clause; one that is no pattern of a secret was refused when the document was parsed, and
     /// matches nothing here.
-    pub fn of(clause: &Clause<Text>, variables: bool) -> Box<[Resource]> {
+    pub fn of(clause: &Clause<Text>, effect: Effect, variables: bool) -> Box<[Resource]> {
+        let reading = Reading::of(effect, clause.negated);
         clause
             .items
             .iter()
-            .filter_map(|t| Resource::parse(&t.value, variables))
+            .filter_map(|t| Resource::parse(&t.value, reading, variables))
             .collect()
     }
 
-    fn parse(text: &str, variables: bool) -> Option<Resource> {
+    fn parse(text: &str, reading: Reading, variables: bool) -> Option<Resource> {
         if text == "*" {
             return Some(Resource::Everything);
         }
@@ -52,6 +83,7 @@ impl Resource {
         Some(Resource::Arn {
             head: head.into(),
             rest: Template::parse(segments.next()?, variables, true).ok()?,
+            reading,
         })
     }
 
@@ -66,11 +98,13 @@ impl Resource {
     /// Whether it is the subject. `expanded` is the pattern after the fifth colon, where that has variables.
     ///
     /// Region and account are compared only where the secret has an ARN on record: a Deny that missed for its region
-    /// would fail open. A `-??????` at the end stands for AWS's random suffix, which names here do not have.
+    /// would fail open.
     pub fn matches(&self, expanded: Option<&[u8]>, subject: Subject<'_>) -> bool {
-        let (head, rest) = match self {
+        let (head, rest, reading) = match self {
             Resource::Everything => return true,
-            Resource::Arn { head, rest } => (head, expanded.unwrap_or_else(|| rest.pattern())),
+            Resource::Arn { head, rest, reading } => {
+                (head, expanded.unwrap_or_else(|| rest.pattern()), reading)
+            }
         };
         let Some(name) = subject.name else { return false };
         let mut by_arn = false;
@@ -86,7 +120,7 @@ impl Resource {
                 .is_some_and(|resource| glob_encoded(rest, resource));
         }
         let named = |pattern: &[u8]| named(pattern, name);
-        by_arn || named(rest) || strip_suffix_encoded(rest).is_some_and(named)
+        by_arn || reading.holds(rest, strip_suffix_encoded(rest), named)
     }
 }
 
@@ -104,7 +138,12 @@ fn named(pattern: &[u8], name: &SecretName) -> bool {
 
 /// Whether one value of a condition on the secret's id means this secret: by its name, or by its ARN, of which
 /// region and account are compared only where one is on record.
-pub(super) fn secret_id_matches(comparison: Comparison, value: &str, subject: Subject<'_>) -> bool {
+pub(super) fn secret_id_matches(
+    comparison: Comparison,
+    value: &str,
+    reading: Reading,
+    subject: Subject<'_>,
+) -> bool {
     let Some(name) = subject.name else { return false };
     let wild = matches!(comparison, Comparison::Like | Comparison::Arn);
     let holds = |value: &str, text: &str| match comparison {
@@ -112,7 +151,8 @@ pub(super) fn secret_id_matches(comparison: Comparison, value: &str, subject: Su
         _ => Words::new(comparison, value).matches(text),
     };
     let suffixed = |value: &str, text: &str| {
-        holds(value, text) || wild && strip_suffix(value).is_some_and(|value| holds(value, text))
+        let stripped = strip_suffix(value).filter(|_| wild);
+        reading.holds(value, stripped, |value| holds(value, text))
     };
     let own = format!("secret:{name}");
     let Some(rest) = value.splitn(6, ':').nth(5) else {

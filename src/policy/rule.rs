@@ -3,7 +3,7 @@
 use super::action::{Action, ActionSet};
 use super::operator::Comparison;
 use super::pattern::{eq_ignore_case, glob, glob_arn};
-use super::resource::Resource;
+use super::resource::{Reading, Resource};
 use super::template::Template;
 use super::value::Matcher;
 
@@ -64,7 +64,7 @@ pub(super) enum What {
     Stage(Box<[Words]>),
     Absent(Presence),
     Resource(Box<[Resource]>, Origins),
-    SecretId(Comparison, Box<[SecretIdValue]>, Origins),
+    SecretId(Comparison, Reading, Box<[SecretIdValue]>, Origins),
     Each(Box<Each>),
 }
 
@@ -193,12 +193,22 @@ impl Origin {
 }
 
 impl Test {
+    /// Whether it may hold for want of something that the caller can have put aside.
+    pub fn rests_on_absence(&self) -> bool {
+        let what = match &self.what {
+            What::Absent(_) => true,
+            What::Each(each) => each.negated || each.all,
+            _ => false,
+        };
+        what || self.negated || self.unless_absent.is_some()
+    }
+
     /// What is asked for, and the cost of each.
     pub fn origins(&self) -> impl Iterator<Item = &Origin> {
         let (one, many): (Option<&Origin>, &[Origin]) = match &self.what {
             What::Absent(Presence::Has(origin)) => (Some(origin), &[]),
             What::Each(each) => (Some(&each.origin), &each.variables),
-            What::Resource(_, origins) | What::SecretId(_, _, origins) => (None, origins),
+            What::Resource(_, origins) | What::SecretId(_, _, _, origins) => (None, origins),
             _ => (None, &[]),
         };
         let unless = match &self.unless_absent {

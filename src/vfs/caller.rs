@@ -1,9 +1,12 @@
 //! The process behind a file request.
 
+use std::sync::Arc;
+
 use crate::access::{Caller, CallerKey};
 use crate::audit::{Identity, Who};
 use crate::id::{Gid, Uid};
 use crate::policy::{Facts, ProcessState, Reason};
+use crate::sys::accounts::{self, Namespace};
 use crate::sys::caller::{Hardening, Header, Identified, Observer, Unidentified};
 
 /// The caller of one request: the kernel's uid and gid at once, the rest when it is asked for. The thread is
@@ -12,6 +15,9 @@ pub struct RequestCaller<'o> {
     header: Header,
     process: Process<'o>,
     relaxed: bool,
+    /// What a Deny counts besides, once it was asked for.
+    other_uids: Option<Option<Arc<[Uid]>>>,
+    other_groups: Option<Option<Arc<[Gid]>>>,
 }
 
 enum Process<'o> {
@@ -27,7 +33,14 @@ impl<'o> RequestCaller<'o> {
             header,
             process: Process::NotLooked(observer),
             relaxed: false,
+            other_uids: None,
+            other_groups: None,
         }
+    }
+
+    /// Who cannot be looked at may be anywhere.
+    fn namespace(&mut self) -> Namespace {
+        self.look().map_or(Namespace::Foreign, |known| known.namespace())
     }
 
     fn look(&mut self) -> Result<&mut Identified<'o>, Unidentified> {
@@ -66,6 +79,20 @@ impl Facts for RequestCaller<'_> {
             known.groups()
         }
         .ok()
+    }
+
+    fn other_uids(&mut self) -> Option<&[Uid]> {
+        if self.other_uids.is_none() {
+            self.other_uids = Some(accounts::others(self.header.uid, || self.namespace()));
+        }
+        self.other_uids.as_ref()?.as_deref()
+    }
+
+    fn other_groups(&mut self) -> Option<&[Gid]> {
+        if self.other_groups.is_none() {
+            self.other_groups = Some(accounts::groups(self.header.uid, || self.namespace()));
+        }
+        self.other_groups.as_ref()?.as_deref()
     }
 
     fn unit(&mut self) -> Option<Option<&str>> {

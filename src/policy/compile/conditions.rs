@@ -4,10 +4,10 @@
 use super::{Compiler, Use, World};
 use crate::policy::condition::{Key, of_texts};
 use crate::policy::diagnostic::PolicyError;
-use crate::policy::document::Condition;
+use crate::policy::document::{Condition, Effect};
 use crate::policy::json::Text;
 use crate::policy::operator::{Comparison, Operator, Quantifier};
-use crate::policy::resource::{Subject, secret_id_matches};
+use crate::policy::resource::{Reading, Subject, secret_id_matches};
 use crate::policy::rule::{Each, Numbers, Part, Presence, SecretIdValue, Test, What, Who, Words};
 use crate::policy::template::Template;
 use crate::policy::value::Matcher;
@@ -22,7 +22,12 @@ impl Compiler<'_> {
     }
 
     /// What one condition asks.
-    pub(super) fn condition(&mut self, condition: &Condition, part: Part) -> Result<Test, PolicyError> {
+    pub(super) fn condition(
+        &mut self,
+        condition: &Condition,
+        effect: Effect,
+        part: Part,
+    ) -> Result<Test, PolicyError> {
         let Condition {
             operator,
             key,
@@ -68,7 +73,8 @@ impl Compiler<'_> {
             (true, None) => Some(self.presence(key)).filter(|p| !matches!(p, Presence::Always)),
             _ => None,
         };
-        if let Some(what) = self.plain(condition, variables, at)? {
+        let reading = Reading::of(effect, operator.negated);
+        if let Some(what) = self.plain(condition, reading, variables, at)? {
             return Ok(Test {
                 part,
                 what,
@@ -88,7 +94,7 @@ impl Compiler<'_> {
             let origins = self.origins(values.iter().filter_map(|v| v.template.as_ref()));
             return Ok(Test {
                 part,
-                what: What::SecretId(operator.comparison, values, origins),
+                what: What::SecretId(operator.comparison, reading, values, origins),
                 negated: operator.negated,
                 unless_absent,
             });
@@ -124,6 +130,7 @@ impl Compiler<'_> {
     fn plain(
         &mut self,
         condition: &Condition,
+        reading: Reading,
         variables: bool,
         at: usize,
     ) -> Result<Option<What>, PolicyError> {
@@ -139,7 +146,7 @@ impl Compiler<'_> {
                 arn,
             };
             let mut values = values.iter();
-            let any = values.any(|v| secret_id_matches(operator.comparison, &v.value, subject));
+            let any = values.any(|v| secret_id_matches(operator.comparison, &v.value, reading, subject));
             return Ok(Some(What::Const(any)));
         }
         if operator.quantifier.is_some() || variables || !text {

@@ -2,6 +2,7 @@
 //! about the secret itself is already answered, and the questions stand in the order of their cost.
 
 mod conditions;
+mod warnings;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -168,6 +169,7 @@ pub(super) fn compile(
         }
     }
     rules.sort();
+    compiler.open_but_for_some(document);
     let readers = readers.finish();
     let mut warnings = compiler.warnings;
     if readers.is_empty() && matches!(purpose, Use::Secret(..)) {
@@ -200,10 +202,11 @@ impl Compiler<'_> {
     /// `None` if the statement can never apply.
     fn rule(&mut self, index: u32, statement: &Statement) -> Result<Option<Rule>, PolicyError> {
         let mut tests = vec![self.principal(statement)?, self.resource(statement)];
+        self.suffix_as_wildcard(statement);
         for (i, condition) in statement.conditions.iter().enumerate() {
             // 20,480 bytes hold far fewer conditions than 65,536.
             let part = Part::Condition(u16::try_from(i).unwrap_or(u16::MAX));
-            tests.push(self.condition(condition, part)?);
+            tests.push(self.condition(condition, statement.effect, part)?);
         }
         let public = matches!(statement.principal.items.as_slice(), [Principal::Everyone])
             && statement.conditions.is_empty();
@@ -248,7 +251,7 @@ impl Compiler<'_> {
 
     fn resource(&self, statement: &Statement) -> Test {
         let clause = &statement.resource;
-        let patterns = Resource::of(clause, self.variables);
+        let patterns = Resource::of(clause, statement.effect, self.variables);
         let everything = patterns.iter().any(|p| matches!(p, Resource::Everything));
         let fixed = patterns.iter().all(|p| p.template().is_none());
         let what = match self.purpose {

@@ -47,17 +47,35 @@ fn like(p: &str, t: &str) -> bool {
     wild(&p.chars().collect::<Vec<_>>(), &t.chars().collect::<Vec<_>>())
 }
 
+/// What he may be besides is never known to be so.
+fn besides<T: PartialEq>(all: &Option<Vec<T>>, one: &T) -> Tri {
+    match all {
+        Some(all) if !all.contains(one) => Some(false),
+        _ => None,
+    }
+}
+
+/// Nothing counts but what his process shows.
+fn bare(who: &Caller) -> Caller {
+    Caller {
+        choosy: false,
+        ..who.clone().besides(Some(&[]), Some(&[]))
+    }
+}
+
 fn is_local(kind: &str, name: &str, who: &Caller) -> Tri {
     let group = |gid: u32| {
-        if who.gid == gid {
+        let own = if who.gid == gid {
             Some(true)
         } else {
             who.groups.as_ref().map(|g| g.contains(&Gid(gid)))
-        }
+        };
+        or([own, besides(&who.other_groups, &Gid(gid))])
     };
+    let user = |uid: Uid| or([Some(uid.0 == who.uid), besides(&who.other_uids, &uid)]);
     match kind {
-        "user" => Some(Book.uid_of(name) == Some(Uid(who.uid))),
-        "uid" => Some(who.uid.to_string() == name),
+        "user" => user(Book.uid_of(name).unwrap()),
+        "uid" => user(Uid(name.parse().unwrap())),
         "group" => group(Book.gid_of(name).unwrap().0),
         "gid" => group(name.parse().unwrap()),
         "unit" => who.unit.as_ref().map(|u| u.as_deref() == Some(name)),
@@ -92,6 +110,7 @@ fn principal(v: &Value, who: &Caller) -> Tri {
 /// What the request is about, beside the caller.
 #[derive(Debug, Clone)]
 pub(super) struct Situation {
+    pub name: SecretName,
     pub labels: Vec<Label>,
     pub version: Option<crate::id::VersionId>,
     pub tags: BTreeMap<String, String>,
@@ -131,26 +150,45 @@ fn values(key: &str, at: &Situation, who: &Caller) -> Vec<(Tri, Option<Vec<Strin
             .map(|a| (has_arn(&a, who), Some(vec![a])))
             .collect(),
         "aws:username" => {
-            let named = USERS.iter().filter(|u| u.1 == who.uid && u.0 != "dyn");
-            let names: Vec<_> = named.map(|u| is(u.0.into())).collect();
-            if names.is_empty() {
-                vec![(None, None)]
-            } else {
-                names
-            }
-        }
-        "wardfs:Uid" => vec![is(who.uid.to_string())],
-        "wardfs:Gid" => vec![is(who.gid.to_string())],
-        "wardfs:Groups" => {
-            let spelled = |g: u32| {
-                let named = GROUPS.iter().filter(|x| x.1 == g).map(|x| x.0.to_string());
-                (Some(true), Some(named.chain([g.to_string()]).collect::<Vec<_>>()))
+            let named = |uid: u32, has: Tri| {
+                let named = USERS.iter().filter(|u| u.1 == uid && u.0 != "dyn");
+                let names: Vec<_> = named.map(|u| (has, Some(vec![u.0.to_string()]))).collect();
+                if names.is_empty() {
+                    vec![(None, None)]
+                } else {
+                    names
+                }
             };
-            let others = match &who.groups {
-                Some(groups) => groups.iter().map(|g| spelled(g.0)).collect(),
+            let others = match &who.other_uids {
+                None => vec![(None, None)],
+                Some(all) => all.iter().flat_map(|u| named(u.0, None)).collect(),
+            };
+            [named(who.uid, Some(true)), others].concat()
+        }
+        "wardfs:Uid" => [vec![is(who.uid.to_string())], perhaps(&who.other_uids)].concat(),
+        "wardfs:Gid" => {
+            let own = match who.choosy {
+                true => perhaps(&who.groups),
+                false => Vec::new(),
+            };
+            [vec![is(who.gid.to_string())], own, perhaps(&who.other_groups)].concat()
+        }
+        "wardfs:Groups" => {
+            let spelled = |g: u32, has: Tri| {
+                let named = GROUPS.iter().filter(|x| x.1 == g).map(|x| x.0.to_string());
+                (has, Some(named.chain([g.to_string()]).collect::<Vec<_>>()))
+            };
+            let all = |groups: &Option<Vec<Gid>>, has| match groups {
+                Some(groups) => groups.iter().map(|g| spelled(g.0, has)).collect(),
                 None => vec![(None, None)],
             };
-            [vec![spelled(who.gid)], others].concat()
+            let own = all(&who.groups, Some(true));
+            [
+                vec![spelled(who.gid, Some(true))],
+                own,
+                all(&who.other_groups, None),
+            ]
+            .concat()
         }
         "wardfs:Unit" => match &who.unit {
             None => vec![(None, None)],
@@ -176,6 +214,14 @@ fn values(key: &str, at: &Situation, who: &Caller) -> Vec<(Tri, Option<Vec<Strin
         }
         "aws:SourceIp" => Vec::new(),
         _ => unreachable!("{key}"),
+    }
+}
+
+/// Numbers that he may have besides.
+fn perhaps<T: ToString>(all: &Option<Vec<T>>) -> Vec<(Tri, Option<Vec<String>>)> {
+    match all {
+        None => vec![(None, None)],
+        Some(all) => all.iter().map(|id| (None, Some(vec![id.to_string()]))).collect(),
     }
 }
 
@@ -320,16 +366,33 @@ fn condition(op: &str, k: &str, wanted: &[String], at: &Situation, who: &Caller)
     let listed = k == "aws:username" && quantifier.is_none() && !variables && (text || plain == "Bool");
     let holds = |v: &Option<Vec<String>>| -> Tri {
         let Some(spellings) = v else {
-            return if listed { Some(negated) } else { None };
+            return None;
         };
         let matched = spellings
             .iter()
             .any(|s| patterns.iter().any(|p| satisfies(&plain, p, s)));
         Some(matched != negated)
     };
-    let has = |has: Tri| if listed && has.is_none() { Some(true) } else { has };
-    let every = and(all.iter().map(|(h, v)| or([not(has(*h)), holds(v)])));
-    let some = or(all.iter().map(|(h, v)| and([has(*h), holds(v)])));
+    if listed {
+        let is = |uid: u32| {
+            let mut named = USERS.iter().filter(|u| u.1 == uid && u.0 != "dyn");
+            named.any(|u| patterns.iter().any(|p| satisfies(&plain, p, u.0)))
+        };
+        let other = match &who.other_uids {
+            Some(all) if !all.iter().any(|u| is(u.0)) => Some(false),
+            _ if patterns_name_nobody(&patterns, &plain) => Some(false),
+            _ => None,
+        };
+        let found = or([Some(is(who.uid)), other]);
+        let found = if negated { not(found) } else { found };
+        return if if_exists {
+            or([found, not(present)])
+        } else {
+            found
+        };
+    }
+    let every = and(all.iter().map(|(h, v)| or([not(*h), holds(v)])));
+    let some = or(all.iter().map(|(h, v)| and([*h, holds(v)])));
     match quantifier {
         Some("ForAllValues") => every,
         Some(_) => some,
@@ -344,18 +407,25 @@ fn condition(op: &str, k: &str, wanted: &[String], at: &Situation, who: &Caller)
     }
 }
 
-fn resource(pattern: &str, at: &Situation, who: &Caller) -> Tri {
+/// Nobody needs to be known to be none of nobody.
+fn patterns_name_nobody(patterns: &[Vec<Glyph>], plain: &str) -> bool {
+    let mut named = USERS.iter().filter(|u| u.0 != "dyn");
+    !named.any(|u| patterns.iter().any(|p| satisfies(plain, p, u.0)))
+}
+
+/// `wide`: names that end as the random suffix does count too.
+fn resource(pattern: &str, wide: bool, at: &Situation, who: &Caller) -> Tri {
     if pattern == "*" {
         return Some(true);
     }
     let parts: Vec<&str> = pattern.splitn(6, ':').collect();
     let rest = expanded(parts[5], true, at, who)?;
     let chars = |t: &str| t.chars().collect::<Vec<char>>();
-    let mut found = fits(&rest, &chars("secret:app/db"));
     let random = [vec![Glyph::Is('-')], vec![Glyph::One; 6]].concat();
-    if let Some(without) = rest.strip_suffix(&*random) {
-        found |= fits(without, &chars("secret:app/db"));
-    }
+    let without = rest.strip_suffix(&*random);
+    let own = format!("secret:{}", at.name);
+    let mut found = (wide || without.is_none()) && fits(&rest, &chars(&own));
+    found |= without.is_some_and(|without| fits(without, &chars(&own)));
     if let Some(arn) = at.arn {
         let own: Vec<&str> = arn.splitn(6, ':').collect();
         let head = (1..5).all(|i| like(parts[i], own[i]));
@@ -377,6 +447,7 @@ fn applies(s: &Value, action: Action, at: &Situation, who: &Caller) -> Tri {
             .map(|v| (v, false))
             .or(s.get(format!("Not{name}")).map(|v| (v, true)))
     };
+    let (deny, own) = (s["Effect"] == "Deny", bare(who));
     let (actions, negated) = field("Action").unwrap();
     let listed = list(actions)
         .iter()
@@ -387,13 +458,15 @@ fn applies(s: &Value, action: Action, at: &Situation, who: &Caller) -> Tri {
     let named = match resources.iter().any(|r| r == "*") {
         true => Some(true),
         false => {
-            let each: Vec<Tri> = resources.iter().map(|r| resource(r, at, who)).collect();
+            let wide = deny != other;
+            let who = if deny || other { who } else { &own };
+            let each: Vec<Tri> = resources.iter().map(|r| resource(r, wide, at, who)).collect();
             if each.contains(&None) { None } else { or(each) }
         }
     };
     let is = match field("Principal") {
         None => Some(true),
-        Some((clause, false)) => principal(clause, who),
+        Some((clause, false)) => principal(clause, if deny { who } else { &own }),
         Some((clause, true)) => not(principal(clause, who)),
     };
     let conditions = s
@@ -405,7 +478,12 @@ fn applies(s: &Value, action: Action, at: &Situation, who: &Caller) -> Tri {
             keys.as_object()
                 .unwrap()
                 .iter()
-                .map(|(k, v)| condition(op, k, &list(v), at, who))
+                .map(|(k, v)| {
+                    let absence = op.contains("Not") || op.contains("Null") || op.contains("IfExists");
+                    let counts = deny || absence || op.contains("ForAllValues");
+                    condition(op, k, &list(v), at, if counts { who } else { &own })
+                })
+                .collect::<Vec<_>>()
         });
     and([
         Some(listed != negated),
@@ -426,7 +504,10 @@ fn plain(policy: &Value, action: Action, at: &Situation, who: &Caller) -> Result
     };
     let by_identity = |effect: &str| -> Vec<Tri> {
         let each = at.identities.iter().flat_map(|(name, _, document)| {
-            let own = attached(name, who);
+            let own = match effect {
+                "Deny" => attached(name, who),
+                _ => attached(name, &bare(who)),
+            };
             of(document, effect).into_iter().map(move |t| and([own, t]))
         });
         each.collect()
@@ -449,7 +530,7 @@ fn plain(policy: &Value, action: Action, at: &Situation, who: &Caller) -> Result
     let member = if root {
         Some(true)
     } else {
-        is_local("gid", "900", who)
+        is_local("gid", "900", &bare(who))
     };
     let administers = match action {
         Action::DescribeSecret | Action::PutSecretValue => member,
@@ -829,7 +910,10 @@ pub(super) fn a_situation() -> impl Strategy<Value = Situation> {
     let guardrail = a_document().prop_map(|d| without_principals(d, true));
     let some = |odds| proptest::bool::weighted(odds);
     (
-        proptest::sample::select(vec![&[][..], &["current"], &["current", "blue"], &["blue"]]),
+        (
+            proptest::sample::select(vec!["app/db", "app/db", "app/db-master"]),
+            proptest::sample::select(vec![&[][..], &["current"], &["current", "blue"], &["blue"]]),
+        ),
         proptest::option::of(Just("0123456789abcdef0123456789abcdef")),
         (tags(), tags()),
         proptest::option::weighted(0.3, Just("arn:aws:secretsmanager:r:1:secret:app/db-AbC123")),
@@ -837,10 +921,18 @@ pub(super) fn a_situation() -> impl Strategy<Value = Situation> {
         (some(0.3), proptest::collection::vec(guardrail, 1..3)),
     )
         .prop_map(
-            |(labels, version, (tags, asked_tags), arn, (some, mut identities), (any, guardrails))| {
+            |(
+                (name, labels),
+                version,
+                (tags, asked_tags),
+                arn,
+                (some, mut identities),
+                (any, guardrails),
+            )| {
                 identities.sort_by(|a, b| a.0.cmp(&b.0));
                 identities.dedup_by(|a, b| a.0 == b.0);
                 Situation {
+                    name: name.parse().unwrap(),
                     labels: labels.iter().map(|l| l.parse().unwrap()).collect(),
                     version: version.map(|v| v.parse().unwrap()),
                     tags,
@@ -851,6 +943,15 @@ pub(super) fn a_situation() -> impl Strategy<Value = Situation> {
                 }
             },
         )
+}
+
+/// Mostly nothing, now and then what cannot be known.
+fn a_few(ids: &'static [u32]) -> impl Strategy<Value = Option<Vec<u32>>> {
+    prop_oneof![
+        6 => Just(Some(Vec::new())),
+        3 => proptest::sample::subsequence(ids, 1..3).prop_map(Some),
+        1 => Just(None),
+    ]
 }
 
 pub(super) fn a_caller() -> impl Strategy<Value = Caller> {
@@ -880,21 +981,27 @@ pub(super) fn a_caller() -> impl Strategy<Value = Caller> {
             ),
         ),
         proptest::sample::select(vec![1_795_593_600, 1_795_594_800, 1_795_594_801]),
+        (a_few(&[0, 5, 1000, 1001]), a_few(&[7, 34, 100, 900])),
     )
-        .prop_map(|(uid, gid, groups, unit, service, process, now)| Caller {
-            uid,
-            gid,
-            groups: groups.map(|g| g.into_iter().map(Gid).collect()),
-            unit: unit.map(|u| u.map(String::from)),
-            service,
-            process: process.map(|(no_new_privs, login_uid)| ProcessState {
-                no_new_privs,
-                traced: false,
-                login_uid,
-            }),
-            now,
-            ..Caller::default()
-        })
+        .prop_map(
+            |(uid, gid, groups, unit, service, process, now, (uids, gids))| Caller {
+                other_uids: uids.map(|all| all.into_iter().map(Uid).collect()),
+                other_groups: gids.map(|all| all.into_iter().map(Gid).collect()),
+                choosy: true,
+                uid,
+                gid,
+                groups: groups.map(|g| g.into_iter().map(Gid).collect()),
+                unit: unit.map(|u| u.map(String::from)),
+                service,
+                process: process.map(|(no_new_privs, login_uid)| ProcessState {
+                    no_new_privs,
+                    traced: false,
+                    login_uid,
+                }),
+                now,
+                ..Caller::default()
+            },
+        )
 }
 
 /// Decisions of a run: the product of the numbers below, 104,000.
@@ -918,7 +1025,7 @@ proptest! {
     ) {
         let fail = |e: PolicyError| TestCaseError::fail(format!("{e}"));
         let text = json.to_string();
-        let name = secret();
+        let name = at.name.clone();
         let (record, _) = PolicyRecord::resolve(&text, &map(), &Book, &name, at.arn).map_err(fail)?;
         let policy = record.compile(&name, at.arn).map_err(fail)?;
         let mut guardrails = Vec::new();
@@ -958,7 +1065,11 @@ proptest! {
                     (Verdict::No(reason, layer, statement), Err(code)) => {
                         // A fact that could not be had turns both kinds of refusal into this one.
                         let unknown = *reason == Reason::NoPid
-                            && (caller.groups.is_none() || caller.unit.is_none() || caller.process.is_none());
+                            && (caller.groups.is_none()
+                                || caller.unit.is_none()
+                                || caller.process.is_none()
+                                || caller.other_uids.is_none()
+                                || caller.other_groups.is_none());
                         let code = if unknown { reason.code() } else { code };
                         prop_assert_eq!(reason.code(), code, "{:?} {} {:?} {}", &caller, action, &at, text);
                         if *layer == Layer::Secret && code == "explicit_deny" {

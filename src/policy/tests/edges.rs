@@ -518,7 +518,7 @@ fn an_account_is_on_record_for_whom_it_means() {
 #[test]
 fn a_secrets_id_is_its_name_or_its_arn_and_another_region_is_another_secret() {
     use super::super::operator::Comparison::{self, *};
-    use super::super::resource::{Subject, secret_id_matches};
+    use super::super::resource::{Reading, Subject, secret_id_matches};
     const OWN: &str = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:app/db-AbCdEf";
     let arn = |region: &str, account: &str, rest: &str| {
         format!("arn:aws:secretsmanager:{region}:{account}:secret{rest}")
@@ -559,7 +559,12 @@ fn a_secrets_id_is_its_name_or_its_arn_and_another_region_is_another_secret() {
                 name: Some(&name),
                 arn,
             };
-            secret_id_matches(comparison, &value, subject)
+            let found = secret_id_matches(comparison, &value, Reading::Narrow, subject);
+            assert_eq!(
+                found,
+                secret_id_matches(comparison, &value, Reading::Wide, subject)
+            );
+            found
         };
         assert_eq!(
             (matches(Some(OWN)), matches(None)),
@@ -571,7 +576,7 @@ fn a_secrets_id_is_its_name_or_its_arn_and_another_region_is_another_secret() {
         name: None,
         arn: Some(OWN),
     };
-    assert!(!secret_id_matches(Like, "*", nobody));
+    assert!(!secret_id_matches(Like, "*", Reading::Wide, nobody));
     // The longest name.
     let long: SecretName = format!("{}/{}/o", "n".repeat(255), "m".repeat(254))
         .parse()

@@ -1,5 +1,6 @@
 //! Tests of the policy room. The tables here are what NSS, `/proc` and `wardfs.toml` are elsewhere.
 
+mod besides;
 mod differential;
 mod documents;
 mod edges;
@@ -58,7 +59,12 @@ pub(super) struct Caller {
     pub service: Option<String>,
     pub process: Option<ProcessState>,
     pub now: i64,
+    pub other_uids: Option<Vec<Uid>>,
+    pub other_groups: Option<Vec<Gid>>,
     pub asked_groups: usize,
+    pub asked_besides: usize,
+    /// For the plain evaluator: each of his groups counts as his gid.
+    pub choosy: bool,
     pub asked_unit: usize,
 }
 
@@ -71,8 +77,16 @@ impl Caller {
             groups: Some(Vec::new()),
             unit: Some(None),
             process: Some(ProcessState::default()),
+            other_uids: Some(Vec::new()),
+            other_groups: Some(Vec::new()),
             ..Caller::default()
         }
+    }
+    /// Whom else he may be, and which groups he may have dropped.
+    pub fn besides(mut self, uids: Option<&[u32]>, groups: Option<&[u32]>) -> Self {
+        self.other_uids = uids.map(|all| all.iter().map(|u| Uid(*u)).collect());
+        self.other_groups = groups.map(|all| all.iter().map(|g| Gid(*g)).collect());
+        self
     }
     pub fn groups(mut self, groups: &[u32]) -> Self {
         self.groups = Some(groups.iter().map(|g| Gid(*g)).collect());
@@ -103,6 +117,14 @@ impl Facts for Caller {
     fn groups(&mut self) -> Option<&[Gid]> {
         self.asked_groups += 1;
         self.groups.as_deref()
+    }
+    fn other_uids(&mut self) -> Option<&[Uid]> {
+        self.asked_besides += 1;
+        self.other_uids.as_deref()
+    }
+    fn other_groups(&mut self) -> Option<&[Gid]> {
+        self.asked_besides += 1;
+        self.other_groups.as_deref()
     }
     fn unit(&mut self) -> Option<Option<&str>> {
         self.asked_unit += 1;

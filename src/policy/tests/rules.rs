@@ -373,24 +373,66 @@ fn a_resource_is_this_secret_with_and_without_suffix() {
             assert_eq!(verdict == ALLOWED, expect, "{field} {resource}");
         }
     }
-    // A secret whose own name ends like a suffix.
+    // A secret whose own name ends like a suffix: an Allow means the one secret, what takes away errs to the wide side.
     let name: SecretName = "db-abcdef".parse().unwrap();
-    for (resource, yes) in [
-        ("db-abcdef", true),
-        ("db-abcdef-??????", true),
-        ("db", false),
-        ("db-??????", true),
-        ("db-abc*", true),
+    for (resource, allows, denies) in [
+        ("db-abcdef", true, true),
+        ("db-abcdef-??????", true, true),
+        ("db", false, false),
+        ("db-??????", false, true),
+        ("db-abc*", true, true),
+        ("*-??????", true, true),
+        ("d?-??????", false, true),
     ] {
-        let text = format!(
-            r#"{{"Statement":{{"Effect":"Allow","Principal":"*","Action":"*","Resource":"{arn}{resource}"}}}}"#
-        );
-        let (_, warnings) = PolicyRecord::resolve(&text, &map(), &Book, &name, None).unwrap();
-        assert_eq!(
-            !warnings.iter().any(|w| w.message.contains("is not this secret")),
-            yes,
-            "{resource}"
-        );
+        for (effect, field, yes) in [
+            ("Allow", "Resource", allows),
+            ("Deny", "Resource", denies),
+            ("Allow", "NotResource", !denies),
+            ("Deny", "NotResource", !allows),
+        ] {
+            let text = format!(
+                r#"{{"Statement":{{"Effect":"{effect}","Principal":"*","Action":"*","{field}":"{arn}{resource}"}}}}"#
+            );
+            let (_, warnings) = PolicyRecord::resolve(&text, &map(), &Book, &name, None).unwrap();
+            assert_eq!(
+                !warnings.iter().any(|w| w.message.contains("is not this secret")),
+                yes,
+                "{effect} {field} {resource}"
+            );
+        }
+        for (effect, operator, value, yes) in [
+            ("Allow", "ArnLike", format!("{arn}{resource}"), allows),
+            ("Deny", "ArnLike", format!("{arn}{resource}"), denies),
+            ("Allow", "ArnNotLike", format!("{arn}{resource}"), !denies),
+            ("Deny", "ArnNotLike", format!("{arn}{resource}"), !allows),
+            ("Allow", "StringLike", resource.into(), allows),
+            ("Deny", "StringLike", resource.into(), denies),
+            (
+                "Allow",
+                "StringNotLike",
+                format!("arn:*:*:*:*:secret:{resource}"),
+                !denies,
+            ),
+            (
+                "Deny",
+                "StringNotLike",
+                format!("arn:*:*:*:*:secret:{resource}"),
+                !allows,
+            ),
+        ] {
+            let text = when(
+                effect,
+                &format!(r#"{{"{operator}":{{"secretsmanager:SecretId":"{value}"}}}}"#),
+            );
+            let (_, warnings) = PolicyRecord::resolve(&text, &map(), &Book, &name, None).unwrap();
+            assert_eq!(
+                !warnings
+                    .iter()
+                    .any(|w| w.message.contains("can match no request")),
+                yes,
+                "{effect} {operator} {value}"
+            );
+        }
     }
 }
 
