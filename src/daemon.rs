@@ -353,6 +353,11 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
         .map_err(|e| failed(&e))?;
     signals(&stop).map_err(not_started)?;
     accounts::start().map_err(not_started)?;
+    if let Some(why) = caller::units_unknown() {
+        tracing::warn!(
+            "{why}: a policy that allows a unit allows nobody, and one that denies a unit denies everybody"
+        );
+    }
     let session =
         Session::start(vfs.clone(), mounted.device, plan.config.threads, descriptors).map_err(not_started)?;
     let sessions = std::thread::Builder::new()

@@ -38,6 +38,11 @@ pub fn check(store: &Path, file: Option<&Path>, output: &mut Output) -> Result<(
             printable(&key.to_string_lossy())
         ));
     }
+    if let Some(why) = crate::sys::caller::units_unknown() {
+        warnings.push(format!(
+            "units: {why}, so that a policy which allows a unit allows nobody, and one which denies a unit denies everybody"
+        ));
+    }
     if output.json {
         let settings = json!(config);
         return Ok(output.json(

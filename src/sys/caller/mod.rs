@@ -26,8 +26,8 @@ use crate::sys::accounts::{Namespace, namespace_of_map};
 
 use proc::{Kept, Status};
 pub use self_test::self_test;
-pub use unit::unit_of_cgroup_path;
 use unit::{CgroupMount, Units};
+pub use unit::{unit_of_cgroup_path, units_unknown};
 
 /// The ids of a FUSE request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -483,7 +483,9 @@ impl Identified<'_> {
         };
         let grouped = self.groups_for_record().is_ok();
         self.command();
-        let in_unit = matches!(self.unit(), Ok(Some(_)));
+        // Who is at the root of all groups has no unit that could be named.
+        let root = self.look.cgroup_id.is_some_and(|id| self.units.doubts(id));
+        let in_unit = !root && matches!(self.unit(), Ok(Some(_)));
         let unit = match self.look.cgroup_id {
             _ if !in_unit => None,
             Some(id) if self.units.verifies() => self.units.get(id).ok().flatten(),
@@ -558,7 +560,7 @@ impl Identified<'_> {
         if let Some(id) = self.look.cgroup_id
             && self.units.verifies()
         {
-            if !self.units.knows(id) {
+            if !self.units.knows(id) || self.units.doubts(id) {
                 thread.cgroup.read(thread.tid, &mut scratch.text)?;
                 self.units.learn(id, unit::path_of(&scratch.text)?)?;
             }
@@ -566,7 +568,11 @@ impl Identified<'_> {
         }
         thread.cgroup.read(thread.tid, &mut scratch.text)?;
         scratch.unit.clear();
-        match unit::judge(unit::path_of(&scratch.text)?)? {
+        let path = unit::path_of(&scratch.text)?;
+        if path == "/" && !self.units.verifies() {
+            return Err(io::Error::other("no control groups of version 2 are mounted"));
+        }
+        match unit::judge(path)? {
             Some(name) => {
                 scratch.unit.push_str(name);
                 Ok(Some(&scratch.unit))

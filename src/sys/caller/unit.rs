@@ -82,14 +82,37 @@ pub(super) fn judge(path: &str) -> io::Result<Option<&str>> {
     }
 }
 
-/// The path in the version 2 hierarchy out of `/proc/TID/cgroup` (cgroups(7)): the line `0::PATH`. A kernel without
-/// that hierarchy has no such line, which is the same as its root.
+/// The path in the version 2 hierarchy out of `/proc/TID/cgroup` (cgroups(7)): the line `0::PATH`. Who is at its root may
+/// be in a unit all the same, where systemd keeps its units in version 1 (`N:name=systemd:PATH`): then it is not known.
 pub(super) fn path_of(text: &[u8]) -> io::Result<&str> {
-    let line = text
-        .split(|b| *b == b'\n')
-        .find_map(|l| l.strip_prefix(b"0::"))
-        .unwrap_or(b"/");
-    std::str::from_utf8(line).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+    let mut lines = text.split(|b| *b == b'\n');
+    match lines.find_map(|l| l.strip_prefix(b"0::")) {
+        None => Err(io::Error::other(ELSEWHERE)),
+        Some(b"/") if in_version_1(text) => Err(io::Error::other(ELSEWHERE)),
+        Some(path) => std::str::from_utf8(path).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e)),
+    }
+}
+
+const ELSEWHERE: &str =
+    "systemd keeps the caller's unit in the control groups of version 1, which are not believed";
+
+/// Whether systemd's own hierarchy of version 1 has the process anywhere but at its root.
+fn in_version_1(text: &[u8]) -> bool {
+    text.split(|b| *b == b'\n').any(|line| {
+        let mut fields = line.splitn(3, |b| *b == b':').skip(1);
+        fields.next() == Some(b"name=systemd") && fields.next() != Some(b"/")
+    })
+}
+
+/// Why this machine's units cannot be had, if so: what a policy says of units then denies, and allows nothing.
+pub fn units_unknown() -> Option<&'static str> {
+    if CgroupMount::find().is_none() {
+        return Some("no control groups of version 2 are mounted");
+    }
+    let of = |process: &str| fs::read(format!("/proc/{process}/cgroup")).unwrap_or_default();
+    // The first process is in a unit of its own wherever systemd runs.
+    let elsewhere = ["1", "self"].map(of).iter().any(|text| path_of(text).is_err());
+    elsewhere.then_some("systemd keeps units in the control groups of version 1")
 }
 
 /// Where the version 2 hierarchy is mounted, seen whole.
@@ -110,12 +133,20 @@ impl CgroupMount {
 /// renamed or moved, so what was once verified stays true.
 pub(super) struct Units {
     mount: Option<CgroupMount>,
+    /// The root of version 2, where that says nothing by itself: systemd has control groups of version 1 as well.
+    doubtful: Option<u64>,
     known: HashMap<u64, Option<Box<str>>>,
 }
 
 impl Units {
     pub(super) fn new(mount: Option<CgroupMount>) -> Self {
+        let version_1 = || {
+            let text = fs::read("/proc/self/cgroup").unwrap_or_default();
+            text.windows(14).any(|w| w == b":name=systemd:")
+        };
+        let root = |mount: &CgroupMount| fs::symlink_metadata(&mount.0).ok().map(|m| m.ino());
         Units {
+            doubtful: mount.as_ref().filter(|_| version_1()).and_then(root),
             mount,
             known: HashMap::new(),
         }
@@ -128,6 +159,11 @@ impl Units {
 
     pub(super) fn knows(&self, id: u64) -> bool {
         self.known.contains_key(&id)
+    }
+
+    /// Whether the group's file has to be read each time.
+    pub(super) fn doubts(&self, id: u64) -> bool {
+        self.doubtful == Some(id)
     }
 
     pub(super) fn get(&self, id: u64) -> io::Result<Option<&str>> {
@@ -225,7 +261,17 @@ mod tests {
         let text =
             b"9:name=systemd:/system.slice/evil.service\n3:cpuset:/0::/no\n0::/system.slice/a.service\n";
         assert_eq!(path_of(text).unwrap(), "/system.slice/a.service");
-        assert_eq!(path_of(b"1:cpu:/x\n").unwrap(), "/");
+        assert!(path_of(b"1:cpu:/x\n").is_err());
+        // At the root of version 2: in no unit, unless systemd has it elsewhere.
+        assert_eq!(path_of(b"9:name=systemd:/\n8:pids:/x\n0::/\n").unwrap(), "/");
+        for unit in ["/system.slice/evil.service", "/docker/0123", "/init.scope", ""] {
+            assert!(
+                path_of(format!("9:name=systemd:{unit}\n0::/\n").as_bytes()).is_err(),
+                "{unit}"
+            );
+            let both = format!("9:name=systemd:{unit}\n0::/a.service\n");
+            assert_eq!(path_of(both.as_bytes()).unwrap(), "/a.service");
+        }
         assert!(path_of(b"0::/\xff\n").is_err());
     }
 
