@@ -57,11 +57,17 @@ impl Lifecycle {
         caller.uid() == self.access.vault().administration().owner
     }
 
-    fn existing(&self, draft: &Draft<'_>, name: &SecretName, what: &str) -> Result<Arc<Secret>, Problem> {
+    fn existing<C: Caller>(
+        &self,
+        draft: &Draft<'_>,
+        name: &SecretName,
+        caller: &mut C,
+        what: &str,
+    ) -> Result<Arc<Secret>, Problem> {
         let Some(secret) = draft.state().secrets.by_name(name.as_str()).cloned() else {
             return Err(self.missing(name, what));
         };
-        self.sound(&secret, what)?;
+        self.sound(&secret, caller, what)?;
         Ok(secret)
     }
 
@@ -70,9 +76,12 @@ impl Lifecycle {
             .next("see the names: wardfs list")
     }
 
-    fn sound(&self, secret: &Secret, what: &str) -> Result<(), Problem> {
+    fn sound<C: Caller>(&self, secret: &Secret, caller: &mut C, what: &str) -> Result<(), Problem> {
         match &secret.broken {
             None => Ok(()),
+            Some(_) if !self.access.may_know_of_damage(secret, caller) => {
+                Err(self.missing(&secret.meta.name, what))
+            }
             Some(why) => {
                 Err(Problem::new(Exit::Integrity, what, why).next("see what is broken: wardfs store check"))
             }

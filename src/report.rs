@@ -180,6 +180,9 @@ impl Report {
         };
         let secret = state.secrets.by_name(name.as_str()).ok_or_else(not_found)?;
         if let Some(why) = &secret.broken {
+            if !self.access.may_know_of_damage(secret, caller) {
+                return Err(not_found());
+            }
             return Err(
                 Problem::new(Exit::Integrity, what, why).next("see what is broken: wardfs store check")
             );

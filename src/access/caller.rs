@@ -29,6 +29,10 @@ pub trait Caller: Facts {
     fn thread(&self) -> u32;
     /// Whether groups may be up to a second old from now on: for what a stat shows, never for a value.
     fn relax(&mut self, _relaxed: bool) {}
+    /// Whether groups were given that may not be so any more.
+    fn relied_on_the_past(&self) -> bool {
+        false
+    }
     /// To tell a handle's callers apart.
     fn key(&mut self) -> CallerKey;
     /// Whether he waits for no answer any more, so that a long question need not be worked on.

@@ -1,8 +1,8 @@
 //! What the log is told: reads, refusals, and what is broken.
 
-use super::{Access, AccessError, Caller, Pin};
-use crate::audit::{Event, Identity, Outcome, Receipt, Record};
-use crate::policy::{Basis, Grant, Reason, Refusal};
+use super::{Access, AccessError, Asked, Caller, Pin};
+use crate::audit::{Event, Identity, Outcome, Receipt, Record, Refused};
+use crate::policy::{Action, Basis, Grant, Layer, Purpose, Reason, Refusal};
 use crate::vault::{Secret, Visibility};
 
 impl Access {
@@ -24,11 +24,9 @@ impl Access {
             secret: Some(secret.meta.name.as_str()),
             layer: Some(refusal.basis.layer.code()),
             statement,
-            via: caller.door(),
-            who: caller.who(Identity::Full),
             ..Record::default()
         };
-        self.tell(&record);
+        self.tell(record, caller);
         match secret.meta.visibility {
             Visibility::Hidden => AccessError::Hidden(refusal),
             Visibility::Listed => AccessError::Denied(refusal),
@@ -74,17 +72,38 @@ impl Access {
             secret: Some(pin.version.meta.name.as_str()),
             version: Some(pin.version.meta.id.as_str()),
             layer: Some(Basis::DEFAULT.layer.code()),
-            via: caller.door(),
-            who: caller.who(Identity::Full),
             ..Record::default()
         };
-        self.tell(&record);
+        self.tell(record, caller);
         AccessError::Revoked
     }
 
-    /// A refusal that cannot be recorded is a refusal all the same.
-    pub(super) fn tell(&self, record: &Record<'_>) {
-        if let Err(e) = self.vault.log().refuse(record) {
+    /// Records what gave nothing, about a secret that is there.
+    pub(super) fn tell<C: Caller>(&self, record: Record<'_>, caller: &mut C) {
+        self.tell_as(record, record.secret, caller);
+    }
+
+    /// The same, where the name may be one that the caller invented: `known` is the secret if it is there. Who asked is
+    /// looked at only if there is room for the record, and a refusal that cannot be recorded is a refusal all the same.
+    pub(super) fn tell_as<C: Caller>(&self, record: Record<'_>, known: Option<&str>, caller: &mut C) {
+        let (Outcome::Denied { reason } | Outcome::Failed { reason }) = record.outcome else {
+            return;
+        };
+        let refused = Refused {
+            uid: caller.uid().0,
+            event: record.event,
+            secret: known,
+            reason,
+        };
+        let Some(admitted) = self.vault.log().admit(&refused) else {
+            return;
+        };
+        let record = Record {
+            via: caller.door(),
+            who: caller.who(Identity::Full),
+            ..record
+        };
+        if let Err(e) = admitted.write(&record) {
             tracing::error!("a refusal could not be recorded: {e}");
         }
     }
@@ -97,17 +116,33 @@ impl Access {
         }
     }
 
+    /// Records that a secret is damaged. Who may not know of it is told what he is told of one that is not there.
     pub(super) fn broken<C: Caller>(&self, secret: &Secret, why: String, caller: &mut C) -> AccessError {
         let record = Record {
             event: Event::IntegrityError,
             outcome: Outcome::Failed { reason: "integrity" },
             secret: Some(secret.meta.name.as_str()),
             message: Some(&why),
-            via: caller.door(),
-            who: caller.who(Identity::Full),
             ..Record::default()
         };
-        self.tell(&record);
-        AccessError::Integrity(why)
+        self.tell(record, caller);
+        match self.may_know_of_damage(secret, caller) {
+            true => AccessError::Integrity(why),
+            false => AccessError::NotFound,
+        }
+    }
+
+    /// Whether the caller may be told that a secret is damaged. Of a hidden one only who may see it; where its record
+    /// cannot be believed, what it hides and from whom is not known, and only administration sees it.
+    pub fn may_know_of_damage<C: Caller>(&self, secret: &Secret, caller: &mut C) -> bool {
+        if secret.meta.visibility == Visibility::Listed || caller.uid() == self.vault.administration().owner {
+            return true;
+        }
+        if secret.broken.is_none() {
+            return self.peek(secret, caller).is_ok();
+        }
+        let (action, purpose) = (Action::DescribeSecret, Purpose::Describe);
+        self.decide(secret, action, purpose, Asked::secret(), caller)
+            .is_ok_and(|grant| grant.basis().layer == Layer::Administration)
     }
 }

@@ -1,7 +1,7 @@
 //! Looks at a secret that give no value: for stat, listings and administration.
 
 use super::{Access, AccessError, Asked, Caller, KnownCaller, Standing};
-use crate::audit::{Event, Identity, Outcome, Record};
+use crate::audit::{Event, Outcome, Record};
 use crate::id::{Label, SecretId, SecretName};
 use crate::policy::{self, Action, Decision, Grant, Layer, Layers, Purpose, Reason, Refusal};
 use crate::vault::{Secret, Version};
@@ -33,7 +33,10 @@ impl Access {
         caller.relax(true);
         let standing = self.standing_now(secret, caller);
         caller.relax(false);
-        standing.or_else(|_| self.standing_now(secret, caller))
+        match standing {
+            Err(_) if caller.relied_on_the_past() => self.standing_now(secret, caller),
+            standing => standing,
+        }
     }
 
     fn standing_now<C: Caller>(&self, secret: &Secret, caller: &mut C) -> Result<Standing, Refusal> {
@@ -167,11 +170,10 @@ impl Access {
             secret: name.map(|n| n.as_str()),
             layer: Some(refusal.basis.layer.code()),
             statement: layers.statement_id(refusal.basis),
-            via: caller.door(),
-            who: caller.who(Identity::Full),
             ..Record::default()
         };
-        self.tell(&record);
+        // No secret has the name: it is whatever the caller likes.
+        self.tell_as(record, None, caller);
     }
 
     /// Whether root, as a caller like any other, may read the current value.

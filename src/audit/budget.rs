@@ -1,54 +1,76 @@
-//! What each uid may still write while the log's file system runs low, so that one that floods it is slowed, alone.
+//! What each account may still write while the log's file system runs low, so that one that floods it is slowed, alone.
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use crate::id::Uid;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
+use crate::sys::accounts::owner;
 
-/// A uid that was quiet may write this much time's bytes at once.
-const BURST: Duration = Duration::from_secs(16);
+/// Who was quiet may write this much time's bytes at once.
+pub(super) const BURST: Duration = Duration::from_secs(16);
 /// Uids whose debt is forgotten together when it is paid.
 const MANY: usize = 4096;
 
-/// Each uid's debt, as the time at which it is paid (the generic cell rate algorithm, ITU-T I.371).
+/// What was written ahead of its rate, as the time at which it is paid (the generic cell rate algorithm, ITU-T I.371).
+#[derive(Clone, Copy)]
+pub(super) struct Debt(Instant);
+
+impl Debt {
+    pub(super) fn none(now: Instant) -> Debt {
+        Debt(now)
+    }
+
+    /// How long it takes to pay.
+    pub(super) fn owed(self, now: Instant) -> Duration {
+        self.0.saturating_duration_since(now)
+    }
+
+    /// Adds `bytes`, paid at `per_second`.
+    pub(super) fn add(&mut self, bytes: f64, per_second: u64, now: Instant) {
+        let cost = bytes / per_second.max(1) as f64;
+        self.0 = self.0.max(now) + Duration::from_secs_f64(cost.min(1e9));
+    }
+}
+
+/// Each account's debt; sub uids count for the account that has them.
 pub(super) struct Budget {
     low: AtomicBool,
     per_second: u64,
-    paid: Mutex<HashMap<u32, Instant>>,
+    debts: Mutex<HashMap<u32, Debt>>,
 }
 
 impl Budget {
-    /// `per_second` bytes for each uid.
+    /// `per_second` bytes for each.
     pub(super) fn new(per_second: u64) -> Budget {
         Budget {
             low: AtomicBool::new(false),
             per_second: per_second.max(1),
-            paid: Mutex::default(),
+            debts: Mutex::default(),
         }
     }
 
     /// Budgets bind while space is `low`. What was written before is not held against anybody.
     pub(super) fn bind(&self, low: bool) {
         if self.low.swap(low, Ordering::Relaxed) && !low {
-            self.paid().clear();
+            self.debts().clear();
         }
     }
 
-    /// Takes `bytes` from the budget of `uid`. The time is asked for only while budgets bind.
+    /// Takes `bytes` from the budget of the owner of `uid`. The time is asked for only while budgets bind.
     pub(super) fn charge(&self, uid: u32, bytes: u64, now: impl FnOnce() -> Instant) {
         if !self.low.load(Ordering::Relaxed) {
             return;
         }
         let now = now();
-        let mut paid = self.paid();
-        if paid.len() >= MANY {
-            paid.retain(|_, until| *until > now);
+        let mut debts = self.debts();
+        if debts.len() >= MANY {
+            debts.retain(|_, debt| !debt.owed(now).is_zero());
         }
-        let until = paid.entry(uid).or_insert(now);
-        let cost = Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / self.per_second);
-        *until = (*until).max(now) + cost;
+        let debt = debts.entry(owner(Uid(uid)).0).or_insert(Debt::none(now));
+        debt.add(bytes as f64, self.per_second, now);
     }
 
     /// How long `uid` has to wait before its next record; zero for all who do not flood.
@@ -56,14 +78,14 @@ impl Budget {
         if !self.low.load(Ordering::Relaxed) {
             return Duration::ZERO;
         }
-        let paid = self.paid();
-        paid.get(&uid).map_or(Duration::ZERO, |until| {
-            until.saturating_duration_since(now()).saturating_sub(BURST)
-        })
+        let debts = self.debts();
+        debts
+            .get(&owner(Uid(uid)).0)
+            .map_or(Duration::ZERO, |debt| debt.owed(now()).saturating_sub(BURST))
     }
 
-    fn paid(&self) -> MutexGuard<'_, HashMap<u32, Instant>> {
-        self.paid.lock().unwrap_or_else(PoisonError::into_inner)
+    fn debts(&self) -> MutexGuard<'_, HashMap<u32, Debt>> {
+        self.debts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -110,7 +132,7 @@ mod tests {
         for uid in 0..3 * MANY as u32 {
             budget.charge(uid, 1, || now + Duration::from_millis(u64::from(uid)));
         }
-        assert!(budget.paid().len() <= MANY);
+        assert!(budget.debts().len() <= MANY);
         // Those who owe are not, whoever comes.
         let now = now + Duration::from_secs(3600);
         budget.charge(1_000_000, 20 << 20, || now);

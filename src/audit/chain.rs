@@ -17,7 +17,9 @@ use super::error::{Broken, BrokenKind, LogError};
 pub(super) const TAIL: usize = 8 + MAC_TEXT + 2;
 const MAC_TEXT: usize = 43;
 
-/// The longest line. A longer one is refused when written and not believed when read.
+/// The longest line that is written.
+pub(super) const MAX_WRITTEN: usize = 128 << 10;
+/// The longest line that is believed: earlier versions wrote all groups of a caller.
 pub(super) const MAX_LINE: usize = 1 << 20;
 
 /// A MAC, and the head of a chain.

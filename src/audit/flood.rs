@@ -1,338 +1,346 @@
-//! Floods of refusals: the first of a kind are written, the others counted, and no count is ever lost.
+//! Records of what changed nothing and gave no byte: bounded in bytes, by all callers together. The first of each kind
+//! go before repetitions, whoever floods hides nobody else's, and what is not written is counted exactly.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
+use super::Options;
+use super::budget::{BURST, Debt};
 use super::error::LogError;
-use super::record::Event;
-use super::{Options, writer};
+use super::json;
+use super::record::{Event, Outcome, Record, field, optional};
+
+/// How long a kind counts as seen.
+const MINUTE: Duration = Duration::from_secs(60);
+/// So many owners that flood at once have the whole budget; one alone has this part of it.
+const SHARES: u64 = 8;
+/// First records of an owner in a minute that are written as long as there is any budget.
+const FIRSTS: u32 = 16;
+/// Kinds and owners told apart at a time.
+const TABLE: usize = 16_384;
+/// Owners whose counts are told one by one.
+const NAMED: usize = 1024;
+/// Bytes of records of counts for each second.
+const COUNTS_PER_SECOND: u64 = 4096;
+/// Stands for all owners beyond the table; no account has this uid.
+const OTHERS: u32 = u32::MAX;
+
+/// What was refused, as far as it is told apart. All of it is known before anything is looked up for the record.
+#[derive(Clone, Copy, Debug)]
+pub struct Refused<'a> {
+    /// Who asked.
+    pub uid: u32,
+    /// What was tried.
+    pub event: Event,
+    /// On which secret. `None` for names that are not there: else whoever invents names makes kinds.
+    pub secret: Option<&'a str>,
+    /// Why not.
+    pub reason: &'static str,
+}
+
+impl<'a> Refused<'a> {
+    /// What a record speaks of, whose secret is there; `None` for one of something that was done.
+    pub fn of(record: &Record<'a>) -> Option<Self> {
+        let (Outcome::Denied { reason } | Outcome::Failed { reason }) = record.outcome else {
+            return None;
+        };
+        Some(Refused {
+            uid: record.who.uid,
+            event: record.event,
+            secret: record.secret,
+            reason,
+        })
+    }
+}
+
+/// What was refused has a budget by its weight, so that a flood of looks displaces no refused deletion.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Weight {
+    Common,
+    Grave,
+}
+
+impl Weight {
+    fn of(event: Event) -> Weight {
+        match event {
+            Event::DeleteSecret
+            | Event::PurgeSecret
+            | Event::RestoreSecret
+            | Event::PutResourcePolicy
+            | Event::DeleteResourcePolicy
+            | Event::PutGuardrail
+            | Event::DeleteGuardrail
+            | Event::PutIdentityPolicy
+            | Event::DeleteIdentityPolicy
+            | Event::BreakGlass
+            | Event::ReplaceKeySlot
+            | Event::CreateStore
+            | Event::BackupStore
+            | Event::RestoreStore
+            | Event::CheckStore
+            | Event::Mount
+            | Event::Unmount => Weight::Grave,
+            _ => Weight::Common,
+        }
+    }
+}
 
 /// What becomes of a refusal.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Verdict {
-    /// Write its record.
-    Write,
+    /// Its record is to be written, and told by [`Floods::charge`] or [`Floods::unwritten`].
+    Write(Ticket),
     /// It was counted.
     Counted,
 }
 
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Kind {
-    uid: u32,
+/// A record that is to be written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Ticket {
+    owner: u32,
     event: Event,
-    secret: Option<Box<str>>,
-    reason: &'static str,
+    kind: u64,
 }
 
-struct Window {
-    began: Instant,
+/// A kind that was seen in the last minute.
+struct Seen {
+    first: Instant,
+    window: Instant,
+    /// In this window.
     written: u32,
+}
+
+struct Owner {
+    minute: Instant,
+    /// First records in this minute.
+    firsts: u32,
+    common: Debt,
+    grave: Debt,
     suppressed: u64,
 }
 
-/// The open windows. Bounded: kinds that do not fit are counted by uid, uids that do not fit in one number.
-pub(super) struct Floods {
-    first: u32,
-    length: Duration,
-    kinds: usize,
-    windows: HashMap<Kind, Window>,
-    /// Kinds in `windows` and refusals beyond them, by uid.
-    uids: HashMap<u32, (usize, u64)>,
-    others: u64,
-    began: Instant,
+impl Owner {
+    fn new(now: Instant) -> Owner {
+        Owner {
+            minute: now,
+            firsts: 0,
+            common: Debt::none(now),
+            grave: Debt::none(now),
+            suppressed: 0,
+        }
+    }
+
+    fn debt(&mut self, weight: Weight) -> &mut Debt {
+        match weight {
+            Weight::Common => &mut self.common,
+            Weight::Grave => &mut self.grave,
+        }
+    }
 }
 
-/// How a count is written: the fields of its record.
-pub(super) type Write<'w> = dyn FnMut(&[u8]) -> Result<(), LogError> + 'w;
+/// The budgets, and the counts that are not told yet.
+pub(super) struct Floods {
+    per_window: u32,
+    window: Duration,
+    per_second: u64,
+    /// How many times dearer a byte is than while there is space: 1 or more.
+    dearth: f64,
+    /// By the keyed hash of (owner, event, secret, reason): nobody can make two kinds one.
+    kinds: HashMap<u64, Seen>,
+    hasher: RandomState,
+    owners: HashMap<u32, Owner>,
+    common: Debt,
+    grave: Debt,
+    events: Vec<(Event, u64)>,
+    counting_since: Option<Instant>,
+    tell_after: Instant,
+}
 
 impl Floods {
-    pub(super) fn new(options: &Options) -> Self {
+    pub(super) fn new(options: &Options, now: Instant) -> Self {
         Floods {
-            first: options.refusals_per_window,
-            length: options.refusal_window,
-            kinds: options.refusal_kinds.max(16),
-            windows: HashMap::new(),
-            uids: HashMap::new(),
-            others: 0,
-            began: Instant::now(),
+            per_window: options.refusals_per_window,
+            window: options.refusal_window,
+            per_second: options.refusal_bytes_per_second.max(64),
+            dearth: 1.0,
+            kinds: HashMap::new(),
+            hasher: RandomState::new(),
+            owners: HashMap::new(),
+            common: Debt::none(now),
+            grave: Debt::none(now),
+            events: Vec::new(),
+            counting_since: None,
+            tell_after: now,
         }
     }
 
-    /// Decides about one refusal; a window of its kind that is over is closed first.
-    pub(super) fn admit(
-        &mut self,
-        uid: u32,
-        event: Event,
-        secret: Option<&str>,
-        reason: &'static str,
-        write: &mut Write<'_>,
-    ) -> Verdict {
-        let kind = Kind {
-            uid,
+    /// While less than `low` bytes are free, a byte is dearer in proportion, so that what is refused never fills a
+    /// disk: each record leaves enough for the next.
+    pub(super) fn space(&mut self, free: u64, low: u64) {
+        self.dearth = (low as f64 / free.max(1) as f64).clamp(1.0, 1e6);
+    }
+
+    /// Decides about one refusal, `owner`'s.
+    pub(super) fn admit(&mut self, owner: u32, refused: &Refused<'_>, now: Instant) -> Verdict {
+        let Refused {
             event,
-            secret: secret.map(Into::into),
+            secret,
             reason,
+            ..
+        } = *refused;
+        let owner = match self.owners.len() < TABLE || self.owners.contains_key(&owner) {
+            true => owner,
+            false => OTHERS,
         };
-        let now = Instant::now();
-        if let Some(window) = self.windows.get_mut(&kind) {
-            if now.duration_since(window.began) >= self.length {
-                if window.suppressed > 0 && tell(&kind, window.suppressed, write).is_err() {
-                    // Counted on in the old window: nothing is written while the log fails.
-                    window.suppressed += 1;
-                    return Verdict::Counted;
+        let kind = self.hasher.hash_one((owner, event, secret, reason));
+        let weight = Weight::of(event);
+        let account = self.owners.entry(owner).or_insert_with(|| Owner::new(now));
+        if now.duration_since(account.minute) >= MINUTE {
+            (account.minute, account.firsts) = (now, 0);
+        }
+        let in_share = account.debt(weight).owed(now) < BURST;
+        let seen = self.kinds.get_mut(&kind);
+        let mut seen = seen.filter(|seen| now.duration_since(seen.first) < MINUTE);
+        // How deep in debt all together may be for this one to be written.
+        let allowed = match &mut seen {
+            None if account.firsts < FIRSTS => BURST,
+            None if in_share => BURST * 3 / 4,
+            None => BURST / 2,
+            Some(seen) => {
+                if now.duration_since(seen.window) >= self.window {
+                    (seen.window, seen.written) = (now, 0);
                 }
-                *window = Window {
-                    began: now,
-                    written: 0,
-                    suppressed: 0,
-                };
+                match in_share && self.dearth <= 1.0 && seen.written < self.per_window {
+                    true => BURST / 2,
+                    false => Duration::ZERO,
+                }
             }
-            if window.written < self.first {
-                window.written += 1;
-                return Verdict::Write;
-            }
-            window.suppressed += 1;
+        };
+        let owed = match weight {
+            Weight::Common => self.common.owed(now),
+            Weight::Grave => self.grave.owed(now),
+        };
+        if owed >= allowed {
+            self.count(owner, event, now);
             return Verdict::Counted;
         }
-        if self.has_room(uid) {
-            self.uids.entry(uid).or_default().0 += 1;
-            self.windows.insert(
-                kind,
-                Window {
-                    began: now,
-                    written: 1,
-                    suppressed: 0,
-                },
-            );
-            return Verdict::Write;
-        }
-        self.overflow(uid, 1);
-        Verdict::Counted
-    }
-
-    /// Counts a refusal whose record could not be written.
-    pub(super) fn count(&mut self, uid: u32, event: Event, secret: Option<&str>, reason: &'static str) {
-        match self.windows.get_mut(&Kind {
-            uid,
-            event,
-            secret: secret.map(Into::into),
-            reason,
-        }) {
-            Some(window) => window.suppressed += 1,
-            None => self.overflow(uid, 1),
-        }
-    }
-
-    /// Writes the counts of the windows that are over (of all, if `all`). What cannot be written is kept, and the
-    /// first failure told.
-    pub(super) fn close(&mut self, all: bool, write: &mut Write<'_>) -> Result<(), LogError> {
-        let now = Instant::now();
-        let over = |began: Instant| all || now.duration_since(began) >= self.length;
-        let mut result = Ok(());
-        let uids = &mut self.uids;
-        self.windows.retain(|kind, window| {
-            if result.is_err() || !over(window.began) {
-                return true;
-            }
-            if window.suppressed > 0 {
-                result = tell(kind, window.suppressed, write);
-            }
-            if result.is_ok()
-                && let Some((kinds, _)) = uids.get_mut(&kind.uid)
-            {
-                *kinds = kinds.saturating_sub(1);
-            }
-            result.is_err()
-        });
-        if result.is_ok() && over(self.began) {
-            self.began = now;
-            for (&uid, (_, count)) in uids.iter_mut().filter(|(_, (_, count))| *count > 0) {
-                if result.is_ok() {
-                    result = summary(Some(uid), *count, write);
-                }
-                if result.is_ok() {
-                    *count = 0;
-                }
-            }
-            if self.others > 0 && result.is_ok() {
-                result = summary(None, self.others, write);
-                if result.is_ok() {
-                    self.others = 0;
+        match seen {
+            Some(seen) => seen.written += 1,
+            None => {
+                account.firsts += 1;
+                if self.kinds.len() < TABLE || self.kinds.contains_key(&kind) {
+                    let seen = Seen {
+                        first: now,
+                        window: now,
+                        written: 1,
+                    };
+                    self.kinds.insert(kind, seen);
                 }
             }
         }
-        uids.retain(|_, (kinds, count)| *kinds > 0 || *count > 0);
-        result
+        Verdict::Write(Ticket { owner, event, kind })
     }
 
-    /// One uid gets a sixteenth of the table, so that it cannot hide what others do.
-    fn has_room(&self, uid: u32) -> bool {
-        self.windows.len() < self.kinds
-            && match self.uids.get(&uid) {
-                Some((kinds, _)) => *kinds < self.kinds / 16,
-                None => self.uids.len() < self.kinds,
-            }
-    }
-
-    fn overflow(&mut self, uid: u32, n: u64) {
-        let room = self.uids.len() < self.kinds;
-        match self.uids.get_mut(&uid) {
-            Some((_, count)) => *count += n,
-            None if room => {
-                self.uids.insert(uid, (0, n));
-            }
-            None => self.others += n,
-        }
-    }
-}
-
-fn tell(kind: &Kind, count: u64, write: &mut Write<'_>) -> Result<(), LogError> {
-    let mut fields = Vec::with_capacity(512);
-    let secret = kind.secret.as_deref();
-    writer::suppressed_fields(
-        &mut fields,
-        Some(kind.uid),
-        Some(kind.event),
-        secret,
-        Some(kind.reason),
-        count,
-    );
-    write(&fields)
-}
-
-fn summary(uid: Option<u32>, count: u64, write: &mut Write<'_>) -> Result<(), LogError> {
-    let mut fields = Vec::with_capacity(256);
-    writer::suppressed_fields(&mut fields, uid, None, None, None, count);
-    write(&fields)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use serde_json::Value;
-    use std::collections::HashSet;
-
-    #[derive(Debug, Clone)]
-    enum Step {
-        /// A refusal; whether its own record can be written, if it is to be.
-        Refusal { uid: u32, secret: u8, written: bool },
-        /// An end of all windows, of whose records this many can be written.
-        Close(usize),
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            40 => (0..60u32, 0..6u8, any::<bool>())
-                .prop_map(|(uid, secret, written)| Step::Refusal { uid, secret, written }),
-            1 => (0..40usize).prop_map(Step::Close),
-        ]
-    }
-
-    /// What was refused and not yet told, by uid; `None` for all beyond the table.
-    type Owed = HashMap<Option<u32>, u64>;
-
-    fn owed(floods: &Floods) -> Owed {
-        let mut owed = Owed::new();
-        let windows = floods.windows.iter().map(|(k, w)| (Some(k.uid), w.suppressed));
-        let uids = floods.uids.iter().map(|(uid, (_, n))| (Some(*uid), *n));
-        for (uid, n) in windows.chain(uids).chain([(None, floods.others)]) {
-            *owed.entry(uid).or_default() += n;
-        }
-        owed.retain(|_, n| *n > 0);
-        owed
-    }
-
-    proptest! {
-        #[test]
-        fn each_refusal_is_written_or_counted_for_its_uid(steps in prop::collection::vec(step(), 1..400)) {
-            let mut floods = Floods::new(&Options {
-                refusals_per_window: 2,
-                refusal_window: Duration::from_secs(3600),
-                refusal_kinds: 32,
-                ..Options::default()
-            });
-            let mut expected = Owed::new();
-            for step in steps {
-                match step {
-                    Step::Refusal { uid, secret, written } => {
-                        let secret = secret.to_string();
-                        let known = floods.uids.contains_key(&uid) || floods.uids.len() < 32;
-                        let args = (uid, Event::OpenSecret, Some(&*secret), "implicit_deny");
-                        let verdict = floods.admit(args.0, args.1, args.2, args.3, &mut |_| unreachable!());
-                        if verdict == Verdict::Write && !written {
-                            floods.count(args.0, args.1, args.2, args.3);
-                        }
-                        if verdict == Verdict::Counted || !written {
-                            *expected.entry(known.then_some(uid)).or_default() += 1;
-                        }
-                    }
-                    Step::Close(mut room) => {
-                        let done = floods.close(true, &mut |fields| {
-                            let record: Value = serde_json::from_str(&format!("{{{}}}", str::from_utf8(fields).unwrap())).unwrap();
-                            if room == 0 {
-                                return Err(LogError::Unfit("a full disk"));
-                            }
-                            room -= 1;
-                            let uid = record["uid"].as_u64().map(|uid| uid as u32);
-                            let told = record["suppressed"].as_u64().unwrap();
-                            assert_ne!(told, 0, "{record}");
-                            *expected.entry(uid).or_default() -= told;
-                            Ok(())
-                        });
-                        expected.retain(|_, n| *n > 0);
-                        prop_assert_eq!(done.is_ok(), expected.is_empty());
-                        if done.is_ok() {
-                            prop_assert!(floods.windows.is_empty() && floods.uids.is_empty());
-                        }
-                    }
-                }
-                prop_assert_eq!(owed(&floods), expected.clone());
-                prop_assert!(floods.windows.len() <= 32 && floods.uids.len() <= 32);
-                let holders: HashSet<u32> = floods.windows.keys().map(|k| k.uid).collect();
-                for (uid, (kinds, _)) in &floods.uids {
-                    let windows = floods.windows.keys().filter(|k| k.uid == *uid).count();
-                    prop_assert!(*kinds == windows && windows <= 2, "{uid}: {kinds} and {windows}");
-                }
-                prop_assert!(holders.iter().all(|uid| floods.uids.contains_key(uid)));
-            }
-        }
-    }
-
-    #[test]
-    fn a_window_that_is_over_begins_anew() {
-        let mut floods = Floods::new(&Options {
-            refusals_per_window: 1,
-            refusal_window: Duration::from_millis(300),
-            ..Options::default()
-        });
-        let mut told = Vec::new();
-        let mut admit = |fails: bool| {
-            floods.admit(1, Event::OpenSecret, None, "implicit_deny", &mut |fields| {
-                told.push(String::from_utf8(fields.to_vec()).unwrap());
-                match fails {
-                    true => Err(LogError::Unfit("a full disk")),
-                    false => Ok(()),
-                }
-            })
+    /// The record of a ticket was written: these many bytes.
+    pub(super) fn charge(&mut self, ticket: Ticket, bytes: u64, now: Instant) {
+        let weight = Weight::of(ticket.event);
+        let (debt, per_second) = match weight {
+            Weight::Common => (&mut self.common, self.per_second),
+            Weight::Grave => (&mut self.grave, self.per_second / 4),
         };
-        assert_eq!([admit(false), admit(false)], [Verdict::Write, Verdict::Counted]);
-        std::thread::sleep(Duration::from_millis(310));
-        assert_eq!(
-            admit(true),
-            Verdict::Counted,
-            "nothing is written while the log fails"
+        let bytes = bytes as f64 * self.dearth;
+        debt.add(bytes, per_second, now);
+        if let Some(owner) = self.owners.get_mut(&ticket.owner) {
+            owner.debt(weight).add(bytes, per_second / SHARES, now);
+        }
+    }
+
+    /// The record of a ticket was not written: it is counted, and the next of its kind is the first.
+    pub(super) fn unwritten(&mut self, ticket: Ticket, now: Instant) {
+        self.kinds.remove(&ticket.kind);
+        self.count(ticket.owner, ticket.event, now);
+    }
+
+    fn count(&mut self, owner: u32, event: Event, now: Instant) {
+        self.owners
+            .entry(owner)
+            .or_insert_with(|| Owner::new(now))
+            .suppressed += 1;
+        match self.events.iter_mut().find(|(e, _)| *e == event) {
+            Some((_, n)) => *n += 1,
+            None => self.events.push((event, 1)),
+        }
+        self.counting_since.get_or_insert(now);
+    }
+
+    /// Forgets who was quiet, and writes what was counted, if that is due; in any case if `all`. What cannot be written
+    /// is kept.
+    pub(super) fn tell(
+        &mut self,
+        all: bool,
+        now: Instant,
+        write: &mut dyn FnMut(&[u8]) -> Result<(), LogError>,
+    ) -> Result<(), LogError> {
+        let recent = |at: Instant| now.duration_since(at) < MINUTE;
+        if let Some(since) = self.counting_since
+            && (all || now.duration_since(since) >= self.window && now >= self.tell_after)
+        {
+            let fields = self.counts();
+            write(&fields)?;
+            self.owners.values_mut().for_each(|owner| owner.suppressed = 0);
+            self.events.clear();
+            self.counting_since = None;
+            let cost = fields.len() as f64 * self.dearth / COUNTS_PER_SECOND as f64;
+            self.tell_after = now + Duration::from_secs_f64(cost.min(600.0));
+        }
+        self.kinds.retain(|_, seen| recent(seen.first));
+        self.owners.retain(|_, owner| {
+            let owes = [owner.common, owner.grave]
+                .iter()
+                .any(|debt| !debt.owed(now).is_zero());
+            owes || owner.suppressed > 0 || recent(owner.minute)
+        });
+        Ok(())
+    }
+
+    /// The fields of the record of all counts.
+    fn counts(&self) -> Vec<u8> {
+        let counted = self.owners.iter().map(|(uid, owner)| (*uid, owner.suppressed));
+        let mut owners: Vec<(u32, u64)> = counted.filter(|(uid, n)| *n > 0 && *uid != OTHERS).collect();
+        owners.sort_unstable_by_key(|&(uid, n)| (std::cmp::Reverse(n), uid));
+        owners.truncate(NAMED);
+        let total: u64 = self.events.iter().map(|(_, n)| n).sum();
+        let others = total - owners.iter().map(|(_, n)| n).sum::<u64>();
+        let mut out = Vec::with_capacity(512);
+        out.extend_from_slice(b"\"eventName\":\"RefusalsSuppressed\",\"eventSource\":\"wardfs\",\"uid\":");
+        match owners[..] {
+            [(uid, _)] if others == 0 => json::number(&mut out, uid.into()),
+            _ => out.extend_from_slice(b"null"),
+        }
+        optional(&mut out, "suppressed", Some(total));
+        let mut map = |name: &str, counts: &mut dyn Iterator<Item = (&str, u64)>| {
+            field(&mut out, name);
+            out.push(b'{');
+            for (i, (key, n)) in counts.enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                json::string(&mut out, key);
+                out.push(b':');
+                json::number(&mut out, n);
+            }
+            out.push(b'}');
+        };
+        map(
+            "refusedEvents",
+            &mut self.events.iter().map(|(event, n)| (event.name(), *n)),
         );
-        assert_eq!(admit(false), Verdict::Write);
-        std::thread::sleep(Duration::from_millis(310));
-        assert_eq!(admit(false), Verdict::Write, "there is nothing to tell");
-        let counts: Vec<bool> = told.iter().map(|t| t.contains("\"suppressed\":2")).collect();
-        assert_eq!(counts, [false, true], "{told:?}");
-        assert!(
-            floods.close(false, &mut |_| unreachable!()).is_ok(),
-            "no window is over"
-        );
-        assert_eq!(floods.windows.len(), 1);
+        let uids: Vec<(String, u64)> = owners.iter().map(|(uid, n)| (uid.to_string(), *n)).collect();
+        map("refusedUids", &mut uids.iter().map(|(uid, n)| (uid.as_str(), *n)));
+        optional(&mut out, "refusedOthers", Some(others).filter(|n| *n > 0));
+        out.extend_from_slice(b",\"outcome\":\"denied\",\"errorCode\":\"AccessDenied\"");
+        out
     }
 }

@@ -12,12 +12,13 @@ use nix::unistd::{AccessFlags, faccessat};
 use crate::id::{Epoch, StoreId, Uid};
 use crate::secret::SecretBytes;
 use crate::sync::{Mutex, MutexGuard, thread_local};
+use crate::sys::accounts::owner;
 use crate::sys::files::extent;
 
 use super::budget::Budget;
 use super::error::LogError;
-use super::flood::{Floods, Verdict};
-use super::record::{Body, Event, Outcome, Record};
+use super::flood::{Floods, Refused, Ticket, Verdict};
+use super::record::{Body, Event, Record};
 use super::segment::{self, Mode};
 use super::writer::{Context, Stamp, Writer};
 use super::{Anchor, Options, open};
@@ -45,6 +46,38 @@ pub struct Log {
     /// Taken before `chain`, never after it.
     floods: Mutex<Floods>,
     budget: Budget,
+    /// Tests may be ahead of the clock, in milliseconds.
+    #[cfg(test)]
+    pub(super) ahead: std::sync::atomic::AtomicU64,
+}
+
+/// Leave to record a refusal. Dropped without that, it is counted.
+#[must_use]
+pub struct Admitted<'l> {
+    log: &'l Log,
+    ticket: Option<Ticket>,
+}
+
+impl Admitted<'_> {
+    /// Appends the record.
+    ///
+    /// # Errors
+    /// If it could not be written. It is counted then, and the count is written when the log can be.
+    pub fn write(mut self, record: &Record<'_>) -> Result<(), LogError> {
+        let (_, bytes) = self.log.put(record)?;
+        if let Some(ticket) = self.ticket.take() {
+            self.log.floods().charge(ticket, bytes, self.log.now());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.log.floods().unwritten(ticket, self.log.now());
+        }
+    }
 }
 
 /// What a line has beside the fields of its record, about: sequence, time, id, MAC.
@@ -111,10 +144,12 @@ impl Log {
 
     fn with(ctx: Context, writer: Writer) -> Log {
         let log = Log {
-            floods: Mutex::new(Floods::new(&ctx.options)),
+            floods: Mutex::new(Floods::new(&ctx.options, Instant::now())),
             budget: Budget::new(ctx.options.uid_bytes_per_second),
             chain: Mutex::new(writer),
             ctx,
+            #[cfg(test)]
+            ahead: 0.into(),
         };
         log.look_at_space();
         log
@@ -128,19 +163,23 @@ impl Log {
         if record.event == Event::Shutdown {
             self.flush_refusals()?;
         }
+        let (seq, bytes) = self.put(record)?;
+        if !record.may_use_reserve() {
+            self.budget.charge(record.who.uid, bytes, || self.now());
+        }
+        Ok(Receipt { seq })
+    }
+
+    fn put(&self, record: &Record<'_>) -> Result<(u64, u64), LogError> {
         FIELDS.with(|fields| {
             let fields = &mut *fields.borrow_mut();
             fields.clear();
             record.write(fields);
-            let reserve = record.may_use_reserve();
+            let (reserve, epoch) = (record.may_use_reserve(), record.epoch);
             let seq = self
                 .chain()
-                .append(&self.ctx, Stamp::Fresh, fields, record.epoch, reserve)?;
-            if !reserve {
-                let bytes = fields.len() as u64 + FRAME;
-                self.budget.charge(record.who.uid, bytes, Instant::now);
-            }
-            Ok(Receipt { seq })
+                .append(&self.ctx, Stamp::Fresh, fields, epoch, reserve)?;
+            Ok((seq, fields.len() as u64 + FRAME))
         })
     }
 
@@ -160,32 +199,35 @@ impl Log {
         Ok(Receipt { seq })
     }
 
-    /// Records a refusal, or counts it if there are too many of its kind: per uid, event, secret and reason the
-    /// first ten in a second are written, and one record with the exact number of the others when the second is
-    /// over. Those of a uid over its budget are all counted. A record that is no refusal is appended as it is.
-    ///
-    /// # Errors
-    /// If the record could not be written. It is counted then, and the count is written when the log can be.
-    pub fn refuse(&self, record: &Record<'_>) -> Result<(), LogError> {
-        let Outcome::Denied { reason } = record.outcome else {
-            return self.append(record).map(drop);
-        };
-        let mut floods = self.floods();
-        let write = &mut |fields: &[u8]| self.append_fields(fields);
-        match floods.admit(record.who.uid, record.event, record.secret, reason, write) {
-            Verdict::Counted => Ok(()),
-            Verdict::Write if !self.budget.wait(record.who.uid, Instant::now).is_zero() => {
-                floods.count(record.who.uid, record.event, record.secret, reason);
-                Ok(())
-            }
-            Verdict::Write => self.append(record).map(drop).inspect_err(|_| {
-                floods.count(record.who.uid, record.event, record.secret, reason);
+    /// Asks for leave to record what changed nothing and gave no byte, before anything is looked up for the record:
+    /// `None` if it was counted instead, because the budget of all such records is used up, or its owner's share and
+    /// nothing is new about it. `packaging/doc/audit.md` has the rules.
+    pub fn admit(&self, refused: &Refused<'_>) -> Option<Admitted<'_>> {
+        let owner = owner(Uid(refused.uid)).0;
+        match self.floods().admit(owner, refused, self.now()) {
+            Verdict::Counted => None,
+            Verdict::Write(ticket) => Some(Admitted {
+                log: self,
+                ticket: Some(ticket),
             }),
         }
     }
 
-    /// To be called at least each 250 ms by the owner: writes the counts of windows that are over, notices a log
-    /// that was moved away, and brings a failed one back.
+    /// Records a refusal or failure, or counts it, as [`Log::admit`] decides; about a secret that is there, if about
+    /// one. A record of anything else is appended as it is.
+    ///
+    /// # Errors
+    /// As [`Admitted::write`].
+    pub fn refuse(&self, record: &Record<'_>) -> Result<(), LogError> {
+        let Some(refused) = Refused::of(record) else {
+            return self.append(record).map(drop);
+        };
+        self.admit(&refused)
+            .map_or(Ok(()), |admitted| admitted.write(record))
+    }
+
+    /// To be called at least each 250 ms by the owner: writes the counts of refusals that are due, notices a log that was
+    /// moved away, and brings a failed one back.
     pub fn tick(&self) {
         self.look_at_space();
         let full = {
@@ -195,40 +237,51 @@ impl Log {
         };
         // On a full disk the counts stay in memory, so that a flood does not eat the reserve.
         if !full {
-            let _ = self
-                .floods()
-                .close(false, &mut |fields| self.append_fields(fields));
+            let _ = self.tell(false);
         }
     }
 
-    /// How long the next read of `uid` must wait: zero, but for a uid that floods the log while its file system has
+    /// How long the next read of `uid` must wait: zero, but where its account floods the log while its file system has
     /// less than [`Options::low_space_bytes`] free.
     pub fn wait(&self, uid: Uid) -> Duration {
-        self.budget.wait(uid.0, Instant::now)
+        self.budget.wait(uid.0, || self.now())
     }
 
     fn look_at_space(&self) {
         // A file system that does not answer this has other troubles, which an append meets.
         if let Ok(here) = nix::sys::statvfs::statvfs(&self.ctx.dir) {
             let free = here.blocks_available().saturating_mul(here.fragment_size());
-            self.budget.bind(free < self.ctx.options.low_space_bytes);
+            let low = self.ctx.options.low_space_bytes;
+            self.budget.bind(free < low);
+            self.floods().space(free, low);
         }
     }
 
-    /// Writes the counts of all windows at once. [`Log::append`] does so before a [`Event::Shutdown`], and dropping
+    /// Writes the counts of refusals at once. [`Log::append`] does so before a [`Event::Shutdown`], and dropping
     /// the log does.
     ///
     /// # Errors
     /// If a count cannot be written; it is kept.
     pub fn flush_refusals(&self) -> Result<(), LogError> {
-        self.floods()
-            .close(true, &mut |fields| self.append_fields(fields))
+        self.tell(true)
     }
 
-    fn append_fields(&self, fields: &[u8]) -> Result<(), LogError> {
-        self.chain()
-            .append(&self.ctx, Stamp::Fresh, fields, None, true)
-            .map(drop)
+    fn tell(&self, all: bool) -> Result<(), LogError> {
+        let mut write = |fields: &[u8]| {
+            let mut chain = self.chain();
+            chain
+                .append(&self.ctx, Stamp::Fresh, fields, None, true)
+                .map(drop)
+        };
+        self.floods().tell(all, self.now(), &mut write)
+    }
+
+    fn now(&self) -> Instant {
+        #[cfg(test)]
+        let ahead = Duration::from_millis(self.ahead.load(std::sync::atomic::Ordering::Relaxed));
+        #[cfg(not(test))]
+        let ahead = Duration::ZERO;
+        Instant::now() + ahead
     }
 
     /// Makes everything appended so far durable and gives the anchor for it. No reader waits for the disk meanwhile.
@@ -284,6 +337,14 @@ impl Log {
         }
         // Finds a read-only file system and an immutable file without writing.
         faccessat(AT_FDCWD, &path, AccessFlags::W_OK, AtFlags::AT_EACCESS).map_err(|e| LogError::io(&path, e))
+    }
+
+    /// Whether records of reads could be taken now, which are refused on a full disk before administration is.
+    ///
+    /// # Errors
+    /// Why they could not.
+    pub fn takes_reads(&self) -> Result<(), LogError> {
+        self.chain().admit(&self.ctx, 4096, false)
     }
 
     /// Whether a record with this `eventID` stands behind `anchor`: replaying an outbox must not append twice.

@@ -26,7 +26,8 @@ use std::time::Duration;
 
 pub use anchor::Anchor;
 pub use error::{Broken, BrokenKind, LogError, VerifyError};
-pub use log::{Log, Receipt};
+pub use flood::Refused;
+pub use log::{Admitted, Log, Receipt};
 pub use query::{Entry, Follower, Query, query, tail};
 pub use record::{Body, Event, Identity, Outcome, Record, Value, Who};
 pub use segment::{FORMAT, MIN_READER};
@@ -39,16 +40,17 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Bytes kept allocated behind the last record, so that administration remains possible on a full disk.
     pub reserve_bytes: u64,
-    /// While the file system has less free than this, in bytes, each uid's budget binds.
+    /// While the file system has less free than this, in bytes, each account's budget binds.
     pub low_space_bytes: u64,
-    /// The budget: bytes of records of reads for each uid and second, and 16 seconds' worth at once.
+    /// The budget: bytes of records of reads for each account and second, and 16 seconds' worth at once.
     pub uid_bytes_per_second: u64,
-    /// Refusals of one kind (uid, event, secret, reason) written one by one in a window; the others are counted.
+    /// Bytes a second for records of what changed nothing and gave no byte, of all callers together, and 16 seconds'
+    /// worth at once. A quarter of it is there besides for refused deletions and refused changes of what decides.
+    pub refusal_bytes_per_second: u64,
+    /// Refusals of one kind (owner, event, secret, reason) written one by one in a window; the others are counted.
     pub refusals_per_window: u32,
     /// How long a window of refusals is.
     pub refusal_window: Duration,
-    /// Kinds of refusal told apart at a time, and a sixteenth of it for one uid.
-    pub refusal_kinds: usize,
 }
 
 impl Default for Options {
@@ -58,9 +60,9 @@ impl Default for Options {
             reserve_bytes: 4 << 20,
             low_space_bytes: 1 << 30,
             uid_bytes_per_second: 64 << 10,
+            refusal_bytes_per_second: 64 << 10,
             refusals_per_window: 10,
             refusal_window: Duration::from_secs(1),
-            refusal_kinds: 4096,
         }
     }
 }

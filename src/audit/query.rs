@@ -54,6 +54,13 @@ impl Entry {
         self.value["uid"].as_u64().and_then(|n| n.try_into().ok())
     }
 
+    /// Whether refusals of this uid are among those that the record counts.
+    fn counts(&self, uid: u32) -> bool {
+        self.value
+            .get("refusedUids")
+            .is_some_and(|uids| uids.get(uid.to_string()).is_some())
+    }
+
     /// The secret's name.
     pub fn secret(&self) -> Option<&str> {
         self.value["requestParameters"]["secretId"].as_str()
@@ -63,7 +70,7 @@ impl Entry {
 /// Which records are wanted. What is `None` or false filters nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
-    /// Of this uid.
+    /// Of this uid, counts that name it included.
     pub uid: Option<u32>,
     /// About this secret.
     pub secret: Option<String>,
@@ -93,7 +100,8 @@ impl Query {
                 .ok()
                 .map(|t| Timestamp(t.as_microsecond()))
         };
-        self.uid.is_none_or(|uid| entry.uid() == Some(uid))
+        self.uid
+            .is_none_or(|uid| entry.uid() == Some(uid) || entry.counts(uid))
             && is(&self.secret, entry.secret())
             && self
                 .event

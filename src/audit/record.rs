@@ -1,9 +1,15 @@
 //! A record as its author fills it, and the JSON that it becomes. `packaging/doc/audit.md` lists the fields.
 
+use data_encoding::HEXLOWER;
+use sha2::{Digest, Sha256};
+
 use crate::clock::Timestamp;
 use crate::id::{Gid, Label};
 
 use super::json;
+
+/// So many groups are written one by one.
+const GROUPS: usize = 32;
 
 macro_rules! events {
     ($($(#[$doc:meta])* $name:ident $(= $text:literal)? $reserve:ident,)*) => {
@@ -115,7 +121,7 @@ events! {
     IntegrityError ordinary,
     /// A handler failed; the request was answered with EIO.
     PanicCaught ordinary,
-    /// The exact number of refusals that were counted and not written one by one.
+    /// How many refusals were counted and not written one by one.
     RefusalsSuppressed reserve,
     /// The first record of a segment.
     SegmentStarted reserve,
@@ -184,7 +190,7 @@ pub struct Who<'a> {
     pub uid: u32,
     /// The kernel's word (fsgid).
     pub gid: u32,
-    /// Supplementary groups.
+    /// Supplementary groups: the first 32 are written, and the number and a digest of all.
     pub groups: Option<&'a [Gid]>,
     /// Process id (thread group).
     pub pid: Option<u32>,
@@ -413,13 +419,17 @@ impl Who<'_> {
         if let Some(groups) = self.groups {
             field(out, "groups");
             out.push(b'[');
-            for (i, group) in groups.iter().enumerate() {
+            for (i, group) in groups.iter().take(GROUPS).enumerate() {
                 if i > 0 {
                     out.push(b',');
                 }
                 json::number(out, group.0.into());
             }
             out.push(b']');
+            if groups.len() > GROUPS {
+                optional(out, "groupsTotal", Some(groups.len() as u64));
+                text(out, "groupsSha256", Some(&groups_digest(groups)));
+            }
         }
         optional(out, "pid", self.pid.map(u64::from));
         optional(out, "tid", self.tid.map(u64::from));
@@ -432,6 +442,19 @@ impl Who<'_> {
         optional(out, "loginUid", self.login_uid.map(u64::from));
         text(out, "exe", self.exe);
     }
+}
+
+/// SHA-256, in hex, over all groups in the kernel's order, each as four bytes, the high one first.
+fn groups_digest(groups: &[Gid]) -> String {
+    let mut digest = Sha256::new();
+    for part in groups.chunks(1024) {
+        let mut bytes = [0; 4096];
+        for (bytes, group) in bytes.chunks_exact_mut(4).zip(part) {
+            bytes.copy_from_slice(&group.0.to_be_bytes());
+        }
+        digest.update(&bytes[..4 * part.len()]);
+    }
+    HEXLOWER.encode(&digest.finalize())
 }
 
 pub(super) fn field(out: &mut Vec<u8>, name: &str) {

@@ -15,10 +15,10 @@ use crate::id::StoreId;
 use crate::secret::SecretBytes;
 use crate::sys::files::{Extent, extent};
 
-use super::chain::{self, MAX_LINE, SegmentKey, State};
+use super::chain::{self, MAX_WRITTEN, SegmentKey, State};
 use super::error::LogError;
 use super::json::{self, TimeText};
-use super::record::{Event, field, optional};
+use super::record::optional;
 use super::segment::{self, Mode};
 use super::{Anchor, Options};
 
@@ -141,8 +141,8 @@ impl Writer {
         epoch: Option<u64>,
         may_use_reserve: bool,
     ) -> Result<u64, LogError> {
-        if fields.len() > MAX_LINE - 512 {
-            return Err(LogError::Unfit("it is longer than 1 MiB"));
+        if fields.len() > MAX_WRITTEN - 512 {
+            return Err(LogError::Unfit("it is longer than 128 KiB"));
         }
         let taken = self.admit(ctx, fields.len() as u64 + 512, may_use_reserve);
         let taken = taken.and_then(|()| self.put(ctx, stamp, fields, epoch, false));
@@ -440,32 +440,6 @@ impl Writer {
         file.sync_all().map_err(|e| LogError::io(path, e))?;
         Ok((key, state, line.len() as u64, allocated))
     }
-}
-
-/// A refusal summary's own fields: who and what was refused, and how often beyond what was written.
-pub(super) fn suppressed_fields(
-    out: &mut Vec<u8>,
-    uid: Option<u32>,
-    event: Option<Event>,
-    secret: Option<&str>,
-    reason: Option<&str>,
-    count: u64,
-) {
-    out.extend_from_slice(b"\"eventName\":\"RefusalsSuppressed\",\"eventSource\":\"wardfs\",\"uid\":");
-    match uid {
-        Some(uid) => json::number(out, uid.into()),
-        None => out.extend_from_slice(b"null"),
-    }
-    if let Some(secret) = secret {
-        field(out, "requestParameters");
-        out.extend_from_slice(b"{\"secretId\":");
-        json::string(out, secret);
-        out.push(b'}');
-    }
-    super::record::text(out, "refusedEvent", event.map(Event::name));
-    optional(out, "suppressed", Some(count));
-    out.extend_from_slice(b",\"outcome\":\"denied\",\"errorCode\":\"AccessDenied\"");
-    super::record::text(out, "reason", reason);
 }
 
 fn finish(line: &mut Vec<u8>, head: &chain::Head) {

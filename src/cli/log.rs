@@ -253,7 +253,18 @@ fn sentence(record: &Value, names: &mut Names) -> String {
     }
     add(outcome);
     if let Some(n) = record["suppressed"].as_u64().filter(|n| *n > 0) {
-        add(format!("and {n} more like it"));
+        add(match record["refusedEvents"].as_object() {
+            // As counts were written before: of one kind each.
+            None => format!("and {n} more like it"),
+            Some(events) => {
+                let of = |(event, n): (&String, &Value)| format!("{n} {}", printable(event));
+                let events: Vec<String> = events.iter().map(of).collect();
+                format!("and {n} more: {}", events.join(", "))
+            }
+        });
+    }
+    if let Some(uids) = record["refusedUids"].as_object().filter(|uids| uids.len() > 1) {
+        add(format!("of {} uids", uids.len()));
     }
     text
 }

@@ -379,6 +379,10 @@ fn status(reply: &Value) -> String {
         let log = match audit["healthy"].as_bool() {
             _ if audit["waiting"] == true => "ITS DISK DOES NOT ANSWER: reads wait until it does".into(),
             Some(true) => format!("it can be written; {}", place()),
+            _ if audit["full"] == true => format!(
+                "NO SPACE: reads are refused until there is some, administration goes on in the reserve; {}",
+                place()
+            ),
             _ => format!(
                 "IT CANNOT BE WRITTEN: reads are refused until it can; {}",
                 place()

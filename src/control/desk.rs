@@ -179,7 +179,13 @@ impl Desk {
             let log = self.vault.log();
             answer["audit"] = match log.head_within(PATIENCE) {
                 Some(head) => {
-                    json!({ "seq": head.seq, "segment": head.segment, "healthy": log.healthy().is_ok() })
+                    let healthy = log.healthy().is_ok();
+                    let mut audit = json!({ "seq": head.seq, "segment": head.segment, "healthy": healthy });
+                    if healthy && log.takes_reads().is_err() {
+                        audit["healthy"] = json!(false);
+                        audit["full"] = json!(true);
+                    }
+                    audit
                 }
                 None => json!({ "healthy": false, "waiting": true }),
             };

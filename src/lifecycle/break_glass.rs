@@ -53,7 +53,7 @@ impl Lifecycle {
         let answer = self.access.vault().change(|draft| -> Result<_, Problem> {
             let secret = match repair {
                 Repair::Policy(name, policy) => {
-                    let secret = self.existing(draft, name, &what)?;
+                    let secret = self.existing(draft, name, caller, &what)?;
                     let mut meta = secret.meta.clone();
                     meta.policy = match policy {
                         None => None,

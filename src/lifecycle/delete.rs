@@ -80,12 +80,12 @@ impl Lifecycle {
     ) -> Result<(), Problem> {
         // A secret whose record is broken has no policy to ask; root may remove it, nobody else.
         if secret.broken.is_some() && !self.owns(caller) {
-            self.sound(secret, what)?;
+            self.sound(secret, caller, what)?;
         }
         self.allowed(secret, Action::DeleteSecret, Event::DeleteSecret, caller, what)?;
         if !purge {
             return if secret.broken.is_some() {
-                self.sound(secret, what)
+                self.sound(secret, caller, what)
             } else {
                 Ok(())
             };

@@ -59,7 +59,7 @@ impl Lifecycle {
             )));
         }
         let answer = self.access.vault().change(|draft| -> Result<_, Problem> {
-            let secret = self.existing(draft, name, &what)?;
+            let secret = self.existing(draft, name, caller, &what)?;
             let holder = secret.labelled(label.as_str()).map(|v| v.meta.id.clone());
             // The decision comes first: a stranger learns nothing of versions.
             let about = to.as_ref().or(from.as_ref()).or(holder.as_ref());

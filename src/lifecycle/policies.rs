@@ -66,7 +66,7 @@ impl Lifecycle {
         let what = format!("cannot set the policy of {name}");
         let mut warnings = Vec::new();
         let answer = self.access.vault().change(|draft| -> Result<_, Problem> {
-            let secret = self.existing(draft, name, &what)?;
+            let secret = self.existing(draft, name, caller, &what)?;
             self.allowed(
                 &secret,
                 Action::PutResourcePolicy,

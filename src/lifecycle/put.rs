@@ -318,14 +318,10 @@ impl Lifecycle {
         caller: &mut C,
         what: &str,
     ) -> Result<(), Problem> {
-        self.sound(secret, what)?;
-        let may_put = self.allowed(
-            secret,
-            Action::PutSecretValue,
-            Event::PutSecretValue,
-            caller,
-            what,
-        );
+        let may_put = self.sound(secret, caller, what).and_then(|()| {
+            let (action, event) = (Action::PutSecretValue, Event::PutSecretValue);
+            self.allowed(secret, action, event, caller, what)
+        });
         // To a stranger a hidden name is a free one, which he may not take.
         may_put.map_err(|e| {
             if e.exit == Exit::NotFound {

@@ -46,7 +46,7 @@ impl Lifecycle {
         let what = format!("cannot tag {name}");
         check(set, &what)?;
         let answer = self.access.vault().change(|draft| -> Result<_, Problem> {
-            let secret = self.existing(draft, name, &what)?;
+            let secret = self.existing(draft, name, caller, &what)?;
             let mut event = Event::UntagResource;
             if !remove.is_empty() {
                 let asked = Asked::tags(&crate::policy::NO_TAGS, remove);

@@ -420,7 +420,8 @@ fn assembled(
     )))
 }
 
-/// The little that is known of a secret whose record is broken: enough to answer with an integrity error.
+/// The little that is known of a secret whose record is broken: enough to answer with an integrity error. Whether it
+/// was hidden is not known, so it is.
 fn nameless(id: SecretId, name: SecretName) -> SecretMeta {
     SecretMeta {
         id,
@@ -433,7 +434,7 @@ fn nameless(id: SecretId, name: SecretName) -> SecretMeta {
         meta_changed: Timestamp(0),
         maker: crate::id::ROOT,
         appearance: Appearance::default(),
-        visibility: Visibility::default(),
+        visibility: Visibility::Hidden,
         policy: None,
         key: default_key(),
         tags: Default::default(),

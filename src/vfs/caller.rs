@@ -131,6 +131,10 @@ impl Caller for RequestCaller<'_> {
         self.relaxed = relaxed;
     }
 
+    fn relied_on_the_past(&self) -> bool {
+        matches!(&self.process, Process::Known(known) if known.groups_are_old())
+    }
+
     fn thread(&self) -> u32 {
         self.header.tid.0
     }

@@ -48,12 +48,16 @@ impl Account {
         // Far above what Debian's useradd gives, and apart for each uid.
         let subids = 0x4000_0000 + (uid & 0x3fff) * 0x1_0000;
         let range = format!("{subids}-{}", subids + 65_535);
+        // newuidmap asks that the gid is the account's own.
+        run(Command::new("groupadd").args(["--gid", &uid.to_string(), name]));
         let mut add = Command::new("useradd");
         add.args([
             "--no-create-home",
             "--shell",
             "/bin/sh",
             "--uid",
+            &uid.to_string(),
+            "--gid",
             &uid.to_string(),
         ]);
         if !groups.is_empty() {

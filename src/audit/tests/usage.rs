@@ -212,7 +212,7 @@ fn only_a_body_can_be_appended_as_one() {
             );
         }
     }
-    let long = "x".repeat(chain::MAX_LINE);
+    let long = "x".repeat(chain::MAX_WRITTEN);
     assert!(matches!(
         log.append(&Record {
             message: Some(&long),

@@ -12,6 +12,7 @@
 //! With `PIDFD_GET_INFO` (Linux 6.13) one ioctl gives ids, process and control group; without it the kept
 //! `/proc/TID/status` and `cgroup` do.
 
+mod long;
 mod pidfd;
 mod proc;
 mod self_test;
@@ -19,6 +20,7 @@ mod unit;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::id::{Gid, Pid, Tid, Uid};
@@ -70,7 +72,7 @@ pub enum Unidentified {
     /// The thread is a kernel worker (io_uring's, or any kernel thread) that acts for some other process.
     #[error("the request was made by a kernel worker on behalf of another process")]
     IoWorker,
-    /// There is no such thread, or its facts are closed to this process.
+    /// There is no such thread, or its facts are closed to this process, or too many groups are in the way.
     #[error("the calling thread cannot be looked at")]
     Gone,
 }
@@ -139,7 +141,10 @@ struct Thread {
     cgroup: Kept,
     comm: Kept,
     login_uid: Kept,
+    /// When the thread started; `start_time` is its process's.
+    born: u64,
     start_time: Option<u64>,
+    /// But for a long list.
     groups: Option<Groups>,
     recorded_login: Option<(Instant, Option<u32>)>,
 }
@@ -253,6 +258,8 @@ impl Observer {
             look,
             thread: &mut self.threads[index],
             groups_read: false,
+            groups_old: false,
+            long: None,
             units: &mut self.units,
             scratch: &mut self.scratch,
         })
@@ -304,6 +311,7 @@ impl Observer {
             cgroup: Kept::new("cgroup"),
             comm: Kept::new("comm"),
             login_uid: Kept::new("loginuid"),
+            born: stat.start_time,
             start_time: None,
             groups: None,
             recorded_login: None,
@@ -361,11 +369,16 @@ impl Observer {
 }
 
 impl Thread {
-    /// `/proc/TID/status` as it is now, whose ids must be the header's; the groups go to `scratch.groups`.
+    /// `/proc/TID/status` as it is now, whose ids must be the header's; the groups go to `scratch.groups`. Of a thread
+    /// with very many groups it cannot be had while another such one is read.
     fn read_status(&mut self, scratch: &mut Scratch, header: &Header) -> Result<Status, Unidentified> {
+        let _turn = long::turn(header.uid).ok_or(Unidentified::Gone)?;
         self.status
             .read(self.tid, &mut scratch.text)
             .map_err(|_| Unidentified::Gone)?;
+        if scratch.text.len() > long::LONG {
+            long::expect(header.uid);
+        }
         let status = proc::parse_status(&scratch.text, &mut scratch.groups).ok_or(Unidentified::Gone)?;
         if (status.tid, status.fsuid, status.fsgid) != (header.tid.0, header.uid.0, header.gid.0) {
             return Err(Unidentified::CredMismatch);
@@ -380,6 +393,9 @@ pub struct Identified<'a> {
     look: Look,
     thread: &'a mut Thread,
     groups_read: bool,
+    groups_old: bool,
+    /// The groups, where they are very many.
+    long: Option<Arc<[Gid]>>,
     units: &'a mut Units,
     scratch: &'a mut Scratch,
 }
@@ -495,12 +511,7 @@ impl Identified<'_> {
             command: &self.scratch.command,
             unit,
             login_uid,
-            groups: self
-                .thread
-                .groups
-                .as_ref()
-                .filter(|_| grouped)
-                .map(|groups| groups.list.as_slice()),
+            groups: grouped.then(|| list(&self.long, self.thread)),
         }
     }
 
@@ -518,25 +529,48 @@ impl Identified<'_> {
         // Once for a request: its caller waits, so they are the same until it is answered.
         if !self.groups_read {
             self.thread.read_status(self.scratch, &self.header)?;
-            let groups = self
-                .thread
-                .groups
-                .get_or_insert_with(|| Groups::none(self.header));
-            (groups.at, groups.of) = (Instant::now(), self.header);
-            std::mem::swap(&mut groups.list, &mut self.scratch.groups);
+            if self.scratch.text.len() > long::LONG {
+                let groups = std::mem::take(&mut self.scratch.groups);
+                self.long = Some(long::keep((self.header, self.thread.born), &groups));
+                self.thread.groups = None;
+            } else {
+                self.long = None;
+                let groups = self
+                    .thread
+                    .groups
+                    .get_or_insert_with(|| Groups::none(self.header));
+                (groups.at, groups.of) = (Instant::now(), self.header);
+                std::mem::swap(&mut groups.list, &mut self.scratch.groups);
+            }
             self.groups_read = true;
         }
-        Ok(self.thread.groups.as_ref().map_or(&[], |groups| &groups.list))
+        self.groups_old = false;
+        Ok(list(&self.long, self.thread))
     }
 
     /// The supplementary groups as they were at most 1 s ago, under the same ids: for records and for what a stat
     /// shows, never for what gives a value.
     pub fn groups_for_record(&mut self) -> io::Result<&[Gid]> {
-        let known = |groups: &&Groups| groups.of == self.header && groups.at.elapsed() <= RECORD_AGE;
-        if self.thread.groups.as_ref().filter(known).is_none() {
+        let known = |groups: &Groups| groups.of == self.header && groups.at.elapsed() <= RECORD_AGE;
+        if self.groups_read {
             return self.groups();
         }
-        Ok(self.thread.groups.as_ref().map_or(&[], |groups| &groups.list))
+        if self.long.is_none() {
+            self.groups_old = self.thread.groups.as_ref().is_some_and(known);
+            if !self.groups_old {
+                self.long = long::kept((self.header, self.thread.born));
+                if self.long.is_none() {
+                    return self.groups();
+                }
+            }
+        }
+        Ok(list(&self.long, self.thread))
+    }
+
+    /// Whether [`Identified::groups_for_record`] gave what may have changed since, and [`Identified::groups`] may say
+    /// otherwise. A very long list is not read again for that.
+    pub fn groups_are_old(&self) -> bool {
+        self.groups_old
     }
 
     /// The user namespace that the thread is in now. Its file is opened each time: a descriptor shows the namespace of
@@ -573,6 +607,15 @@ impl Identified<'_> {
             }
             None => Ok(None),
         }
+    }
+}
+
+/// The groups as they were read last.
+fn list<'l>(long: &'l Option<Arc<[Gid]>>, thread: &'l Thread) -> &'l [Gid] {
+    match (long, &thread.groups) {
+        (Some(long), _) => long,
+        (None, Some(groups)) => &groups.list,
+        (None, None) => &[],
     }
 }
 
