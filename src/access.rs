@@ -221,6 +221,8 @@ impl Access {
             Choice::Label(label) => match (secret.labelled(label), secret.meta.labels.contains_key(label)) {
                 (Some(version), _) => Ok(version),
                 (None, true) => {
+                    // Only who may see the secret is told.
+                    self.standing(secret, Event::OpenSecret, caller)?;
                     let why = format!("the version labelled {label} is missing or broken");
                     Err(self.broken(secret, why, caller))
                 }
