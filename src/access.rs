@@ -31,7 +31,8 @@ pub use sight::{Enough, Side, Sight};
 /// The decision and reading of secrets.
 pub struct Access {
     vault: Arc<Vault>,
-    /// Whether callers whose process cannot be seen at all (pid 0) may be served by rules on their uid alone.
+    /// Whether callers whose process cannot be seen at all (pid 0) may be served by rules on their uid alone, where the
+    /// store seals no settings.
     serve_unidentified: bool,
 }
 
@@ -87,7 +88,9 @@ impl Access {
             basis: Basis::DEFAULT,
         };
         let grant = match caller.identify() {
-            Err(reason) if !(reason == Reason::NoPid && self.serve_unidentified) => Err(unidentified(reason)),
+            Err(reason) if !(reason == Reason::NoPid && self.serves_unidentified()) => {
+                Err(unidentified(reason))
+            }
             _ => {
                 let asked = Asked::version(&pin.version, &pin.labels);
                 self.decide(secret, Action::GetSecretValue, Purpose::Read, asked, caller)
@@ -134,7 +137,7 @@ impl Access {
     /// What a request has to pass.
     pub(crate) fn layers<'s>(&'s self, state: &'s State, secret: Option<&'s Secret>) -> Layers<'s> {
         Layers {
-            administration: self.vault.administration(),
+            administration: &state.administration,
             shared: state.layers.shared(),
             secret: secret.and_then(|s| s.policy.as_ref()),
         }
@@ -246,6 +249,12 @@ impl Access {
             vault,
             serve_unidentified,
         }
+    }
+
+    fn serves_unidentified(&self) -> bool {
+        let state = self.vault.peek();
+        let sealed = state.settings.deciding.as_ref();
+        sealed.map_or(self.serve_unidentified, |d| d.serve_unidentified)
     }
 
     /// The store.

@@ -3,8 +3,8 @@
 //! Strict: an unknown key, a wrong type or a value out of bounds is an error with its line and column, and no
 //! command goes on with half a configuration. A missing file means the defaults.
 
-use crate::id::{printable, quoted};
-use crate::policy::{Local, PrincipalMap};
+use crate::id::{Gid, printable, quoted};
+use crate::policy::{Deciding, Local, PrincipalMap};
 use crate::problem::{Exit, Problem};
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata, OpenOptions};
@@ -231,6 +231,12 @@ impl Config {
                 Problem::new(Exit::Usage, &what, why)
                     .next("the keys are those of wardfs.toml: wardfs man wardfs.toml")
             };
+            if Deciding::KEYS.contains(&key.split('.').next().unwrap_or_default()) {
+                let what = format!("-o {} is not taken", printable(&format!("{key}={text}")));
+                let why = "it decides who may do what, which the store keeps sealed";
+                return Err(Problem::new(Exit::Usage, what, why)
+                    .next("set it in wardfs.toml, and put that in force: wardfs config accept"));
+            }
             let mut table = toml::Table::try_from(&config).map_err(|e| bad(e.to_string()))?;
             let (section, name) = key.split_once('.').unwrap_or(("", key));
             let place = match section {
@@ -248,6 +254,17 @@ impl Config {
             config = interpret(&table.to_string()).map_err(|fault| bad(fault.message))?;
         }
         Ok(config)
+    }
+
+    /// The settings that decide who may do what, with the group as `gid_of` finds it.
+    pub fn deciding(&self, gid_of: impl Fn(&str) -> Option<Gid>) -> Deciding {
+        Deciding {
+            admin_group: self.admin_group.clone(),
+            admin_gid: gid_of(&self.admin_group).map(|gid| gid.0),
+            root_describes: self.root_describes,
+            serve_unidentified: self.serve_unidentified,
+            principals: self.principals.clone(),
+        }
     }
 
     /// The root key's file, for the store directory `dir`.

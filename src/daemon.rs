@@ -14,7 +14,7 @@ use crate::control::{Desk, Server, Service, StoppedService};
 use crate::fuse::Session;
 use crate::id::Pid;
 use crate::lifecycle::Lifecycle;
-use crate::policy::{Administration, PrincipalMap};
+use crate::policy::{Administration, Deciding, Difference};
 use crate::problem::{Exit, Problem};
 use crate::report::Report;
 use crate::sys::{accounts, caller, harden, mount, notifier, notify, nss};
@@ -62,7 +62,12 @@ pub fn settings(store: &Path, config: &Config) -> Settings {
             group: nss::SystemDirectory.gid_of(&config.admin_group),
             root_describes: config.root_describes,
         },
+        deciding: Some(deciding(config)),
     }
+}
+
+fn deciding(config: &Config) -> Deciding {
+    config.deciding(|name| nss::SystemDirectory.gid_of(name))
 }
 
 /// Opens a store and answers requests on it in this process, for a command when no daemon runs.
@@ -80,9 +85,49 @@ pub fn desk(store: &Path, config: &Config) -> Result<(Desk, Arc<Access>), Proble
 
 fn open(store: &Path, config: &Config) -> Result<Arc<Vault>, Problem> {
     let vault = Vault::open(store, &settings(store, config));
-    Ok(Arc::new(vault.map_err(|e| {
-        e.problem(format!("cannot open the store {}", store.display()))
-    })?))
+    let vault = vault.map_err(|e| e.problem(format!("cannot open the store {}", store.display())))?;
+    if let Err(e) = compare(&vault, &deciding(config)) {
+        tracing::warn!("what wardfs.toml says could not be sealed or recorded: {e}");
+    }
+    Ok(Arc::new(vault))
+}
+
+/// Holds what the file decides against what the store has sealed, which stays in force; each difference is recorded
+/// once. A store that has sealed nothing yet, made by an older release, takes the file's.
+fn compare(vault: &Vault, file: &Deciding) -> Result<(), VaultError> {
+    let state = vault.state();
+    let differences = match &state.settings.deciding {
+        None => Vec::new(),
+        Some(sealed) => match sealed.differences(file) {
+            same if same.is_empty() => return Ok(()),
+            _ if state.settings.noticed.as_deref() == Some(&*file.digest()) => return Ok(()),
+            differences => differences,
+        },
+    };
+    vault.change(|draft| -> Result<_, VaultError> {
+        let message = match &*differences {
+            [] => {
+                draft.accept(file.clone());
+                "nothing was sealed: what wardfs.toml says is in force from now on".to_string()
+            }
+            differences => {
+                draft.notice(file);
+                Difference::words(differences)
+            }
+        };
+        let mut caller = KnownCaller::root();
+        caller.uid = vault.administration().owner;
+        caller.pid = Some(Pid(std::process::id()));
+        let record = Record {
+            event: Event::ConfigChanged,
+            outcome: Outcome::Allowed,
+            message: Some(&message),
+            via: "command",
+            who: caller.who(Identity::Full),
+            ..Record::default()
+        };
+        Ok(((), record.body()))
+    })
 }
 
 /// As [`open`]; waits a little for a command that has the store, or for a daemon that is ending.
@@ -98,14 +143,19 @@ fn open_patiently(store: &Path, config: &Config) -> Result<Arc<Vault>, Problem> 
     }
 }
 
+/// How the file differs from what is in force.
+fn differences(vault: &Vault, config: &Config) -> Vec<Difference> {
+    let state = vault.state();
+    let sealed = state.settings.deciding.as_ref();
+    sealed.map_or_else(Vec::new, |sealed| sealed.differences(&deciding(config)))
+}
+
 fn desk_over(access: &Arc<Access>, store: &Path, config: &Config, service: Box<dyn Service>) -> Desk {
     let store = store.to_path_buf();
-    // The mapping is read when a policy is set, so that a change to wardfs.toml needs no restart.
-    let principals =
-        Box::new(move || -> Result<PrincipalMap, Problem> { Ok(Config::load(&store)?.principals) });
+    let file = Box::new(move || -> Result<Deciding, Problem> { Ok(deciding(&Config::load(&store)?)) });
     let directory = || Box::new(Names) as Box<dyn crate::policy::Directory + Send + Sync>;
     Desk {
-        lifecycle: Lifecycle::new(access.clone(), directory(), principals, config.max_value_bytes),
+        lifecycle: Lifecycle::new(access.clone(), directory(), file, config.max_value_bytes),
         report: Report::new(access.clone(), directory()),
         service,
         vault: access.vault().clone(),
@@ -329,6 +379,9 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     let vault = open_patiently(&plan.store, &plan.config)?;
     // The records as they were read are several times what is kept of them.
     crate::sys::mem::trim();
+    for difference in differences(&vault, &plan.config) {
+        tracing::warn!("wardfs.toml: {difference}; put it in force: wardfs config accept");
+    }
     let access = Arc::new(Access::new(vault.clone(), plan.config.serve_unidentified));
     let vfs = Arc::new(Vfs::new(access.clone(), plan.config.max_handles_per_uid));
 

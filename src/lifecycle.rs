@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use crate::access::{Access, AccessError, Asked, Caller};
 use crate::audit::{Body, Event, Identity, Outcome, Record, Value as Parameter};
 use crate::id::SecretName;
-use crate::policy::{Action, Directory, PrincipalMap, Purpose};
+use crate::policy::{Action, Deciding, Directory, Purpose};
 use crate::problem::{Exit, Problem};
 use crate::vault::{Draft, Secret, VaultError};
 
+mod accept;
 mod break_glass;
 mod delete;
 mod gains;
@@ -31,25 +32,41 @@ pub use tags::TagChange;
 pub struct Lifecycle {
     access: Arc<Access>,
     directory: Box<dyn Directory + Send + Sync>,
-    principals: Box<dyn Fn() -> Result<PrincipalMap, Problem> + Send + Sync>,
+    file: Box<dyn Fn() -> Result<Deciding, Problem> + Send + Sync>,
     max_value: usize,
 }
 
 impl Lifecycle {
-    /// Over the decisions of `access`. `principals` is asked for the mapping each time a policy is set;
-    /// `max_value` is in bytes.
+    /// Over the decisions of `access`. `file` is asked for what the configuration's file decides, which is in force
+    /// only as far as the store has sealed it; `max_value` is in bytes.
     pub fn new(
         access: Arc<Access>,
         directory: Box<dyn Directory + Send + Sync>,
-        principals: Box<dyn Fn() -> Result<PrincipalMap, Problem> + Send + Sync>,
+        file: Box<dyn Fn() -> Result<Deciding, Problem> + Send + Sync>,
         max_value: usize,
     ) -> Self {
         Lifecycle {
             access,
             directory,
-            principals,
+            file,
             max_value,
         }
+    }
+
+    /// What is in force: what is sealed, or in a store that seals nothing what the file says.
+    fn settings(&self) -> Result<Arc<Deciding>, Problem> {
+        match &self.access.vault().state().settings.deciding {
+            Some(sealed) => Ok(sealed.clone()),
+            None => Ok(Arc::new((self.file)()?)),
+        }
+    }
+
+    /// That the file maps principals otherwise than is in force, for who sets a policy now.
+    fn unaccepted(&self) -> Option<String> {
+        let (sealed, file) = (self.settings().ok()?, (self.file)().ok()?);
+        (sealed.principals != file.principals).then(|| {
+            "wardfs.toml maps principals otherwise than is in force: wardfs config accept, then set it again".into()
+        })
     }
 
     /// Root, or whoever has root's place in a private store.

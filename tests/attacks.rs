@@ -455,6 +455,7 @@ fn the_policy_from_aws_word_for_word() {
     );
     assert_ne!(mapped, config, "the file that init writes has the table");
     std::fs::write(&file, mapped).expect("write");
+    product.run(&["config", "accept", "--yes"]).ok();
     let policy = product.dir().join("policy.json");
     let text = format!(
         r#"{{"Version":"2012-10-17","Statement":[

@@ -307,6 +307,7 @@ impl Inside {
         let file = product.store().join("wardfs.toml");
         let written = std::fs::read_to_string(&file).expect("the configuration");
         std::fs::write(&file, format!("{config}\n{written}")).expect("configure");
+        product.run(&["config", "accept", "--yes"]).ok();
         let failed =
             product.try_mount_within(&["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]);
         assert!(failed.is_none(), "{failed:?}");

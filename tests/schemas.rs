@@ -194,6 +194,7 @@ fn every_output_has_the_form_of_its_schema() {
         ok("audit query", &["--denied"], b"");
         ok("audit verify", &[], b"");
         ok("config check", &[], b"");
+        ok("config accept", &["--dry-run"], b"");
         ok("completions", &["bash"], b"");
         ok("man", &["put"], b"");
         ok("man", &["--output", &pages], b"");

@@ -26,6 +26,7 @@ fn administered() -> (Product, u32) {
     let file = product.store().join("wardfs.toml");
     let text = std::fs::read_to_string(&file).expect("wardfs.toml");
     std::fs::write(&file, format!("admin_group = \"{name}\"\n{text}")).expect("write");
+    product.run(&["config", "accept", "--yes"]).ok();
     product.put("app/key", "roots-value", &["--allow", &format!("uid:{A}")]);
     product.mount();
     (product, gid)

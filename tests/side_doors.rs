@@ -37,7 +37,7 @@ impl Administered {
         let file = product.store().join("wardfs.toml");
         let text = std::fs::read_to_string(&file).expect("wardfs.toml");
         std::fs::write(&file, format!("admin_group = \"{name}\"\n{text}")).expect("write");
-        let _ = product.run(&["config", "accept", "--yes"]);
+        product.run(&["config", "accept", "--yes"]).ok();
         product.mount();
         Administered {
             product,

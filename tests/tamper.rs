@@ -124,6 +124,7 @@ impl Lab {
                 group: None,
                 root_describes: true,
             },
+            deciding: None,
         };
         let store = Memory::new();
         let mut batch = Batch::new();

@@ -86,6 +86,10 @@ events! {
     PutIdentityPolicy reserve,
     /// An identity's policy was removed.
     DeleteIdentityPolicy reserve,
+    /// The file of the configuration says something else than what is in force, or was sealed for the first time.
+    ConfigChanged reserve,
+    /// What the file says was put in force.
+    AcceptConfig reserve,
     /// A policy or guardrail was replaced past every policy, by root without a daemon.
     BreakGlass reserve,
     /// A policy was removed.

@@ -348,7 +348,7 @@ Examples:
 Examples:
   wardfs mount /run/secrets &
   wardfs mount /run/secrets --threads 8
-  wardfs mount /run/secrets -o root_describes=false -o audit.segment_bytes=1048576
+  wardfs mount /run/secrets -o max_handles_per_uid=100 -o audit.segment_bytes=1048576
   wardfs mount --user ~/secrets")]
     Mount {
         /// The directory
@@ -357,7 +357,8 @@ Examples:
         /// Threads that serve (1 to 64; default: `threads` of wardfs.toml)
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
         threads: Option<u8>,
-        /// A setting of wardfs.toml for this service, as in -o max_handles_per_uid=100 (repeatable)
+        /// A setting of wardfs.toml for this service, as in -o max_handles_per_uid=100 (repeatable; none that decides
+        /// who may do what)
         #[arg(short, long = "option", value_name = "KEY=VALUE", action = ArgAction::Append)]
         option: Vec<String>,
     },
@@ -383,13 +384,14 @@ Examples:
   wardfs demo")]
     Demo,
 
-    /// Look at the store's configuration, wardfs.toml
+    /// Look at the store's configuration, wardfs.toml, and put it in force
     #[command(
         subcommand,
         arg_required_else_help = true,
         after_help = "\
 Examples:
-  wardfs config check"
+  wardfs config check
+  wardfs config accept"
     )]
     Config(ConfigCommand),
 

@@ -1,6 +1,7 @@
 //! The command line: what was typed ([`args`]) → a validated plan ([`plan`]) → done ([`run`]), and one place
 //! where a failure becomes words and an exit code.
 
+mod accept;
 mod args;
 mod complete;
 mod demo;

@@ -87,6 +87,13 @@ pub enum Plan {
     Restore(Restore),
     /// Check a configuration; the store's own if none is named.
     ConfigCheck(Option<PathBuf>),
+    /// Put the store's configuration in force.
+    ConfigAccept {
+        /// Without asking.
+        yes: bool,
+        /// Only say what would change.
+        trial: Trial,
+    },
     /// Print the completion script of a shell.
     Completions(clap_complete::Shell),
     /// Print one manual page.
@@ -234,6 +241,10 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
             target: absolute(&target)?,
         },
         Command::Config(args::ConfigCommand::Check { file }) => Plan::ConfigCheck(file),
+        Command::Config(args::ConfigCommand::Accept { yes, dry_run }) => Plan::ConfigAccept {
+            yes,
+            trial: if dry_run { Trial::DryRun } else { Trial::Real },
+        },
         Command::Completions { shell } => Plan::Completions(shell),
         Command::Man {
             output: Some(dir), ..

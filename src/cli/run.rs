@@ -4,7 +4,9 @@ use super::plan::policies::Target;
 use super::plan::{Plan, ValueFrom, Which};
 use super::render::Output;
 use super::value::{self, Limit};
-use super::{Backend, MountPlan, World, complete, dry_run, explain, log, manual, settings, view, why};
+use super::{
+    Backend, MountPlan, World, accept, complete, dry_run, explain, log, manual, settings, view, why,
+};
 use crate::config::{Config, VALUE_CEILING};
 use crate::control::protocol::{Put, Request, WhyAbout};
 use crate::id::{SecretName, printable};
@@ -81,7 +83,10 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
         Plan::Backup(file) => backup(&file, store, world, output),
         Plan::Restore(plan) => restore(&plan, store, world, output),
         Plan::Recover(trial) => recover(store, trial, world, output),
-        Plan::ConfigCheck(file) => settings::check(store, file.as_deref(), output),
+        Plan::ConfigCheck(file) => settings::check(store, file.as_deref(), world, output),
+        Plan::ConfigAccept { yes, trial } => {
+            accept::settings((yes, trial), &mut *world.backend(store)?, output)
+        }
         Plan::Completions(shell) => complete::script(shell, output),
         Plan::Man(page) => manual::print(&page, output),
         Plan::ManAll(dir) => manual::write_all(&dir, output),

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::render::Output;
 use super::run::Stop;
+use super::{World, view};
 use crate::config::{Config, FILE};
+use crate::control::protocol::Request;
 use crate::id::printable;
 use crate::policy::Local;
 use crate::problem::{Exit, Problem};
@@ -16,7 +18,7 @@ use crate::sys::nss::SystemDirectory;
 ///
 /// # Errors
 /// [`Exit::Usage`] for what is not understood, [`Exit::NotFound`] for a named file that is not there.
-pub fn check(store: &Path, file: Option<&Path>, output: &mut Output) -> Result<(), Stop> {
+pub fn check(store: &Path, file: Option<&Path>, world: &dyn World, output: &mut Output) -> Result<(), Stop> {
     let path = file.map_or_else(|| store.join(FILE), Path::to_path_buf);
     let shown = printable(&path.to_string_lossy());
     let present = path.symlink_metadata().is_ok();
@@ -38,12 +40,24 @@ pub fn check(store: &Path, file: Option<&Path>, output: &mut Output) -> Result<(
             printable(&key.to_string_lossy())
         ));
     }
+    // The store's own is held against what the store has sealed, where that can be asked.
+    let (sealed, unasked) = match file {
+        None => sealed(store, world),
+        Some(_) => (json!([]), None),
+    };
+    warnings.extend(unasked);
+    let agrees = sealed.as_array().is_none_or(Vec::is_empty);
     if output.json {
         let settings = json!(config);
-        return Ok(output.json(
-            &json!({ "ok": true, "file": path.to_string_lossy(), "present": present,
-            "settings": settings, "warnings": warnings }),
-        )?);
+        output.json(
+            &json!({ "ok": agrees, "file": path.to_string_lossy(), "present": present,
+            "settings": settings, "differences": sealed, "warnings": warnings }),
+        )?;
+        return if agrees {
+            Ok(())
+        } else {
+            Err(Stop::Answered(Exit::Conflict))
+        };
     }
     match present {
         true => output.line(&format!("{shown} is valid"))?,
@@ -55,7 +69,37 @@ pub fn check(store: &Path, file: Option<&Path>, output: &mut Output) -> Result<(
     for warning in warnings {
         output.line(&format!("warning: {warning}"))?;
     }
-    Ok(())
+    for line in view::differences(&sealed) {
+        output.line(&line)?;
+    }
+    match agrees {
+        true => Ok(()),
+        false => Err(Problem::new(
+            Exit::Conflict,
+            format!("{shown} is not in force"),
+            "the store has sealed other settings, which stay until these are accepted",
+        )
+        .next("see who would gain, and decide: wardfs config accept; or change the file back")
+        .into()),
+    }
+}
+
+/// How the file differs from what is sealed; or why that is not known.
+fn sealed(store: &Path, world: &dyn World) -> (Value, Option<String>) {
+    let status = world
+        .backend(store)
+        .and_then(|mut backend| backend.call(&Request::Status, None));
+    match status {
+        Ok(status) => (
+            json!(status["config"].as_array().cloned().unwrap_or_default()),
+            None,
+        ),
+        Err(e) if e.exit == Exit::NotFound => (json!([]), None),
+        Err(e) => (
+            json!([]),
+            Some(format!("what the store has sealed could not be asked: {}", e.why)),
+        ),
+    }
 }
 
 /// What is valid and cannot work on this machine.

@@ -57,10 +57,25 @@ pub fn view(request: &Request, reply: &Value) -> View {
         // Printed by its own, with the file's name.
         Request::Backup => asked(String::new()),
         Request::StoreCheck => asked(check(reply)),
-        Request::Status => asked(status(reply)),
+        Request::Status => View {
+            notes: differences(&reply["config"]),
+            ..asked(status(reply))
+        },
+        // Printed by its own, which may ask.
+        Request::ConfigAccept { .. } => asked(String::new()),
         Request::AuditVerify => asked(verify(reply)),
         Request::Unmount => told(format!("Unmounted {}\n", cell(&reply["mount"]))),
     }
+}
+
+/// Settings of the file that are not in force.
+pub fn differences(list: &Value) -> Vec<String> {
+    let all = list.as_array().into_iter().flatten();
+    all.map(|d| {
+        let [key, sealed, file] = ["key", "sealed", "file"].map(|k| cell(&d[k]));
+        format!("warning: {key}: {sealed} is in force, wardfs.toml says {file} (wardfs config accept)")
+    })
+    .collect()
 }
 
 fn warnings(reply: &Value) -> Vec<String> {

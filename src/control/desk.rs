@@ -112,6 +112,10 @@ impl Desk {
             Request::Backup => self.backup(enclosed, told, caller),
             Request::StoreCheck => self.store_check(told, caller),
             Request::Status => Ok(self.status(caller)),
+            Request::ConfigAccept { dry_run, digest } => {
+                self.lifecycle
+                    .accept_settings(*dry_run, digest.as_deref(), caller)
+            }
             Request::AuditVerify => self.verify(told, caller),
             Request::Unmount => {
                 self.owner_only("cannot unmount", caller)?;
@@ -183,6 +187,10 @@ impl Desk {
                 }
                 None => json!({ "healthy": false, "waiting": true }),
             };
+            let differences = self.lifecycle.differences();
+            if !differences.is_empty() {
+                answer["config"] = json!(differences);
+            }
             answer["locked_bytes"] = json!(crate::sys::mem::locked_bytes());
         } else if let Some(object) = answer.as_object_mut() {
             object.remove("counters");

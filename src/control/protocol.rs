@@ -171,6 +171,14 @@ pub enum Request {
     StoreCheck,
     /// The serving process and its counters.
     Status,
+    /// Put in force what the configuration's file decides.
+    ConfigAccept {
+        /// Only say what would change, and who gains.
+        dry_run: bool,
+        /// What the file was found to say: nothing else is accepted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<String>,
+    },
     /// Verify the log against its keys and its anchor.
     AuditVerify,
     /// End the service and unmount.

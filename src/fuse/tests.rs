@@ -27,6 +27,7 @@ fn vfs(dir: &std::path::Path) -> Arc<Vfs> {
             group: None,
             root_describes: true,
         },
+        deciding: None,
     };
     crate::vault::create(dir, &settings).unwrap();
     let vault = Arc::new(Vault::open(dir, &settings).unwrap());

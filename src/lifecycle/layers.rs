@@ -106,16 +106,17 @@ impl Lifecycle {
         tags: &BTreeMap<String, String>,
         what: &str,
     ) -> Result<(LayerRecord, Vec<Warning>), Problem> {
-        let map = (self.principals)()?;
+        let settings = self.settings()?;
+        let map = &settings.principals;
         let directory = &*self.directory;
         Ok(match key {
             LayerKey::Guardrail(name) => {
-                let (record, found) = GuardrailRecord::resolve(name, text, &map, directory)
+                let (record, found) = GuardrailRecord::resolve(name, text, map, directory)
                     .map_err(|e| bad_policy(what, &e).next(MEND))?;
                 (LayerRecord::Guardrail(record), found)
             }
             LayerKey::Identity(principal) => {
-                let (record, found) = IdentityRecord::resolve(principal, tags.clone(), text, &map, directory)
+                let (record, found) = IdentityRecord::resolve(principal, tags.clone(), text, map, directory)
                     .map_err(|e| bad_policy(what, &e).next(MEND))?;
                 (LayerRecord::Identity(record), found)
             }
@@ -130,7 +131,7 @@ impl Lifecycle {
             .map_err(|e| e.problem(what))?;
         let administration = self.access.vault().administration();
         let layers = Layers {
-            administration,
+            administration: &administration,
             shared: supposed.shared(),
             secret: None,
         };

@@ -64,7 +64,10 @@ impl Lifecycle {
         caller: &mut C,
     ) -> Result<Value, Problem> {
         let what = format!("cannot set the policy of {name}");
-        let mut warnings = Vec::new();
+        let mut warnings: Vec<String> = match edit {
+            PolicyEdit::Replace(text) if text.contains("arn:") => self.unaccepted().into_iter().collect(),
+            _ => Vec::new(),
+        };
         let answer = self.access.vault().change(|draft| -> Result<_, Problem> {
             let secret = self.existing(draft, name, &what)?;
             self.allowed(
@@ -124,8 +127,9 @@ impl Lifecycle {
         arn: Option<&str>,
         what: &str,
     ) -> Result<(PolicyRecord, Vec<Warning>), Problem> {
-        let map = (self.principals)()?;
-        PolicyRecord::resolve(text, &map, &*self.directory, name, arn).map_err(|e| bad_policy(what, &e))
+        let settings = self.settings()?;
+        PolicyRecord::resolve(text, &settings.principals, &*self.directory, name, arn)
+            .map_err(|e| bad_policy(what, &e))
     }
 
     /// Adds rules to a policy. Names that it has already keep their meaning.

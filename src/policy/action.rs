@@ -86,6 +86,8 @@ actions! {
     PutIdentityPolicy,
     /// Remove the policy of an identity.
     DeleteIdentityPolicy,
+    /// Put what the configuration's file says in force.
+    AcceptConfig,
 }
 
 impl Action {
@@ -100,6 +102,7 @@ impl Action {
                 | GetIdentityPolicy
                 | PutIdentityPolicy
                 | DeleteIdentityPolicy
+                | AcceptConfig
         )
     }
 

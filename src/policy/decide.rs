@@ -425,7 +425,7 @@ fn administers(action: Action, owner: bool, layer: &Administration) -> bool {
         // Whatever decides who reads.
         GetResourcePolicy | PutResourcePolicy | DeleteResourcePolicy | UpdateSecret | TagResource
         | UntagResource | GetGuardrail | PutGuardrail | DeleteGuardrail | GetIdentityPolicy
-        | PutIdentityPolicy | DeleteIdentityPolicy => owner,
+        | PutIdentityPolicy | DeleteIdentityPolicy | AcceptConfig => owner,
         GetSecretValue
         | BatchGetSecretValue
         | ReplicateSecretToRegions

@@ -1,10 +1,12 @@
 //! Rules for a policy that is there. Its names keep the meaning that they had when it was set; those of the new rules
 //! are looked up.
 
+use std::collections::BTreeMap;
+
 use super::action::Action;
 use super::diagnostic::{PolicyError, Source, Warning};
 use super::document::{Document, Effect, Principal};
-use super::principal::{Directory, Local};
+use super::principal::{Directory, Local, PrincipalMap};
 use super::record::{Account, Names, PolicyRecord, Resolver};
 use crate::id::{Gid, SecretName, Uid};
 
@@ -62,7 +64,7 @@ impl PolicyRecord {
         let text = record.text.clone();
         let source = Source(&text);
         let names = Names::new(directory);
-        let mut resolver = Resolver::over(record, source, &names);
+        let mut resolver = Resolver::over(record, source, &names, None);
         for principal in document.statements.iter().flat_map(|s| &s.principal.items) {
             if let Principal::Local(local) = principal
                 && added.contains(&local.value)
@@ -116,6 +118,20 @@ impl PolicyRecord {
         }
     }
 
+    /// Who would count as the ARNs that the document can mean, if it were set again under this mapping.
+    pub fn mapped(&self, map: &PrincipalMap) -> BTreeMap<String, Vec<Local>> {
+        let Ok(document) = self.document() else {
+            return BTreeMap::new();
+        };
+        let names = Names::new(&Somebody);
+        let mut resolver = Resolver::over(PolicyRecord::default(), Source(&self.text), &names, Some(map));
+        for statement in &document.statements {
+            // What else it names does not matter here.
+            let _ = resolver.statement(statement);
+        }
+        resolver.finish().0.principals
+    }
+
     /// What each name and ARN stands for, one line each.
     pub fn meanings(&self) -> Vec<String> {
         let users = self
@@ -131,5 +147,23 @@ impl PolicyRecord {
             format!("{arn}: {}", locals.join(", "))
         });
         users.chain(groups).chain(arns).collect()
+    }
+}
+
+/// A directory in which every name is somebody, where it does not matter who.
+struct Somebody;
+
+impl Directory for Somebody {
+    fn uid_of(&self, _: &str) -> Option<Uid> {
+        Some(Uid(1))
+    }
+    fn gid_of(&self, _: &str) -> Option<Gid> {
+        Some(Gid(1))
+    }
+    fn users(&self) -> Vec<(String, Uid)> {
+        Vec::new()
+    }
+    fn groups(&self) -> Vec<(String, Gid)> {
+        Vec::new()
     }
 }

@@ -90,11 +90,13 @@ pub fn gain(shared: &Shared, before: &Side<'_>, after: &Side<'_>, extent: Extent
     let open = |rules: &[Pair<'_>]| rules.iter().any(|r| r.after);
     // The built-in layer lets nobody read; the owner it lets set policies.
     let built_in = !after.request.action.reads_value();
-    let closed = |rule: &Pair<'_>| rule.after && rule.questions.is_empty();
+    // A secret's own Deny does not keep the owner from setting its policy.
+    let binding = |rule: &Pair<'_>| rule.after && !rule.moved && !(built_in && rule.layer == Layer::Secret);
+    let closed = |rule: &Pair<'_>| binding(rule) && rule.questions.is_empty();
     if !(built_in || open(&allows)) || !ceilings.iter().all(|c| open(c)) || denies.iter().any(closed) {
         return None;
     }
-    let denied = |rule: &Pair<'_>| denies.iter().any(|d| d.after && !d.moved && d.covers(rule));
+    let denied = |rule: &Pair<'_>| denies.iter().any(|d| binding(d) && d.covers(rule));
     for rules in [&allows].into_iter().chain(&ceilings) {
         let allowed = |rule: &Pair<'_>| rules.iter().any(|r| r.before && !r.moved && r.covers(rule));
         let begins = |r: &&Pair<'_>| r.after && (!r.before || r.moved);

@@ -13,6 +13,7 @@ mod ask;
 mod compile;
 mod condition;
 mod decide;
+mod deciding;
 mod diagnostic;
 mod document;
 mod edit;
@@ -42,6 +43,7 @@ pub use condition::Key;
 pub use decide::{
     Administration, Basis, Decision, Grant, Layer, Layers, Reason, Refusal, Traced, decide, trace,
 };
+pub use deciding::{Deciding, Difference};
 pub use diagnostic::{Concern, PolicyError, Warning};
 pub use document::{Clause, Condition, Document, Effect, Place, Principal, Statement, Version};
 pub use edit::Change;

@@ -260,11 +260,16 @@ pub(super) struct Resolver<'a> {
 }
 
 impl<'a> Resolver<'a> {
-    /// To add to what a record knows already, principals of this machine alone.
-    pub(super) fn over(record: PolicyRecord, source: Source<'a>, names: &'a Names<'a>) -> Self {
+    /// To add to what a record knows already; without a mapping, principals of this machine alone.
+    pub(super) fn over(
+        record: PolicyRecord,
+        source: Source<'a>,
+        names: &'a Names<'a>,
+        map: Option<&'a PrincipalMap>,
+    ) -> Self {
         Resolver {
             source,
-            map: None,
+            map,
             names,
             record,
             variables: false,
@@ -276,7 +281,7 @@ impl<'a> Resolver<'a> {
         (self.record, self.warnings)
     }
 
-    fn statement(&mut self, statement: &Statement) -> Result<(), PolicyError> {
+    pub(super) fn statement(&mut self, statement: &Statement) -> Result<(), PolicyError> {
         let whole_account = statement.effect == Effect::Deny && !statement.principal.negated;
         for principal in &statement.principal.items {
             match principal {

@@ -281,7 +281,7 @@ pub fn restore(
         return Err(damaged("it is not what was written"));
     }
     load_named_keys(&backup.store, &mut keyring)?;
-    let (epoch, state) = believed(&backup.store, &keyring)?;
+    let (epoch, state) = believed(&backup.store, &keyring, &settings.administration)?;
 
     let there = match Embedded::open(dir) {
         Ok(store) => Some(store),
@@ -334,6 +334,10 @@ pub fn restore(
             .next_version
             .max(known.as_ref().map_or(0, |k| k.next_version)),
         sum: epoch.sum,
+        settings: match (&epoch.settings.deciding, &known) {
+            (None, Some(known)) => known.settings.clone(),
+            _ => epoch.settings,
+        },
         anchor: log.sync()?,
         outbox: outbox
             .into_iter()

@@ -19,6 +19,7 @@ pub struct Draft<'v> {
     forgotten: Vec<SecretId>,
     versions: Vec<(VersionMeta, Sealed)>,
     destroyed: Vec<VersionNo>,
+    pub(super) settings: Sealing,
 }
 
 /// What comparing two values says.
@@ -139,6 +140,7 @@ impl Vault {
             forgotten: Vec::new(),
             versions: Vec::new(),
             destroyed: Vec::new(),
+            settings: writer.settings.clone(),
         };
         let (answer, body) = plan(&mut draft)?;
         let changes = self.commit(&mut writer, draft, body)?;
@@ -227,6 +229,7 @@ impl Vault {
             next_version: draft.next_version,
             anchor: writer.anchor.clone(),
             outbox,
+            settings: draft.settings.clone(),
         };
         let (state, changes) = self.next_state(&draft)?;
         self.write_epoch(writer, &record, batch)?;
@@ -255,6 +258,7 @@ impl Vault {
         writer.epoch = record.epoch;
         writer.anchor = record.anchor.clone();
         writer.outbox = record.outbox.clone();
+        writer.settings = record.settings.clone();
         Ok(())
     }
 
@@ -266,7 +270,7 @@ impl Vault {
         }
         let found = self.store.revision()?;
         if found != writer.revision {
-            let (epoch, state) = load::believed(&*self.store, &self.keyring)?;
+            let (epoch, state) = load::believed(&*self.store, &self.keyring, &self.administration)?;
             *writer = Writer::at(found, epoch)?;
             self.state.store(Arc::new(state));
         }
@@ -297,6 +301,7 @@ impl Vault {
             next_version: writer.next_version,
             anchor,
             outbox: Vec::new(),
+            settings: writer.settings.clone(),
         };
         self.write_epoch(writer, &record, Batch::default())
     }
@@ -407,6 +412,11 @@ impl Vault {
                 },
                 lost: before.lost.clone(),
                 common: before.common.clone(),
+                administration: match draft.settings == before.settings {
+                    true => before.administration,
+                    false => in_force(&self.administration, &draft.settings),
+                },
+                settings: draft.settings.clone(),
                 epoch: Epoch(draft.epoch),
             },
             changes,

@@ -72,6 +72,10 @@ pub fn create(dir: &Path, settings: &Settings) -> Result<Created, VaultError> {
         next_version: 1,
         anchor,
         outbox: Vec::new(),
+        settings: Sealing {
+            deciding: settings.deciding.clone().map(Arc::new),
+            noticed: None,
+        },
     };
     let sealed = keyring.seal_record(EPOCH, 0, &serde_json::to_vec(&epoch)?)?;
     batch.put(Table::Epoch, b"epoch".as_slice(), sealed.0.to_vec());

@@ -35,7 +35,7 @@ impl Vault {
         let mut keyring = Keyring::new(id, open_root(&*store, id, settings)?)?;
         load_named_keys(&*store, &mut keyring)?;
 
-        let (epoch, state) = believed(&*store, &keyring)?;
+        let (epoch, state) = believed(&*store, &keyring, &settings.administration)?;
 
         let key = keyring.derive(crate::seal::Purpose::Audit)?;
         let log = Log::open(&dir.join("audit"), id, key, settings.log.clone(), &epoch.anchor)?;
@@ -73,13 +73,18 @@ impl Writer {
             next_version: epoch.next_version,
             anchor: epoch.anchor,
             outbox: epoch.outbox,
+            settings: epoch.settings,
             unsure: false,
         })
     }
 }
 
 /// What the store holds, as far as it can be believed: every record against its term, the terms against the sum.
-pub(super) fn believed(store: &dyn Store, keyring: &Keyring) -> Result<(EpochRecord, State), VaultError> {
+pub(super) fn believed(
+    store: &dyn Store,
+    keyring: &Keyring,
+    given: &Administration,
+) -> Result<(EpochRecord, State), VaultError> {
     let sealed = store
         .get(Table::Epoch, b"epoch")?
         .ok_or_else(|| VaultError::Integrity("the store's epoch record is missing".into()))?;
@@ -96,6 +101,8 @@ pub(super) fn believed(store: &dyn Store, keyring: &Keyring) -> Result<(EpochRec
         layers,
         lost: Arc::new(lost),
         common,
+        administration: in_force(given, &epoch.settings),
+        settings: epoch.settings.clone(),
         epoch: Epoch(epoch.epoch),
     };
     Ok((epoch, state))

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::id::{KeyId, Label, SecretId, SecretName, Uid, VersionId, VersionNo};
-use crate::policy::PolicyRecord;
+use crate::policy::{Deciding, PolicyRecord};
 use crate::seal::{ValueDigest, WrappedKey};
 
 /// What somebody who may neither read nor describe a secret sees of it.
@@ -138,6 +138,20 @@ pub struct EpochRecord {
     /// table of their own, so that none can be removed from it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outbox: Vec<Pending>,
+    /// The settings that decide. Older stores have none.
+    #[serde(flatten)]
+    pub settings: Sealing,
+}
+
+/// The settings that decide, as they are in force, and what else was found in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Sealing {
+    /// What is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deciding: Option<Arc<Deciding>>,
+    /// The digest of what the file said when it was last found to differ, and recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noticed: Option<Arc<str>>,
 }
 
 /// A commit's audit record on its way into the log.

@@ -12,7 +12,7 @@ use litemap::LiteMap;
 
 use crate::audit::{Anchor, Log, LogError, VerifyError};
 use crate::id::{Epoch, KeyId, Label, SecretId, SecretName, StoreId, VersionId, VersionNo};
-use crate::policy::{Administration, Compilations, Compiled, PolicyError, PolicyRecord};
+use crate::policy::{Administration, Compilations, Compiled, Deciding, PolicyError, PolicyRecord};
 use crate::pool::Pool;
 use crate::problem::{Exit, Problem};
 use crate::seal::{Context, DataKey, Keyring, RecordKind, SealError, TermSum};
@@ -30,6 +30,7 @@ mod layers;
 mod load;
 mod meta;
 mod reach;
+mod settings;
 #[cfg(test)]
 pub(crate) mod tests;
 mod workers;
@@ -40,9 +41,9 @@ pub use commit::{Draft, Sameness};
 pub use create::{Created, create, recover};
 pub use layers::{LayerKey, LayerMeta, LayerRecord, LayerSet};
 use meta::Pending;
-
-pub use meta::{Appearance, EpochRecord, Life, SecretMeta, VersionMeta, Visibility};
+pub use meta::{Appearance, EpochRecord, Life, Sealing, SecretMeta, VersionMeta, Visibility};
 pub use reach::{PolicyNo, Reach};
+pub use settings::in_force;
 
 pub(crate) const SECRET: RecordKind = RecordKind(1);
 pub(crate) const VERSION: RecordKind = RecordKind(2);
@@ -222,8 +223,10 @@ pub struct Settings {
     pub key_file: PathBuf,
     /// How the log behaves.
     pub log: crate::audit::Options,
-    /// Who administers.
+    /// Who administers, where the store seals no settings.
     pub administration: Administration,
+    /// What a new store seals.
+    pub deciding: Option<Deciding>,
 }
 
 /// A secret's versions by number: few, so that the least memory is best.
@@ -402,6 +405,10 @@ pub struct State {
     /// What was found broken when the store was opened, without a name to answer under.
     pub lost: Arc<Lost>,
     common: Arc<Common>,
+    /// The built-in policy layer.
+    pub administration: Administration,
+    /// The settings that decide, as they are sealed.
+    pub settings: Sealing,
     /// The commit that made it.
     pub epoch: Epoch,
 }
@@ -450,6 +457,7 @@ struct Writer {
     next_version: u64,
     anchor: Anchor,
     outbox: Vec<Pending>,
+    settings: Sealing,
     /// Whether the backend could not say if the last commit is there.
     unsure: bool,
 }
@@ -461,6 +469,7 @@ pub struct Vault {
     store: Box<dyn Store>,
     keyring: Keyring,
     log: Log,
+    /// What the process was begun with: the owner, and what holds for a store that seals no settings.
     administration: Administration,
     state: Swap<State>,
     writer: Mutex<Writer>,
@@ -484,8 +493,8 @@ impl Vault {
     }
 
     /// The built-in policy layer.
-    pub fn administration(&self) -> &Administration {
-        &self.administration
+    pub fn administration(&self) -> Administration {
+        self.state.load().administration
     }
 
     /// What is served now.

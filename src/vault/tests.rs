@@ -115,6 +115,7 @@ fn settings(dir: &Path) -> Settings {
             group: None,
             root_describes: true,
         },
+        deciding: None,
     }
 }
 

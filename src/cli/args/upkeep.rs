@@ -143,7 +143,9 @@ Examples:
 pub enum ConfigCommand {
     /// Say whether a configuration is valid, and what is in force
     ///
-    /// Warns of what is valid and cannot work: an unknown group, a missing key file, principals that nobody is.
+    /// Warns of what is valid and cannot work: an unknown group, a missing key file, principals that nobody is. Of the
+    /// settings that decide who may do what, those that the store has sealed are in force; where the file differs, both
+    /// are shown, and the exit code is 5.
     #[command(after_help = "\
 Examples:
   wardfs config check
@@ -152,5 +154,23 @@ Examples:
         /// The file (default: wardfs.toml of the store)
         #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
         file: Option<PathBuf>,
+    },
+
+    /// Put in force what wardfs.toml decides: who administers, and whom ARNs mean
+    ///
+    /// admin_group, root_describes, serve_unidentified and [principals] are sealed in the store; a changed file changes
+    /// nothing before its owner accepts it here. Shows what changes and who gains, and asks.
+    #[command(after_help = "\
+Examples:
+  wardfs config accept --dry-run
+  wardfs config accept
+  wardfs config accept --yes")]
+    Accept {
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        /// Only show what would change, and who would gain
+        #[arg(long, conflicts_with = "yes")]
+        dry_run: bool,
     },
 }

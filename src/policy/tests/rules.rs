@@ -176,6 +176,7 @@ fn the_administration_layer_is_this_table() {
         GetIdentityPolicy,
         PutIdentityPolicy,
         DeleteIdentityPolicy,
+        AcceptConfig,
     ];
     let yes = Verdict::Yes(Layer::Administration, None);
     for &action in Action::ALL {
