@@ -209,7 +209,11 @@ fn start_wardfs(dir: &Path) -> Server {
     std::fs::write(&policy, document.to_string()).unwrap();
     let policy = policy.to_str().unwrap();
     let user = format!("uid:{UID}");
-    wardfs(dir, &["put", "deny", "--allow", &user, "--deny", "user:daemon"], &value(32));
+    wardfs(
+        dir,
+        &["put", "deny", "--allow", &user, "--deny", "user:daemon"],
+        &value(32),
+    );
     wardfs(dir, &["put", "uid", "--policy", policy], &value(32));
     wardfs(dir, &["put", "page", "--policy", policy], &value(4096));
     wardfs(
