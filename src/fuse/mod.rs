@@ -12,14 +12,17 @@ use fuser::{
     ReplyXattr, Request, SessionACL, TimeOrNow,
 };
 
+use self::fair::{Fair, Served};
 use self::held::Held;
-use self::server::{HeldRead, Refuse, SHARED, Server};
+use self::server::{HeldRead, Op, Refuse, SHARED, Server};
 use crate::access::{Caller as _, Enough, Range};
 use crate::id::{Gid, Tid, Uid};
 use crate::sys::caller::Header;
 use crate::vfs::{Asked, Attr, Kind, Node, RequestCaller, Vfs, VfsError, Waker};
 
+mod fair;
 mod held;
+mod later;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -34,6 +37,11 @@ pub struct Session {
 
 /// Every method ends in the server's guard: nothing is left outside that could end a thread.
 struct Adapter {
+    fair: Fair<Door>,
+}
+
+/// What requests are answered with, on whichever thread.
+struct Door {
     server: Server,
     held: Held<HeldRead>,
 }
@@ -65,12 +73,14 @@ impl Session {
         threads: usize,
         descriptors: usize,
     ) -> std::io::Result<Session> {
-        // Beside those that serve, the one that answers what was held back.
+        // Beside those that serve, one always reads what comes, so that nobody's requests stand before another's.
+        let threads = threads + 1;
+        // And one answers what was held back.
         SHARED.get_or_init(|| (descriptors / 2, threads + 1));
         let mut config = Config::default();
         config.acl = SessionACL::All;
         config.n_threads = Some(threads);
-        let adapter = Adapter::new(vfs.clone())?;
+        let adapter = Adapter::new(vfs.clone(), threads)?;
         let inner = fuser::Session::from_fd(adapter, device, SessionACL::All, config)?;
         vfs.set_waker(Box::new(Wake(inner.notifier())));
         Ok(Session { inner })
@@ -115,43 +125,61 @@ fn file_type(kind: Kind) -> FileType {
 }
 
 impl Adapter {
-    fn new(vfs: Arc<Vfs>) -> std::io::Result<Adapter> {
-        let server = Server { vfs };
+    /// For `threads` that read requests.
+    fn new(vfs: Arc<Vfs>, threads: usize) -> std::io::Result<Adapter> {
+        let server = Server::new(vfs)?;
         let (log, later) = (server.vfs.clone(), server.clone());
         let held = Held::start(
             move |uid| log.access().vault().log().wait(Uid(uid)),
             move |read: HeldRead| later.read(read),
         )?;
-        Ok(Adapter { server, held })
+        let fair = Fair::new(Door { server, held }, threads);
+        Ok(Adapter { fair })
+    }
+
+    fn server(&self) -> &Server {
+        &self.fair.context().server
+    }
+
+    /// Serves one request when it is its owner's turn.
+    fn in_turn(&self, header: Header, f: impl FnOnce(&Door) + Send + 'static) {
+        let owner = crate::sys::accounts::owner(header.uid);
+        if self.fair.serve(owner.0, f) == Served::InTurn {
+            let queued = &self.server().vfs.counters.queued;
+            queued.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
     }
 
     /// Runs one request for its caller: asks, and gives what was answered.
     fn call<T, R: Refuse>(
         &self,
-        what: &'static str,
+        op: Op,
         req: &Request,
         reply: R,
         ask: impl FnOnce(&Vfs, &mut RequestCaller<'_>) -> Result<T, VfsError> + Send + 'static,
         give: impl FnOnce(&Vfs, T, R) + Send + 'static,
     ) {
-        self.filled(what, req, reply, move |vfs, caller, _| ask(vfs, caller), give);
+        self.filled(op, req, reply, move |vfs, caller, _| ask(vfs, caller), give);
     }
 
     /// The same for an answer that is made while it is decided.
     fn filled<T, R: Refuse>(
         &self,
-        what: &'static str,
+        op: Op,
         req: &Request,
         reply: R,
         ask: impl FnOnce(&Vfs, &mut RequestCaller<'_>, &mut R) -> Result<T, VfsError> + Send + 'static,
         give: impl FnOnce(&Vfs, T, R) + Send + 'static,
     ) {
-        self.server.answer((what, header(req)), reply, ask, give);
+        let header = header(req);
+        self.in_turn(header, move |door| {
+            door.server.answer(op, header, reply, ask, give);
+        });
     }
 
     /// What needs no caller: it is answered before anything that waits.
     fn at_once(&self, what: &'static str, req: &Request, f: impl FnOnce(&Vfs)) {
-        self.server.guarded(what, header(req), |vfs, _| f(vfs));
+        self.server().guarded(what, header(req), |vfs, _| f(vfs));
     }
 
     /// Whatever would change something: EROFS.
@@ -196,7 +224,7 @@ impl fuser::Filesystem for Adapter {
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = name.to_os_string();
         self.call(
-            "lookup",
+            Op::prompt("lookup"),
             req,
             reply,
             move |vfs, caller| vfs.lookup(node(parent)?, &name, caller),
@@ -204,9 +232,11 @@ impl fuser::Filesystem for Adapter {
         );
     }
 
-    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        // A seek asks with its handle, under the inode's lock.
+        let op = fh.map_or(Op::patient("getattr"), |_| Op::prompt("getattr"));
         self.call(
-            "getattr",
+            op,
             req,
             reply,
             move |vfs, caller| vfs.getattr(node(ino)?, caller),
@@ -216,7 +246,7 @@ impl fuser::Filesystem for Adapter {
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
         self.call(
-            "readlink",
+            Op::patient("readlink"),
             req,
             reply,
             move |vfs, caller| vfs.readlink(node(ino)?, caller),
@@ -227,7 +257,7 @@ impl fuser::Filesystem for Adapter {
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let write = flags.acc_mode() != OpenAccMode::O_RDONLY;
         self.call(
-            "open",
+            Op::patient("open"),
             req,
             reply,
             move |vfs, caller| vfs.open(node(ino)?, write, caller),
@@ -256,11 +286,13 @@ impl fuser::Filesystem for Adapter {
             direct: lock_owner.is_some(),
             reply,
         };
-        // Nothing is decided before its turn: what changes while it waits counts.
-        match self.server.vfs.must_wait(read.header.uid) {
-            false => self.server.read(read),
-            true => self.held.hold(read.header.uid.0, read),
-        }
+        self.in_turn(read.header, |door| {
+            // Nothing is decided before its turn: what changes while it waits counts.
+            match door.server.vfs.must_wait(read.header.uid) {
+                false => door.server.read(read),
+                true => door.held.hold(read.header.uid.0, read),
+            }
+        });
     }
 
     fn write(
@@ -304,7 +336,7 @@ impl fuser::Filesystem for Adapter {
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.call(
-            "opendir",
+            Op::patient("opendir"),
             req,
             reply,
             move |vfs, caller| vfs.opendir(node(ino)?, caller),
@@ -314,7 +346,7 @@ impl fuser::Filesystem for Adapter {
 
     fn readdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
         self.filled(
-            "readdir",
+            Op::prompt("readdir"),
             req,
             reply,
             move |vfs, caller, reply| {
@@ -352,7 +384,7 @@ impl fuser::Filesystem for Adapter {
             mask.contains(fuser::AccessFlags::W_OK),
         );
         self.call(
-            "access",
+            Op::patient("access"),
             req,
             reply,
             move |vfs, caller| vfs.check_access(node(ino)?, read, write, caller),
@@ -363,7 +395,7 @@ impl fuser::Filesystem for Adapter {
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let name = name.to_os_string();
         self.call(
-            "getxattr",
+            Op::patient("getxattr"),
             req,
             reply,
             move |vfs, caller| {
@@ -376,7 +408,7 @@ impl fuser::Filesystem for Adapter {
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.call(
-            "listxattr",
+            Op::patient("listxattr"),
             req,
             reply,
             move |vfs, caller| sized(vfs.listxattr(node(ino)?, caller)?, size),
@@ -401,7 +433,7 @@ impl fuser::Filesystem for Adapter {
         };
         let waiter = wake.then(|| ph.handle().0);
         self.call(
-            "poll",
+            Op::prompt("poll"),
             req,
             reply,
             move |vfs, caller| vfs.poll(fh.0, asked, waiter, caller.thread()),
@@ -430,7 +462,7 @@ impl fuser::Filesystem for Adapter {
     ) {
         let name = name.to_os_string();
         self.call(
-            "mknod",
+            Op::prompt("mknod"),
             req,
             reply,
             move |vfs, caller| vfs.announce_created(node(parent)?, &name, caller),
@@ -441,7 +473,7 @@ impl fuser::Filesystem for Adapter {
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name.to_os_string();
         self.call(
-            "unlink",
+            Op::prompt("unlink"),
             req,
             reply,
             move |vfs, caller| vfs.announce_deleted(node(parent)?, &name, caller),
@@ -470,7 +502,7 @@ impl fuser::Filesystem for Adapter {
     ) {
         let times_alone = mode.is_none() && uid.is_none() && gid.is_none() && size.is_none();
         self.call(
-            "setattr",
+            Op::prompt("setattr"),
             req,
             reply,
             move |vfs, caller| match times_alone {

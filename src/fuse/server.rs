@@ -4,12 +4,14 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use fuser::{
     ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl,
     ReplyOpen, ReplyPoll, ReplyWrite, ReplyXattr,
 };
 
+use super::later::{Later, Patience};
 use crate::access::{Caller, Range};
 use crate::audit::{Event, Identity, Outcome, Record};
 use crate::sys::caller::{Header, Observer};
@@ -29,6 +31,42 @@ thread_local! {
 #[derive(Clone)]
 pub struct Server {
     pub vfs: Arc<Vfs>,
+    refusals: Arc<Refusals>,
+}
+
+struct Refusals {
+    patience: Patience,
+    later: Later,
+}
+
+/// A kind of request.
+#[derive(Clone, Copy)]
+pub struct Op {
+    what: &'static str,
+    refusal: Refusal,
+}
+
+/// When a refusal is answered.
+#[derive(Clone, Copy)]
+enum Refusal {
+    /// The kernel holds something meanwhile that others need: a name, a directory.
+    AtOnce,
+    /// In a flood, later.
+    MayWait,
+}
+
+impl Op {
+    /// Always answered at once.
+    pub const fn prompt(what: &'static str) -> Op {
+        let refusal = Refusal::AtOnce;
+        Op { what, refusal }
+    }
+
+    /// Under which the kernel holds nothing, so that refusals in a flood may be held back.
+    pub const fn patient(what: &'static str) -> Op {
+        let refusal = Refusal::MayWait;
+        Op { what, refusal }
+    }
 }
 
 /// A READ and where its answer goes.
@@ -71,15 +109,29 @@ refuse!(
 );
 
 impl Server {
+    /// # Errors
+    /// If there can be no thread for refusals that are held back.
+    pub fn new(vfs: Arc<Vfs>) -> std::io::Result<Server> {
+        let refusals = Refusals {
+            patience: Patience::default(),
+            later: Later::start()?,
+        };
+        Ok(Server {
+            vfs,
+            refusals: Arc::new(refusals),
+        })
+    }
+
     /// Asks, and gives what was answered.
     pub fn answer<T, R: Refuse>(
         &self,
-        (what, header): (&'static str, Header),
+        op: Op,
+        header: Header,
         mut reply: R,
         ask: impl FnOnce(&Vfs, &mut RequestCaller<'_>, &mut R) -> Result<T, VfsError>,
         give: impl FnOnce(&Vfs, T, R),
     ) {
-        self.guarded(what, header, |vfs, caller| {
+        self.guarded(op.what, header, |vfs, caller| {
             #[cfg(test)]
             super::tests::fault("decision");
             let answer = ask(vfs, caller, &mut reply);
@@ -87,9 +139,22 @@ impl Server {
             super::tests::fault("reply");
             match answer {
                 Ok(answer) => give(vfs, answer, reply),
-                Err(e) => reply.refuse(errno(&e, what, header)),
+                Err(e) => self.refuse(op, header, reply, &e),
             }
         });
+    }
+
+    fn refuse(&self, op: Op, header: Header, reply: impl Refuse, e: &VfsError) {
+        let errno = errno(e, op.what, header);
+        if e.is_refusal() {
+            let owner = crate::sys::accounts::owner(header.uid);
+            let wait = self.refusals.patience.count(owner.0, Instant::now());
+            if !wait.is_zero() && matches!(op.refusal, Refusal::MayWait) {
+                self.vfs.counters.delayed.fetch_add(1, Ordering::Relaxed);
+                return self.refusals.later.give(wait, move || reply.refuse(errno));
+            }
+        }
+        reply.refuse(errno);
     }
 
     /// Decides, and answers.
@@ -102,7 +167,8 @@ impl Server {
             reply,
         } = read;
         self.answer(
-            ("read", header),
+            Op::prompt("read"),
+            header,
             reply,
             |vfs, caller, _| vfs.read(handle, range, direct, caller),
             |_, bytes, reply| reply.data(bytes.as_ref().map_or(&[], |b| b.expose())),

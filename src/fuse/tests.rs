@@ -61,7 +61,7 @@ fn a_panic_is_a_record_and_a_counter_and_the_reply_is_dropped() {
     }
     let dir = tempfile::tempdir().unwrap();
     let store = dir.path().join("store");
-    let server = Server { vfs: vfs(&store) };
+    let server = Server::new(vfs(&store)).unwrap();
     let me = KnownCaller::root();
     let header = Header {
         uid: me.uid,

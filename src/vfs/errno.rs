@@ -48,9 +48,6 @@ pub enum VfsError {
     /// An operation that this file system does not have.
     #[error("not supported")]
     Unsupported,
-    /// A handler panicked; see the log of the service.
-    #[error("internal error")]
-    Panic,
 }
 
 /// How loud the service says it.
@@ -63,6 +60,14 @@ pub enum Level {
 }
 
 impl VfsError {
+    /// Whether the policy says no.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            VfsError::Access(AccessError::Denied(_) | AccessError::Hidden(_))
+        )
+    }
+
     /// The errno that says what is meant, and how loud to say it.
     pub fn errno(&self) -> (Errno, Level) {
         let (errno, level) = match self {
@@ -88,7 +93,6 @@ impl VfsError {
             VfsError::TooManyHandles => (libc::EMFILE, Level::Debug),
             VfsError::Range => (libc::ERANGE, Level::Debug),
             VfsError::Unsupported => (libc::ENOTSUP, Level::Debug),
-            VfsError::Panic => (libc::EIO, Level::Error),
         };
         (Errno(errno), level)
     }

@@ -69,11 +69,15 @@ pub struct Counters {
     pub panics: AtomicU64,
     /// READs that had to wait for their uid's turn.
     pub held: AtomicU64,
+    /// Requests that waited for their owner's turn.
+    pub queued: AtomicU64,
+    /// Refusals that were answered later, in a flood of them.
+    pub delayed: AtomicU64,
 }
 
 impl Counters {
     /// Names and values.
-    pub fn list(&self) -> [(&'static str, u64); 7] {
+    pub fn list(&self) -> [(&'static str, u64); 9] {
         let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
         [
             ("lookups", get(&self.lookups)),
@@ -83,6 +87,8 @@ impl Counters {
             ("unsupported", get(&self.unsupported)),
             ("panics", get(&self.panics)),
             ("held", get(&self.held)),
+            ("queued", get(&self.queued)),
+            ("delayed", get(&self.delayed)),
         ]
     }
 }
