@@ -380,11 +380,9 @@ fn sandboxes_of_the_role_keep_reading_under_the_guides_policy() {
             .arg(path);
         command.output().expect("bwrap").stdout
     };
-    if Command::new("bwrap").arg("--version").output().is_ok() {
-        for path in &paths {
-            assert_eq!(sandbox(&app, path), VALUE.as_bytes());
-            assert_eq!(sandbox(&other, path), b"");
-        }
+    for path in &paths {
+        assert_eq!(sandbox(&app, path), VALUE.as_bytes());
+        assert_eq!(sandbox(&other, path), b"");
     }
     // A uid that systemd lends for the life of a unit is nobody else's; one of which nothing is known may be anybody's.
     for (uid, seen) in [(61_299, whole), (44_828, 0)] {
@@ -423,7 +421,7 @@ fn the_control_socket_counts_the_same() {
     product.mount();
     let socket = product.store().join("run/control.sock");
     let answer = |account: &Account, way: &str, name: &str| {
-        let request = json!({ "format": 1, "request": { "command": "describe", "name": name } }).to_string();
+        let request = json!({ "format": 2, "request": { "command": "describe", "name": name } }).to_string();
         let mut command = account.command(&program);
         command.arg(way).arg(account.subids.to_string()).arg("0");
         let said = command.arg(&socket).env("ASK", request).output().expect("run");
@@ -433,10 +431,7 @@ fn the_control_socket_counts_the_same() {
     for way in ["plain", "sub", "groups", "own", "setuid", "setgid", "exec"] {
         for name in ["ask/user", "ask/group"] {
             let told = answer(&denied, way, name);
-            assert!(
-                told.contains("\"failed\"") && !told.contains("\"versions\""),
-                "{way} {name}: {told}"
-            );
+            assert!(told.contains("explicit_deny"), "{way} {name}: {told}");
             let told = answer(&other, way, name);
             assert!(!told.contains("\"failed\""), "{way} {name}: {told}");
         }

@@ -253,7 +253,7 @@ impl<'a> Comparison<'a> {
             return false;
         }
         let mut about_secret = rule.tests.iter().filter(|t| self.about(t) == About::Secret);
-        about_secret.all(|test| match (asker.test(test), effect) {
+        about_secret.all(|test| match (asker.test(test, effect), effect) {
             (Tri::Yes, _) | (Tri::Unknown, Effect::Deny) => true,
             (Tri::No, _) | (Tri::Unknown, Effect::Allow) => false,
         })

@@ -67,6 +67,15 @@ const ROWS: &[Row] = &[
         unit: false,
         goal: (1.2, Some(1.5)),
     },
+    // Of a uid without an account, whose user namespace is looked at.
+    Row {
+        name: "uid rule with a Deny of a user",
+        secret: "deny",
+        size: 32,
+        op: "open",
+        unit: false,
+        goal: (1.7, None),
+    },
     Row {
         name: "open+read+close, 32 B, unit rule",
         secret: "unit",
@@ -199,6 +208,12 @@ fn start_wardfs(dir: &Path) -> Server {
     let document = serde_json::json!({"Version": "2012-10-17", "Statement": statements});
     std::fs::write(&policy, document.to_string()).unwrap();
     let policy = policy.to_str().unwrap();
+    let user = format!("uid:{UID}");
+    wardfs(
+        dir,
+        &["put", "deny", "--allow", &user, "--deny", "user:daemon"],
+        &value(32),
+    );
     wardfs(dir, &["put", "uid", "--policy", policy], &value(32));
     wardfs(dir, &["put", "page", "--policy", policy], &value(4096));
     wardfs(
