@@ -25,6 +25,11 @@ mod announcer;
 
 use announcer::Announcer;
 
+mod unmount;
+
+use unmount::Unmount;
+pub use unmount::{gone, unmount_dead};
+
 /// What `mount` was asked, validated.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -277,29 +282,6 @@ pub fn restore<C: crate::access::Caller>(
     }))
 }
 
-/// Unmounts what a daemon that is gone has left behind; never a living mount.
-///
-/// # Errors
-/// If there is no such mount.
-pub fn unmount_dead(target: &Path) -> Result<(), Problem> {
-    let what = format!("cannot unmount {}", target.display());
-    match mount::state(target)
-        .map_err(|e| Problem::new(Exit::Failed, &what, e).next("give the path of the mount"))?
-    {
-        mount::TargetState::OurMount { dead: true } => mount::unmount(target).map_err(|e| {
-            Problem::new(Exit::Failed, what, e).next("close what is open there, then try again")
-        }),
-        mount::TargetState::OurMount { dead: false } => {
-            Err(
-                Problem::new(Exit::Unavailable, what, "a daemon of another store serves it")
-                    .next("name that store with --store"),
-            )
-        }
-        _ => Err(Problem::new(Exit::NotFound, what, "no mount of wardfs is there")
-            .next("see what is mounted: wardfs status")),
-    }
-}
-
 fn tell_manager(state: &str) {
     if let Err(e) = notify::sd_notify(state) {
         tracing::warn!("the service manager was not told: {e}");
@@ -339,6 +321,7 @@ impl Service for Serving {
     }
 
     fn stop(&self) -> Result<Value, Problem> {
+        unmount::nothing_over(&self.target)?;
         self.stop.asked.store(true, Ordering::SeqCst);
         Ok(json!({ "mount": self.target }))
     }
@@ -456,7 +439,13 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     listening.stop();
     let _ = std::fs::remove_file(&socket);
     record(&vault, Event::Shutdown);
-    drop(guard);
+    let unmounted = match outside {
+        End::Unmounted => {
+            guard.went();
+            Ok(())
+        }
+        End::Asked | End::Failed => guard.end(),
+    };
     if let Some(notifier) = notifier {
         notifier.stop();
     }
@@ -464,7 +453,7 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
         tracing::error!("the log's last anchor was not written: {e}");
     }
     match outside {
-        End::Asked => Ok(()),
+        End::Asked => unmounted,
         End::Unmounted => {
             tracing::warn!(
                 "{} was unmounted from outside; service ended",
@@ -590,25 +579,6 @@ struct Release(Arc<Vault>);
 impl Drop for Release {
     fn drop(&mut self) {
         self.0.release();
-    }
-}
-
-/// Unmounts when service ends, also by an error on the way up.
-struct Unmount {
-    target: PathBuf,
-    /// Who unmounts, where this process may not.
-    keeper: Option<mount::Keeper>,
-}
-
-impl Drop for Unmount {
-    fn drop(&mut self) {
-        if let Some(keeper) = self.keeper.take() {
-            return drop(keeper);
-        }
-        match mount::unmount(&self.target) {
-            Ok(()) | Err(mount::MountError::Target { .. }) => {}
-            Err(e) => tracing::error!("{} stays mounted: {e}", self.target.display()),
-        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Open directories: a cursor that holds no names, decided for whoever reads, and no business of who sees nothing there.
 
+#[path = "support/nobody.rs"]
+mod nobody;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +19,7 @@ use wardfs::clock::Timestamp;
 use wardfs::config::Config;
 use wardfs::daemon;
 use wardfs::id::{Label, SecretName, VersionId};
+use wardfs::policy::PolicyRecord;
 use wardfs::vault::{ChangeKind, VaultError};
 
 /// A stranger's stranger: another whom no policy names.
@@ -324,6 +327,15 @@ fn versions_are_listed_from_any_place() {
 
 /// Secrets of A, made in this process by few commits; the first gives the policy.
 fn filled(product: &Product, names: impl IntoIterator<Item = String>) {
+    filled_with(product, names, |_, _| None);
+}
+
+/// The same; `policy` gives one of its own to the secret of a number.
+fn filled_with(
+    product: &Product,
+    names: impl IntoIterator<Item = String>,
+    policy: impl Fn(usize, &SecretName) -> Option<PolicyRecord>,
+) {
     let names: Vec<String> = names.into_iter().collect();
     product.put(&names[0], "value", &["--allow", &format!("uid:{A}")]);
     let config = Config::load(&product.store()).expect("config");
@@ -338,16 +350,20 @@ fn filled(product: &Product, names: impl IntoIterator<Item = String>) {
         .expect("the first")
         .meta
         .clone();
-    for some in names[1..].chunks(500) {
+    let numbered: Vec<_> = names.iter().enumerate().skip(1).collect();
+    for some in numbered.chunks(500) {
         let made = vault.change(|draft| -> Result<_, VaultError> {
             let now = Timestamp::now();
-            for name in some {
+            for (number, name) in some {
                 let name: SecretName = name.parse().expect("a name");
                 let id = draft.new_secret();
                 let mut value = wardfs::sys::mem::secret(5).expect("memory");
                 value.expose_mut().copy_from_slice(b"value");
                 let no = draft.add_version(id, &name, &model.key, VersionId::random(), now, &value)?;
                 let mut meta = model.clone();
+                if let Some(own) = policy(*number, &name) {
+                    meta.policy = Some(own.into());
+                }
                 (meta.id, meta.name) = (id, name);
                 meta.labels = [(Label::current(), no)].into_iter().collect();
                 draft.put_secret(meta, ChangeKind::Created);
@@ -424,6 +440,65 @@ fn strangers_at_large_directories_cost_readers_nothing() {
     );
     assert_eq!(names(C, &[], &product.path("app")), Ok(set(["his"])));
     assert_eq!(names(A, &[], &product.path("app")).map(|n| n.len()), Ok(count));
+}
+
+/// What a stranger's opendir costs the service: with one policy, and with as many as there are secrets.
+#[test]
+fn a_refused_opendir_asks_few_of_many_secrets() {
+    let _deadline = Deadline::new(
+        Duration::from_secs(if support::long_run() { 900 } else { 120 }),
+        "opendir",
+    );
+    let count = if support::long_run() { 100_000 } else { 1_000 };
+    let own = |number: usize, name: &SecretName| {
+        let uid = 100_000 + number;
+        let text = format!(
+            r#"{{"Version": "2012-10-17", "Statement": [{{"Effect": "Allow", "Principal": {{"Uid": "{uid}"}},
+                "Action": "secretsmanager:GetSecretValue", "Resource": "*"}}]}}"#
+        );
+        let map = wardfs::policy::PrincipalMap::default();
+        PolicyRecord::resolve(&text, &map, &nobody::Nobody, name, None)
+            .ok()
+            .map(|(record, _)| record)
+    };
+    for different in [false, true] {
+        let mut product = Product::new();
+        filled_with(
+            &product,
+            (0..count).map(|n| format!("app/name{n:06}")),
+            |number, name| different.then(|| own(number, name)).flatten(),
+        );
+        product.put("app/his", "value", &["--allow", &format!("uid:{C}")]);
+        product.mount();
+        let path = product.path("app");
+        let took = |uid: u32| -> (f64, f64) {
+            Run::uid(uid).limit(Duration::from_secs(60)).call(|| {
+                let mut times: Vec<f64> = (0..400)
+                    .map(|_| {
+                        let begin = Instant::now();
+                        match std::fs::read_dir(&path) {
+                            Ok(all) => assert_eq!((uid, all.count()), (C, 1)),
+                            Err(e) => assert_eq!((uid, errno(e)), (B, libc::EACCES)),
+                        }
+                        begin.elapsed().as_secs_f64() * 1e3
+                    })
+                    .collect();
+                times.sort_by(f64::total_cmp);
+                (times[200], times[396])
+            })
+        };
+        let (refused, listed) = (took(B), took(C));
+        println!(
+            "{count} secrets, {} policies: a refused opendir {:.3} ms (p99 {:.3}), one name listed {:.3} ms (p99 {:.3}), {} KiB",
+            if different { count } else { 1 },
+            refused.0,
+            refused.1,
+            listed.0,
+            listed.1,
+            status_kib(product.pid(), "VmRSS").expect("a daemon"),
+        );
+        assert!(refused.0 < 20.0 && listed.0 < 20.0, "{refused:?}, {listed:?}");
+    }
 }
 
 #[test]

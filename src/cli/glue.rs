@@ -149,6 +149,9 @@ impl World for Machine {
     }
 }
 
+/// How long a service may take to end.
+const UNMOUNTING: Duration = Duration::from_secs(10);
+
 /// The daemon has the store.
 struct Served {
     client: Client,
@@ -158,7 +161,10 @@ impl Backend for Served {
     fn call(&mut self, request: &Request, value: Option<SecretBytes>) -> Result<serde_json::Value, Problem> {
         let reply = self.client.call(request, value.map(Enclosed::Value))?;
         if matches!(request, Request::Unmount) {
-            self.client.wait_end(Duration::from_secs(10))?;
+            self.client.wait_end(UNMOUNTING)?;
+            if let Some(mount) = reply["mount"].as_str() {
+                daemon::gone(Path::new(mount), UNMOUNTING)?;
+            }
         }
         Ok(reply)
     }

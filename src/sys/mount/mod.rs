@@ -25,7 +25,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::checked;
 pub use helper::{KEEP, Keeper, keep};
-pub use table::{MountEntry, mounts};
+pub use table::{Layered, MountEntry, mounts};
 
 /// The file system type of a wardfs mount in the mount table.
 pub const FSTYPE: &str = "fuse.wardfs";
@@ -280,6 +280,16 @@ pub fn unmount(target: &Path) -> Result<(), MountError> {
         Err(Errno::EPERM) => helper::unmount(&place).map_err(failed("unmount", &place)),
         Err(e) => Err(failed("unmount", &place)(e.into())),
     }
+}
+
+/// The wardfs mount at `target`, seen or hidden, and what is mounted on it. Asks no file system.
+///
+/// # Errors
+/// When the parent directory or the mount table cannot be read.
+pub fn layered(target: &Path) -> Result<Option<Layered>, MountError> {
+    let place = resolve(target).map_err(failed("resolve", target))?;
+    let all = mounts().map_err(failed("look up the mount of", &place))?;
+    Ok(table::layered(&place, &all))
 }
 
 /// The number of the FUSE connection of the wardfs mount at `target`.

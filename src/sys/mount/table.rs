@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A line of the mount table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,35 @@ pub struct MountEntry {
 /// All mounts, in the order in which they were made: of two at one place the later covers the earlier.
 pub fn mounts() -> io::Result<Vec<MountEntry>> {
     Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+}
+
+/// The wardfs mount at a place, and what hides it or goes with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layered {
+    /// It.
+    pub ours: MountEntry,
+    /// What is mounted on it: over it, at the same place, or below it.
+    pub over: Option<MountEntry>,
+}
+
+impl Layered {
+    /// Whether what is mounted on it lies over all of it.
+    pub fn is_covered(&self) -> bool {
+        self.over.as_ref().is_some_and(|m| m.target == self.ours.target)
+    }
+}
+
+/// The last wardfs mount at `place` among these.
+pub(super) fn layered(place: &Path, all: &[MountEntry]) -> Option<Layered> {
+    let is_ours = |m: &&MountEntry| m.target == place && m.fstype == super::FSTYPE;
+    let ours = all.iter().rfind(is_ours)?;
+    let on_it = |m: &&MountEntry| m.parent == ours.id;
+    let over = all.iter().filter(on_it);
+    let over = over.min_by_key(|m| m.target != place);
+    Some(Layered {
+        ours: ours.clone(),
+        over: over.cloned(),
+    })
 }
 
 /// A line that cannot be read is left out: the kernel writes none.
@@ -105,6 +134,23 @@ mod tests {
         let all = parse(line);
         assert_eq!(all.len(), 1);
         assert_eq!(all[0].fstype, "tmpfs");
+    }
+
+    #[test]
+    fn what_lies_over_a_mount_is_told_before_what_lies_below() {
+        let table = |more: &str| {
+            let lines = format!("36 1 0:9 / /m ro - fuse.wardfs wardfs ro\n{more}");
+            layered(Path::new("/m"), &parse(lines.as_bytes()))
+        };
+        let bare = table("37 1 0:10 / /other rw - tmpfs none rw\n").unwrap();
+        assert_eq!((bare.ours.id, bare.over), (36, None));
+        let below = table("38 36 8:1 /x /m/app/f ro - ext4 disk ro\n").unwrap();
+        assert!(!below.is_covered());
+        assert_eq!(below.over.unwrap().target, PathBuf::from("/m/app/f"));
+        let both = table("38 36 8:1 /x /m/f ro - ext4 d ro\n39 36 0:11 / /m rw - tmpfs none rw\n").unwrap();
+        assert!(both.is_covered());
+        assert_eq!(both.over.unwrap().fstype, "tmpfs");
+        assert_eq!(layered(Path::new("/elsewhere"), &[]), None);
     }
 
     #[test]
