@@ -299,8 +299,9 @@ impl Server {
                 let problem = Problem::new(Exit::Unavailable, "too many connections", why)
                     .next("end some of them first, or try again in a while");
                 let reply = serde_json::to_vec(&Reply::Failed(problem)).unwrap_or_default();
-                let _ = frame::send(channel, Kind::Reply, number, &[&[Part::Last as u8], &reply]);
-                let _ = frame::send(channel, Kind::Close, number, &[]);
+                // Whoever hears the front does not wait for it.
+                let _ = channel.try_send(&[&frame::head(Kind::Reply, number), &[Part::Last as u8], &reply]);
+                let _ = channel.try_send(&[&frame::head(Kind::Close, number)]);
                 None
             }
         }

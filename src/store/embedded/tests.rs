@@ -42,6 +42,25 @@ fn refused(home: &Path) -> StoreError {
     }
 }
 
+#[test]
+fn a_released_store_is_another_ones_while_its_first_owner_lives_on() {
+    let place = place();
+    let first = Arc::new(Embedded::create(&place.home).unwrap());
+    first.commit(Revision(0), &put(1, b"one")).unwrap();
+    assert!(first.release(Duration::from_secs(1)));
+    let late = first.clone();
+    let waits = std::thread::spawn(move || late.commit(Revision(1), &put(1, b"late")).map(drop));
+    let second = Embedded::open(&place.home).unwrap();
+    second.commit(Revision(1), &put(1, b"two")).unwrap();
+    assert_eq!(
+        second.get(Table::Value, &1u64.to_be_bytes()).unwrap().as_deref(),
+        Some(&b"two"[..])
+    );
+    assert!(!waits.is_finished(), "nothing is written any more");
+    assert!(!first.release(Duration::ZERO), "once");
+    std::mem::forget(first);
+}
+
 /// Runs the test of that name in a process of its own, told by `WARDFS_TEST_STORE` to play the other part.
 pub(super) fn other_process(test: &str, home: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());

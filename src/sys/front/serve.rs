@@ -227,7 +227,7 @@ impl Front {
                 }
                 Kind::Close => {
                     if let Some(peer) = self.peers.get_mut(&number) {
-                        peer.closing = true;
+                        (peer.closing, peer.since) = (true, Instant::now());
                         if peer.out.is_empty() {
                             self.end(number);
                         }
@@ -369,12 +369,11 @@ impl Front {
                 .modify(&peer.socket, &mut EpollEvent::new(peer.watched, number));
             return self.parked.push(number);
         }
+        self.tell(Kind::Turning, number, &[]);
         // What comes with descriptors is not even read, so that they end with the connection, elsewhere.
-        if !self.listener.refuses_rights() {
-            self.tell(Kind::Turning, number, &[]);
-            if self.peers.get(&number).is_some_and(|p| p.socket.brings_rights()) {
-                return self.end(number);
-            }
+        let may_bring = !self.listener.refuses_rights();
+        if may_bring && self.peers.get(&number).is_some_and(|p| p.socket.brings_rights()) {
+            return self.end(number);
         }
         if !self.peers.get(&number).is_some_and(|p| p.introduced) {
             self.introduce(number);
@@ -489,7 +488,10 @@ impl Front {
     }
 
     fn look_around(&mut self) {
-        let silent = |p: &&Peer| p.turn == Turn::Peer && p.since.elapsed() > IDLE;
+        let silent = |p: &Peer| {
+            let silence = p.since.elapsed();
+            p.turn == Turn::Peer && silence > IDLE || p.closing && silence > STEP
+        };
         let silent: Vec<u64> = self
             .peers
             .iter()

@@ -33,6 +33,9 @@ fn value() -> Option<Enclosed<'static>> {
 
 fuzz_target!(|bytes: &[u8]| {
     let _ = Part::from_byte(*bytes.first().unwrap_or(&0));
+    if let Some((_, _, rest)) = wardfs::sys::front::frame::parse(bytes) {
+        let _ = wardfs::sys::front::frame::Sender::parse(rest);
+    }
     let request = serde_json::from_slice::<Envelope>(bytes).map(|e| e.request);
     let Ok(request) = request.or_else(|_| serde_json::from_slice::<Request>(bytes)) else {
         return;
