@@ -13,7 +13,7 @@ use fuser::{
 
 use super::later::{Later, Patience};
 use crate::access::{Caller, Range};
-use crate::audit::{Event, Identity, Outcome, Record};
+use crate::audit::{Event, Identity, Outcome, Record, Refused};
 use crate::sys::caller::{Header, Observer};
 use crate::vfs::{Errno, Level, RequestCaller, Vfs, VfsError};
 
@@ -193,17 +193,27 @@ impl Server {
     fn panicked(&self, what: &'static str, header: Header) {
         self.vfs.counters.panics.fetch_add(1, Ordering::Relaxed);
         let recorded = catch_unwind(AssertUnwindSafe(|| {
+            let refused = Refused {
+                uid: header.uid.0,
+                event: Event::PanicCaught,
+                secret: None,
+                reason: "panic",
+            };
+            let Some(admitted) = self.vfs.access().vault().log().admit(&refused) else {
+                return Ok(());
+            };
             let mut observer = Observer::new();
             let mut caller = RequestCaller::new(header, &mut observer);
-            let record = Record {
-                event: Event::PanicCaught,
-                outcome: Outcome::Failed { reason: "panic" },
+            admitted.write(&Record {
+                event: refused.event,
+                outcome: Outcome::Failed {
+                    reason: refused.reason,
+                },
                 message: Some(what),
                 via: "mount",
                 who: caller.who(Identity::Full),
                 ..Record::default()
-            };
-            self.vfs.access().vault().log().refuse(&record)
+            })
         }));
         if !matches!(recorded, Ok(Ok(()))) {
             tracing::error!("a panic in {what} could not be recorded");
