@@ -139,7 +139,7 @@ fn an_allow_counts_only_what_the_process_shows() {
             Caller::new(5, 100),
         ),
     ] {
-        let allow = compiled(&statement(r#""Effect":"Allow",{who},"Action":"*""#));
+        let allow = compiled(&statement(&format!(r#""Effect":"Allow",{who},"Action":"*""#)));
         assert_eq!(read(&allow, lent()), NOTHING, "{who}");
         assert_eq!(read(&allow, holder), ALLOWED, "{who}");
     }
