@@ -19,7 +19,7 @@ use crate::problem::{Exit, Problem};
 use crate::report::Report;
 use crate::sys::{accounts, caller, harden, mount, notifier, notify, nss};
 use crate::vault::{Opener, Rollback, Settings, Trial, Vault, VaultError};
-use crate::vfs::Vfs;
+use crate::vfs::{Coming, Vfs};
 
 mod announcer;
 
@@ -315,6 +315,7 @@ impl Service for Serving {
             "pid": std::process::id(),
             "mount": self.target,
             "threads": self.threads,
+            "attributes": self.vfs.attributes().code(),
             "open_handles": self.vfs.open_handles(),
             "counters": counters,
         })
@@ -410,6 +411,13 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
         listeners.push(Box::new(move |change| notifier.announce(change)));
     }
     vault.listen(listeners);
+    if let Some(notifier) = notifier.clone() {
+        let vfs = vfs.clone();
+        vault.prepare(Box::new(move |change, state| match vfs.coming(change, state) {
+            Coming::Longer => notifier.raise(change),
+            Coming::Known => {}
+        }));
+    }
     let serving = Serving {
         stop: stop.clone(),
         vfs: vfs.clone(),

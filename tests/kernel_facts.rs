@@ -6,6 +6,8 @@
 
 mod support;
 
+#[path = "kernel_facts/attributes.rs"]
+mod attributes;
 #[path = "kernel_facts/caches.rs"]
 mod caches;
 #[path = "kernel_facts/callers.rs"]

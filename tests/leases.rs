@@ -185,6 +185,49 @@ fn a_lease_delays_no_other_event_no_put_and_no_stop() {
     stops_soon(&mut product);
 }
 
+/// A reader gets none: nobody waits for it to be broken.
+#[test]
+fn no_reader_can_take_a_lease() {
+    let _deadline = Deadline::new(Duration::from_secs(55), "leases of readers");
+    let account = Account::new("wfs4reader", 59404, &[]);
+    let mut product = served(&account);
+    let path = product.path("app/shared");
+    let program = build("leaseat");
+    let attackers: Vec<_> = ["r", "w"]
+        .map(|kind| {
+            let mut command = account.command(&program);
+            command
+                .arg(&path)
+                .arg(kind)
+                .current_dir("/")
+                .stderr(Stdio::piped());
+            command.spawn().expect("start leaseat")
+        })
+        .into();
+    // They try about a thousand times a second.
+    std::thread::sleep(Duration::from_secs(1));
+    let [shared, other] = ["app/shared", "other/thing"].map(|name| {
+        let watch = sys::Inotify::new();
+        watch.watch(&product.path(name)).expect("watch");
+        watch
+    });
+    for value in ["two", "three"] {
+        product.put("app/shared", value, &[]);
+        product.put("other/thing", value, &[]);
+        hears(&shared, IN_MODIFY | IN_CLOSE_WRITE, SOON, "the file's change");
+        hears(&other, IN_MODIFY | IN_CLOSE_WRITE, SOON, "the other's change");
+        let read = reads(A, &path, Duration::from_secs(5)).expect("a reader waits");
+        assert_eq!(read.as_deref(), Ok(value.as_bytes()));
+    }
+    for mut attacker in attackers {
+        assert!(attacker.try_wait().expect("wait").is_none(), "it ended");
+        attacker.kill().expect("kill");
+        let said = attacker.wait_with_output().expect("wait");
+        assert_eq!(String::from_utf8_lossy(&said.stderr), "");
+    }
+    stops_soon(&mut product);
+}
+
 /// The lock of a directory, by somebody who reads a secret in it. What was looked up is read, by everybody; other
 /// directories' events, puts and the stop are on time.
 #[test]

@@ -268,3 +268,100 @@ fn inode_numbers_fit_32_bits_agree_and_stay() {
     product.mount();
     assert_eq!(look(&product), numbers, "after a restart");
 }
+
+/// A second reader of these tests.
+const OTHER: u32 = 59411;
+
+/// `app/key` for both readers and root.
+fn shared() -> (Product, std::path::PathBuf) {
+    let product = served();
+    let allow = ["policy", "allow", "app/key"].into_iter();
+    let who = [format!("uid:{A}"), format!("uid:{OTHER}"), "uid:0".into()];
+    let args: Vec<&str> = allow.chain(who.iter().map(String::as_str)).collect();
+    product.run(&args).ok();
+    let path = product.path("app/key");
+    (product, path)
+}
+
+#[test]
+fn a_caller_is_shown_its_own_file_and_the_kernel_keeps_nobodys() {
+    let _deadline = deadline("owners");
+    let (product, path) = shared();
+    assert_eq!(
+        product.run(&["--json", "status"]).ok().json()["attributes"],
+        "shown"
+    );
+    for uid in [A, OTHER, A, 0] {
+        let shown = Run::uid(uid).call(|| {
+            let (by_path, file) = (
+                std::fs::metadata(&path).expect("stat"),
+                File::open(&path).expect("open"),
+            );
+            let by_descriptor = file.metadata().expect("fstat");
+            [by_path, by_descriptor].map(|m| (m.uid(), m.gid(), m.mode() & 0o777, m.len()))
+        });
+        assert_eq!(shown, [(uid, uid, 0o400, 9); 2]);
+    }
+    let kept = || {
+        let args = ["--cached=always", "-c", "%u %s"];
+        let said = Command::new("stat").args(args).arg(&path).output().expect("stat");
+        String::from_utf8(said.stdout).expect("text")
+    };
+    let first = kept();
+    let nobody: u32 = first.split(' ').next().expect("a uid").parse().expect("a number");
+    assert!(![0, A, OTHER, 65_534].contains(&nobody), "{first}");
+    Run::uid(A).call(|| std::fs::metadata(&path).map(drop).expect("stat"));
+    assert_eq!(kept(), first);
+    // What is set on the secret is shown to all, and kept of nobody.
+    product.put(
+        "app/set",
+        "value",
+        &["--allow", &format!("uid:{A}"), "--owner", "0", "--mode", "0440"],
+    );
+    let set = product.path("app/set");
+    let shown = Run::uid(A).call(|| {
+        std::fs::metadata(&set)
+            .map(|m| (m.uid(), m.mode() & 0o777))
+            .expect("stat")
+    });
+    assert_eq!(shown, (0, 0o440));
+}
+
+#[test]
+fn no_reader_is_the_owner_however_often_it_looks() {
+    let _deadline = deadline("leases and O_NOATIME");
+    let (_product, path) = shared();
+    let tries = |uid| {
+        let path = path.clone();
+        Run::uid(uid).start(move || {
+            // SAFETY: ignoring a signal installs no handler.
+            unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+            let begin = std::time::Instant::now();
+            let (mut tried, mut got) = (0u64, Vec::new());
+            let file = File::open(&path).expect("open");
+            while begin.elapsed() < Duration::from_millis(1500) {
+                for kind in [libc::F_RDLCK, libc::F_WRLCK] {
+                    let seen = (std::fs::metadata(&path), file.metadata());
+                    assert!(seen.0.is_ok_and(|m| m.uid() == uid) && seen.1.is_ok_and(|m| m.uid() == uid));
+                    assert_eq!(sys::lseek(&file, 0, libc::SEEK_END).expect("seek"), 9);
+                    // SAFETY: the descriptor is open.
+                    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) } == 0 {
+                        got.push("a lease".to_string());
+                    }
+                    let flags = libc::O_NOATIME;
+                    let quiet = File::options().read(true).custom_flags(flags).open(&path);
+                    if quiet.map_err(errno).err() != Some(libc::EPERM) {
+                        got.push("O_NOATIME".to_string());
+                    }
+                    tried += 1;
+                }
+            }
+            (tried, got)
+        })
+    };
+    let all = [tries(A), tries(OTHER), tries(A)];
+    for one in all {
+        let (tried, got) = one.join();
+        assert!(tried > 20 && got.is_empty(), "{tried} tries: {got:?}");
+    }
+}

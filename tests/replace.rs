@@ -164,7 +164,7 @@ fn reader(way: Way, path: &Path, shared: &Shared, mut salt: u64) -> (u64, Vec<St
 fn a_value_replaced_under_readers_of_all_kinds() {
     let long = support::long_run();
     let replacements: u64 = if long { 10_000 } else { 1_500 };
-    let _deadline = Deadline::new(Duration::from_secs(if long { 600 } else { 120 }), "replace");
+    let _deadline = Deadline::new(Duration::from_secs(if long { 900 } else { 240 }), "replace");
     let product = Product::mounted();
     let name = "app/value";
     product.put(name, value(0, length(0)), &["--allow", &format!("uid:{A}")]);

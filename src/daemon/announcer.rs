@@ -7,14 +7,15 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{Error, ErrorKind, Result};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::id::{SecretId, SecretName};
+use crate::sys::nobody;
 use crate::sys::notifier::{Channel, Child, HELPERS, Kind};
 use crate::vault::{Change, ChangeKind};
-use crate::vfs::{Announced, Vfs};
+use crate::vfs::{Announced, Attributes, Vfs};
 
 /// How long the notifier may take to begin.
 const BEGIN: Duration = Duration::from_secs(5);
@@ -31,6 +32,9 @@ const KNOWN: usize = 4096;
 /// When a file with a lease is tried again, and how often.
 const AGAIN: Duration = Duration::from_secs(1);
 const TRIES: u32 = 90;
+/// How long a change waits until the size that the kernel keeps of a file is raised. Where it is in vain once, it is
+/// not tried while that hangs.
+const RAISE: Duration = Duration::from_millis(250);
 /// How long the notifier may take to end.
 const END: Duration = Duration::from_millis(200);
 
@@ -44,6 +48,8 @@ struct Shared {
     channel: Arc<Channel>,
     vfs: Arc<Vfs>,
     work: Mutex<Work>,
+    /// Rung when a size was raised.
+    raised: Condvar,
 }
 
 #[derive(Default)]
@@ -83,6 +89,7 @@ struct Event {
 struct Job {
     event: Event,
     shares: Vec<Share>,
+    since: Instant,
 }
 
 /// What is not given to one directory alone.
@@ -133,10 +140,16 @@ impl Announcer {
                 "requests do not arrive with their caller's pid: is this another pid namespace than the mount's?",
             ));
         }
+        let attributes = attributes(&channel, vfs);
+        if attributes == Attributes::Sticky {
+            tracing::warn!("owners of files are what the last look at them showed: readers can take leases");
+        }
+        vfs.show(attributes);
         let shared = Arc::new(Shared {
             channel,
             vfs: vfs.clone(),
             work: Mutex::default(),
+            raised: Condvar::new(),
         });
         let feeding = shared.clone();
         let worker = std::thread::Builder::new()
@@ -164,6 +177,25 @@ impl Announcer {
             tries: 0,
         });
         work.dispatch(&self.shared);
+    }
+
+    /// Has the size raised that the kernel keeps of a file, before a longer value is published. If that takes too long
+    /// the value is published all the same: its put is not held up by whoever holds a lock.
+    pub fn raise(&self, change: &Change) {
+        let shared = &self.shared;
+        let mut work = shared.work();
+        let Some(number) = work.raise(change, shared) else {
+            return;
+        };
+        let end = Instant::now() + RAISE;
+        while work.under_way.contains_key(&number) {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let waited = shared.raised.wait_timeout(work, left);
+            work = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     /// Whether it is still fed.
@@ -268,8 +300,38 @@ impl Work {
                 self.rest(path);
                 continue;
             }
-            self.under_way.insert(self.number, Job { event, shares });
+            let job = Job {
+                event,
+                shares,
+                since: Instant::now(),
+            };
+            self.under_way.insert(self.number, job);
         }
+    }
+
+    /// Sends it beside what else is under way, unless something hangs there.
+    fn raise(&mut self, change: &Change, shared: &Shared) -> Option<u32> {
+        let directory = directory_of(&change.name);
+        let hangs = |job: &Job| directory_of(&job.event.name) == directory && job.since.elapsed() > RAISE;
+        if self.stopping || self.under_way.len() >= HELPERS || self.under_way.values().any(hangs) {
+            return None;
+        }
+        self.number = self.number.wrapping_add(1);
+        let path = change.name.as_str().as_bytes();
+        shared.channel.request(Kind::Raised, self.number, 0, path).ok()?;
+        let event = Event {
+            kind: Kind::Raised,
+            name: change.name.clone(),
+            id: change.id,
+            tries: 0,
+        };
+        let job = Job {
+            event,
+            shares: vec![Share::Helpers],
+            since: Instant::now(),
+        };
+        self.under_way.insert(self.number, job);
+        Some(self.number)
     }
 
     fn shares(&self, path: &str) -> Vec<Share> {
@@ -308,9 +370,13 @@ impl Work {
     }
 
     fn answered(&mut self, number: u32, outcome: Result<()>, shared: &Shared) {
-        let Some(Job { event, shares }) = self.under_way.remove(&number) else {
+        let Some(Job { event, shares, .. }) = self.under_way.remove(&number) else {
             return;
         };
+        if event.kind == Kind::Raised {
+            shared.raised.notify_all();
+            return;
+        }
         shared.vfs.announced(event.name.as_str());
         for share in shares {
             self.ready.extend(self.parked.remove(&share).unwrap_or_default());
@@ -348,6 +414,20 @@ impl Work {
                 self.push(event);
             }
         }
+    }
+}
+
+/// How attributes can be answered here: whether the kernel does what [`Attributes::Shown`] rests on is seen, not believed.
+fn attributes(channel: &Channel, vfs: &Vfs) -> Attributes {
+    let Some(uid) = nobody::unused() else {
+        return Attributes::Sticky;
+    };
+    vfs.probe(Some(()));
+    let seen = channel.ask(Kind::ProbeShown, b"", BEGIN);
+    vfs.probe(None);
+    match seen {
+        Ok(()) => Attributes::Shown(uid),
+        Err(_) => Attributes::Sticky,
     }
 }
 

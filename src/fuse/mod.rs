@@ -18,7 +18,7 @@ use self::server::{HeldRead, Op, Refuse, SHARED, Server};
 use crate::access::{Caller as _, Enough, Range};
 use crate::id::{Gid, Tid, Uid};
 use crate::sys::caller::Header;
-use crate::vfs::{Asked, Attr, Kind, Node, RequestCaller, Vfs, VfsError, Waker};
+use crate::vfs::{Asked, Attr, Kind, Look, Node, RequestCaller, Vfs, VfsError, Waker};
 
 mod fair;
 mod held;
@@ -54,11 +54,10 @@ impl Waker for Wake {
         let _ = self.0.poll(fuser::PollHandle(poller));
     }
 
-    fn forget_attributes(&self, ino: u64) {
+    fn forget_attributes(&self, ino: u64) -> std::io::Result<()> {
         // A negative offset leaves pages alone (there are none) and raises the inode's attribute version alone.
-        if let Err(e) = self.0.inval_inode(INodeNo(ino), -1, 0) {
-            tracing::error!("attributes of inode {ino:#x} may be outdated: {e}");
-        }
+        let told = self.0.inval_inode(INodeNo(ino), -1, 0);
+        told.inspect_err(|e| tracing::error!("attributes of inode {ino:#x} may be outdated: {e}"))
     }
 }
 
@@ -235,11 +234,13 @@ impl fuser::Filesystem for Adapter {
     fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         // A seek asks with its handle, under the inode's lock.
         let op = fh.map_or(Op::patient("getattr"), |_| Op::prompt("getattr"));
+        // stat, fstat and statx ask without a handle; SEEK_END has one, and shows nothing.
+        let look = fh.map_or(Look::Shown, |_| Look::Kept);
         self.call(
             op,
             req,
             reply,
-            move |vfs, caller| vfs.getattr(node(ino)?, caller),
+            move |vfs, caller| vfs.getattr(node(ino)?, look, caller),
             |vfs, attr, reply| reply.attr(&NEVER, &fuse_attr(&attr, vfs.number(attr.node))),
         );
     }

@@ -23,6 +23,7 @@ pub mod front;
 pub mod harden;
 pub mod mem;
 pub mod mount;
+pub mod nobody;
 pub mod notifier;
 pub mod notify;
 pub mod nss;

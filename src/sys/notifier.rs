@@ -37,6 +37,9 @@ const MAX_PATH: usize = 4096;
 /// Threads of a notifier, and so requests that can be under way.
 pub const HELPERS: usize = 32;
 
+/// Its `nice`: before programs that keep every CPU busy.
+const PRIORITY: i32 = -10;
+
 /// What happened to a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -271,6 +274,9 @@ pub fn run(root: OwnedFd, commands: OwnedFd) -> io::Result<()> {
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
     harden::no_dumps()?;
+    // A change waits for it; without privilege it waits a little longer.
+    // SAFETY: integers only.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, PRIORITY) };
     harden::drop_capabilities(&[])?;
     serve_all(root, Connection::from_fd(commands))
 }

@@ -236,6 +236,9 @@ impl Vault {
         writer.sum = sum;
         writer.next_secret = record.next_secret;
         writer.next_version = record.next_version;
+        if let Some(prepare) = self.preparer.get() {
+            changes.iter().for_each(|change| prepare(change, &state));
+        }
         self.state.store(Arc::new(state));
         Ok(changes)
     }

@@ -54,6 +54,7 @@ impl Vault {
             state: Swap::from_pointee(state),
             writer: Mutex::new(Writer::at(store.revision()?, epoch)?),
             listeners: OnceLock::new(),
+            preparer: OnceLock::new(),
             store,
             keyring,
             log,

@@ -450,6 +450,10 @@ pub struct Change {
 /// Somebody who wants to hear of changes. It is called with no lock held and must not wait.
 pub type Listener = Box<dyn Fn(&Change) + Send + Sync>;
 
+/// Somebody who has to do something before readers see a change, in the state that is to be. The writer's lock is held:
+/// it must not wait for long.
+pub type Preparer = Box<dyn Fn(&Change, &State) + Send + Sync>;
+
 struct Writer {
     revision: Revision,
     epoch: u64,
@@ -475,6 +479,7 @@ pub struct Vault {
     state: Swap<State>,
     writer: Mutex<Writer>,
     listeners: OnceLock<Vec<Listener>>,
+    preparer: OnceLock<Preparer>,
 }
 
 impl Vault {
@@ -522,6 +527,11 @@ impl Vault {
     /// Names those who hear of changes; once, before service begins.
     pub fn listen(&self, listeners: Vec<Listener>) {
         let _ = self.listeners.set(listeners);
+    }
+
+    /// Who prepares for changes before they are published; once, before service begins.
+    pub fn prepare(&self, preparer: Preparer) {
+        let _ = self.preparer.set(preparer);
     }
 
     /// The sealed value of a version, from memory or from the store.

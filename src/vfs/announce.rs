@@ -9,7 +9,7 @@ use crate::store::snapshot::DirId;
 use crate::vault::State;
 
 use super::tree::{directory, join};
-use super::{Attr, Kind, Node, Vfs, VfsError, lock};
+use super::{Attr, Kind, Look, Node, Vfs, VfsError, lock};
 
 /// What the notifier is about to announce.
 #[derive(Clone, Debug)]
@@ -113,7 +113,9 @@ impl Vfs {
         let path = self.path_for_notifier(&state, parent)?;
         let name = name.to_str().ok_or(VfsError::NoEntry)?;
         match state.secrets.by_name(&join(&path, name)) {
-            Some(secret) if secret.is_active() => Ok(self.secret_attr(secret, Standing::Describer, caller)),
+            Some(secret) if secret.is_active() => {
+                Ok(self.answer(self.secret_attr(secret, Standing::Describer, caller), Look::Kept))
+            }
             _ => Err(VfsError::NoEntry),
         }
     }
@@ -128,7 +130,7 @@ impl Vfs {
             Node::Secret(id) if self.is_notifier(caller) => {
                 let state = self.access().vault().peek();
                 let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
-                Ok(self.secret_attr(secret, Standing::Describer, caller))
+                Ok(self.answer(self.secret_attr(secret, Standing::Describer, caller), Look::Kept))
             }
             _ => Err(VfsError::ReadOnly),
         }

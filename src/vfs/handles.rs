@@ -13,7 +13,7 @@ use crate::access::Pin;
 use crate::id::SecretId;
 use crate::places::{Place, Places};
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// An open file.
 pub struct OpenFile {
@@ -141,10 +141,15 @@ impl Handles {
 /// answered. Not at every version: what voids old answers voids good ones in flight as well. For the same reason a
 /// size that was answered is answered for [`LINGER`] more, so that values that change their size to and fro do not
 /// come near that race at all.
+///
+/// Where a notifier raises the size that the kernel keeps before a longer value is published, none of that is needed,
+/// and nothing is shown longer than it has to be: the size to come is kept ([`Sizes::coming`]), the answer to the
+/// notifier's SETATTR sets it whatever else is answered, and only then the value is there to be opened.
 #[derive(Default)]
 pub struct Sizes {
     shards: [Mutex<FxHashMap<SecretId, Size>>; SHARDS],
     voiding: Mutex<()>,
+    raised: AtomicBool,
 }
 
 /// How long a size is still shown after a shorter value came: longer than any answer is on its way.
@@ -156,6 +161,8 @@ struct Size {
     lately: Option<(u32, Instant)>,
     /// Sizes and how many hold each; few.
     held: Vec<(u32, usize)>,
+    /// The size of a value that is about to be published.
+    coming: Option<u32>,
     /// The least answer that the kernel may still apply; none if nobody ever asked.
     least: Option<u32>,
 }
@@ -218,6 +225,34 @@ impl Sizes {
         }
     }
 
+    /// Whether a size that the kernel keeps is raised before a longer value can be opened.
+    pub fn raised_before_they_grow(&self, raised: bool) {
+        self.raised.store(raised, Ordering::SeqCst);
+    }
+
+    /// A value of this size is about to be published; whether the kernel may know a lower one.
+    pub fn coming(&self, secret: SecretId, size: u32) -> bool {
+        let mut secrets = lock(self.shard(secret));
+        let Some(entry) = secrets.get_mut(&secret) else {
+            return false;
+        };
+        entry.coming = Some(size);
+        entry.least.is_some_and(|least| least < size)
+    }
+
+    /// A value of this size is published; another may be coming by now.
+    pub fn came(&self, secret: SecretId, size: u32) {
+        if let Some(entry) = lock(self.shard(secret)).get_mut(&secret) {
+            entry.coming.take_if(|coming| *coming == size);
+        }
+    }
+
+    /// The size for the kernel to keep, where `shown` is the one to show.
+    pub fn kept(&self, secret: SecretId, shown: u64) -> u64 {
+        let coming = lock(self.shard(secret)).get(&secret).and_then(|e| e.coming);
+        shown.max(coming.unwrap_or(0).into())
+    }
+
     /// The size to show: the current one, or a larger one that somebody holds or that was shown lately.
     pub fn shown(&self, secret: SecretId, current: u32) -> u64 {
         let now = Instant::now();
@@ -225,7 +260,13 @@ impl Sizes {
         let entry = secrets.entry(secret).or_default();
         let mut shown = entry.held.iter().fold(current, |most, (size, _)| most.max(*size));
         match entry.lately {
-            Some((size, at)) if size > shown && now.duration_since(at) < LINGER => shown = size,
+            Some((size, at))
+                if size > shown
+                    && now.duration_since(at) < LINGER
+                    && !self.raised.load(Ordering::Relaxed) =>
+            {
+                shown = size
+            }
             _ => entry.lately = Some((shown, now)),
         }
         entry.least = Some(entry.least.map_or(shown, |least| least.min(shown)));

@@ -128,7 +128,9 @@ impl Reader {
     }
 
     fn size(&self) -> Result<u64, VfsError> {
-        let attr = self.vfs.getattr(Node::Secret(self.secret), &mut Self::caller());
+        let attr = self
+            .vfs
+            .getattr(Node::Secret(self.secret), Look::Shown, &mut Self::caller());
         attr.map(|attr| attr.size)
     }
 

@@ -28,7 +28,7 @@ mod tree;
 mod xattr;
 
 pub use announce::Announced;
-pub use attr::{Attr, Kind};
+pub use attr::{Attr, Attributes, Kind, Look};
 pub use caller::RequestCaller;
 pub use errno::{Errno, Level, VfsError};
 pub use handles::{Handle, Handles, OpenFile};
@@ -36,6 +36,15 @@ pub use listing::ListingEntry;
 pub use node::Node;
 pub use retry::Asked;
 use retry::Begun;
+
+/// What the kernel has to be told before a change is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coming {
+    /// Nothing.
+    Known,
+    /// The size that it keeps for the file is too low for what is to come.
+    Longer,
+}
 
 /// The answer to a poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +57,11 @@ pub struct Polled {
 pub trait Waker: Send + Sync {
     /// Must not wait.
     fn wake(&self, poller: u64);
-    /// Makes the kernel drop attributes of this inode that are on their way to it. Must not wait.
-    fn forget_attributes(&self, ino: u64);
+    /// Makes the kernel not keep attributes of this inode that are on their way to it. Must not wait.
+    ///
+    /// # Errors
+    /// If it cannot be told.
+    fn forget_attributes(&self, ino: u64) -> std::io::Result<()>;
 }
 
 /// Counters of the service; names as `status` shows them.
@@ -104,6 +116,8 @@ pub struct Vfs {
     announced: Mutex<Vec<Announced>>,
     waker: OnceLock<Box<dyn Waker>>,
     numbers: number::Numbers,
+    attributes: OnceLock<Attributes>,
+    probing: AtomicU64,
     started: Timestamp,
 }
 
@@ -119,6 +133,8 @@ impl Vfs {
             announced: Mutex::default(),
             waker: OnceLock::new(),
             numbers: number::Numbers::default(),
+            attributes: OnceLock::new(),
+            probing: AtomicU64::new(attr::NOT_PROBING),
             started: Timestamp::now(),
         }
     }
@@ -162,8 +178,23 @@ impl Vfs {
         let _ = self.waker.set(waker);
     }
 
+    /// A change will be published when this returns. Of a value that becomes longer than what the kernel may know, the new
+    /// length is what is answered to it from now on; whether it is to be asked for ([`Vfs::announce_touched`]).
+    pub fn coming(&self, change: &Change, state: &State) -> Coming {
+        let size = current_size(state, change);
+        if change.kind == ChangeKind::Value
+            && matches!(self.attributes(), Attributes::Shown(_))
+            && self.handles.sizes().coming(change.id, size)
+        {
+            return Coming::Longer;
+        }
+        Coming::Known
+    }
+
     /// A change was published: whoever polls a handle of an older version is woken.
     pub fn changed(&self, change: &Change) {
+        let size = current_size(&self.access.vault().peek(), change);
+        self.handles.sizes().came(change.id, size);
         if change.kind == ChangeKind::Settings {
             return;
         }
@@ -198,7 +229,7 @@ impl Vfs {
             let sizes = self.handles.sizes();
             sizes.hold(id, size, || {
                 if let Some(waker) = self.waker.get() {
-                    waker.forget_attributes(Node::Secret(id).ino());
+                    let _ = waker.forget_attributes(Node::Secret(id).ino());
                 }
             });
             // A rotation between the choice and the hold could show somebody a size below what is held here:
@@ -369,6 +400,11 @@ impl Vfs {
             .standing(secret, event, caller)
             .map_err(|e| self.refused(e))
     }
+}
+
+fn current_size(state: &State, change: &Change) -> u32 {
+    let secret = state.secrets.by_id(change.id);
+    secret.and_then(|s| s.current()).map_or(0, |v| v.meta.size)
 }
 
 fn version(state: &State, no: crate::id::VersionNo) -> Option<(&Secret, &Version)> {

@@ -10,7 +10,7 @@ use crate::id::{Label, VersionId};
 use crate::vault::{Secret, State, Visibility};
 
 use super::listing::directory_id;
-use super::{Attr, Node, Vfs, VfsError, count, version};
+use super::{Attr, Look, Node, Vfs, VfsError, count, version};
 
 const VERSIONS: &str = ".versions";
 
@@ -22,6 +22,10 @@ impl Vfs {
     /// a stranger. Directories always look up: refusing one would make the kernel drop it for its rightful users.
     pub fn lookup<C: Caller>(&self, parent: Node, name: &OsStr, caller: &mut C) -> Result<Attr, VfsError> {
         count(&self.counters.lookups);
+        Ok(self.answer(self.find(parent, name, caller)?, Look::Kept))
+    }
+
+    fn find<C: Caller>(&self, parent: Node, name: &OsStr, caller: &mut C) -> Result<Attr, VfsError> {
         let name = name.to_str().ok_or(VfsError::NoEntry)?;
         if self.is_notifier(caller) {
             return self.lookup_for_notifier(parent, name, caller);
@@ -149,8 +153,12 @@ impl Vfs {
     /// Attributes of a node, for this caller, now.
     ///
     /// # Errors
-    /// As [`Vfs::lookup`].
-    pub fn getattr<C: Caller>(&self, node: Node, caller: &mut C) -> Result<Attr, VfsError> {
+    /// As an open, for a secret also where it is not hidden.
+    pub fn getattr<C: Caller>(&self, node: Node, look: Look, caller: &mut C) -> Result<Attr, VfsError> {
+        Ok(self.answer(self.attr(node, caller)?, look))
+    }
+
+    pub(super) fn attr<C: Caller>(&self, node: Node, caller: &mut C) -> Result<Attr, VfsError> {
         if node == Node::Root && !self.notifier_was_seen() && self.is_notifier(caller) {
             self.notifier_seen
                 .store(true, crate::sync::atomic::Ordering::SeqCst);
@@ -158,7 +166,11 @@ impl Vfs {
         // GETATTR of a directory never waits on anything.
         match node {
             Node::Root | Node::Versions | Node::Directory(_) | Node::VersionsDirectory(_) => {
-                return Ok(self.directory_attr(node));
+                let attr = self.directory_attr(node);
+                return Ok(match node {
+                    Node::Root => self.probed(attr, caller),
+                    _ => attr,
+                });
             }
             _ => {}
         }
@@ -240,7 +252,7 @@ impl Vfs {
             return Err(VfsError::ReadOnly);
         }
         let Node::Secret(id) = node else {
-            self.getattr(node, caller)?;
+            self.attr(node, caller)?;
             return match read && directory_id(node).is_some() {
                 true => self.check_listing(node, caller),
                 false => Ok(()),

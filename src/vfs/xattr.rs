@@ -18,7 +18,7 @@ impl Vfs {
         if !matches!(node, Node::Secret(_) | Node::Version(_)) {
             return Ok(Vec::new());
         }
-        self.getattr(node, caller)?;
+        self.attr(node, caller)?;
         Ok(NAMES
             .iter()
             .flat_map(|n| format!("{PREFIX}{n}\0").into_bytes())
@@ -39,7 +39,7 @@ impl Vfs {
                 (&**secret, &**secret.current().ok_or(VfsError::NoAttribute)?)
             }
             Node::Version(no) => {
-                self.getattr(node, caller)?;
+                self.attr(node, caller)?;
                 version(&state, no).ok_or(VfsError::NoEntry)?
             }
             _ => return Err(VfsError::NoAttribute),

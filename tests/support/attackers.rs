@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Builds `tests/attackers/NAME.c`; the program can be run by everybody.
 #[track_caller]
@@ -17,7 +17,13 @@ pub fn build(name: &str) -> PathBuf {
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
         dir
     });
+    // Once: a program that another test runs cannot be written.
+    static BUILT: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let mut names = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
     let program = dir.path().join(name);
+    if names.iter().any(|n| n == name) {
+        return program;
+    }
     let source = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/attackers")
         .join(format!("{name}.c"));
@@ -27,6 +33,7 @@ pub fn build(name: &str) -> PathBuf {
         .status()
         .expect("gcc");
     assert!(built.success(), "{name} does not compile");
+    names.push(name.to_string());
     program
 }
 
