@@ -350,6 +350,7 @@ fn sandboxes_of_the_role_keep_reading_under_the_guides_policy() {
     let locals = "[\"user:wfs2app\", \"unit:app.service\"]";
     let settings = format!("[principals]\n\"{role}\" = {locals}\n");
     std::fs::write(product.store().join("wardfs.toml"), settings).expect("write");
+    product.run(&["config", "accept", "--yes"]).ok();
     let policy = document(json!([
         { "Effect": "Deny", "Principal": "*", "Action": "secretsmanager:*", "Resource": "*",
           "Condition": { "StringNotEquals": { "aws:PrincipalArn": role } } },
