@@ -5,16 +5,26 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
+
+extern "C" fn remove_programs() {
+    if let Some(dir) = DIR.get() {
+        let _ = std::fs::remove_dir_all(dir.path());
+    }
+}
+
 /// Builds `tests/attackers/NAME.c`; the program can be run by everybody.
 #[track_caller]
 pub fn build(name: &str) -> PathBuf {
-    static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
     let dir = DIR.get_or_init(|| {
         let dir = tempfile::Builder::new()
             .prefix("wardfs-attackers-")
             .tempdir_in("/var/tmp");
         let dir = dir.expect("temporary directory");
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
+        // A static is not dropped at the end.
+        // SAFETY: registers a function that lives as long as the process.
+        unsafe { libc::atexit(remove_programs) };
         dir
     });
     // Once: a program that another test runs cannot be written.
