@@ -188,8 +188,14 @@ fn ten_thousand_refusals_and_failures_are_a_few_lines() {
     let mut served = Served::of(product, writer, &[]);
     let begin = Instant::now();
     let path = served.product.path(&name(1));
-    let refused =
-        Run::uid(STRANGER).call(|| (0..10_000).filter(|_| std::fs::metadata(&path).is_err()).count());
+    // Of ten strangers, since one alone is answered a thousand a second.
+    let strangers = (0..10).map(|n| {
+        let path = path.clone();
+        let stat = move || (0..1000).filter(|_| std::fs::metadata(&path).is_err()).count();
+        Run::uid(STRANGER + n).limit(Duration::from_secs(50)).start(stat)
+    });
+    let strangers: Vec<_> = strangers.collect();
+    let refused: usize = strangers.into_iter().map(support::Child::join).sum();
     assert_eq!(refused, 10_000);
     served.refuse(1);
     served.stop();
@@ -198,4 +204,31 @@ fn ten_thousand_refusals_and_failures_are_a_few_lines() {
     File::from(reader).read_to_string(&mut said).expect("text");
     assert!(said.lines().count() <= 5 + 2 * seconds, "{said}");
     assert!(!said.contains("denied"), "{said}");
+}
+
+/// Each read fails, since the log's disk is full.
+#[test]
+fn a_thousand_failures_are_a_line_a_second() {
+    let _deadline = deadline("1,000 failures");
+    let product = Product::new();
+    product.put(&name(0), b"value", &["--allow", &format!("uid:{READER}")]);
+    let small = Small::under(&product, "1m");
+    let (reader, writer) = pipe();
+    let mut served = Served::of(product, writer, &[]);
+    let begin = Instant::now();
+    small.fill();
+    let path = served.product.path(&name(0));
+    let failed = Run::uid(READER)
+        .limit(Duration::from_secs(50))
+        .call(|| (0..5000).filter(|_| std::fs::read(&path).is_err()).count());
+    assert!(failed > 1000, "{failed}");
+    small.clear();
+    served.stop();
+    let seconds = begin.elapsed().as_secs() as usize;
+    let mut said = String::new();
+    File::from(reader).read_to_string(&mut said).expect("text");
+    // From a read, and from who keeps the log anchored.
+    assert!(said.lines().count() <= 10 + 3 * seconds, "{said}");
+    let counted = |l: &str| l.contains(&format!("read for uid {READER}")) && l.contains(" more of this kind");
+    assert!(said.lines().any(counted), "{said}");
 }

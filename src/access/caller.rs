@@ -29,6 +29,8 @@ pub trait Caller: Facts {
     fn thread(&self) -> u32;
     /// Whether groups may be up to a second old from now on: for what a stat shows, never for a value.
     fn relax(&mut self, _relaxed: bool) {}
+    /// He was answered what everybody is, though he has no right to anything here: for fairness it is a refusal.
+    fn barely_answered(&mut self) {}
     /// Whether groups were given that may not be so any more.
     fn relied_on_the_past(&self) -> bool {
         false

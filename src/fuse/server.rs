@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fuser::{
     ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl,
@@ -15,7 +15,7 @@ use super::later::{Later, Patience};
 use crate::access::{Caller, Range};
 use crate::audit::{Event, Identity, Outcome, Record, Refused};
 use crate::sys::caller::{Header, Observer};
-use crate::vfs::{Errno, Level, RequestCaller, Vfs, VfsError};
+use crate::vfs::{Answered, Errno, Level, RequestCaller, Vfs, VfsError};
 
 /// Descriptors for looking at callers, and the threads that share them.
 pub static SHARED: OnceLock<(usize, usize)> = OnceLock::new();
@@ -137,6 +137,9 @@ impl Server {
             let answer = ask(vfs, caller, &mut reply);
             #[cfg(test)]
             super::tests::fault("reply");
+            if caller.answered() == Answered::Barely {
+                self.count_refusal(header);
+            }
             match answer {
                 Ok(answer) => give(vfs, answer, reply),
                 Err(e) => self.refuse(op, header, reply, &e),
@@ -147,14 +150,19 @@ impl Server {
     fn refuse(&self, op: Op, header: Header, reply: impl Refuse, e: &VfsError) {
         let errno = errno(e, op.what, header);
         if e.is_refusal() {
-            let owner = crate::sys::accounts::owner(header.uid);
-            let wait = self.refusals.patience.count(owner.0, Instant::now());
+            let wait = self.count_refusal(header);
             if !wait.is_zero() && matches!(op.refusal, Refusal::MayWait) {
                 self.vfs.counters.delayed.fetch_add(1, Ordering::Relaxed);
                 return self.refusals.later.give(wait, move || reply.refuse(errno));
             }
         }
         reply.refuse(errno);
+    }
+
+    /// How long the answer to a refusal waits.
+    fn count_refusal(&self, header: Header) -> Duration {
+        let owner = crate::sys::accounts::owner(header.uid);
+        self.refusals.patience.count(owner.0, Instant::now())
     }
 
     /// Decides, and answers.

@@ -15,9 +15,19 @@ pub struct RequestCaller<'o> {
     header: Header,
     process: Process<'o>,
     relaxed: bool,
+    answered: Answered,
     /// What a Deny counts besides, once it was asked for.
     other_uids: Option<Option<Arc<[Uid]>>>,
     other_groups: Option<Option<Arc<[Gid]>>>,
+}
+
+/// By what right a caller was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// His own.
+    ByRight,
+    /// None: everybody is answered this.
+    Barely,
 }
 
 enum Process<'o> {
@@ -33,9 +43,15 @@ impl<'o> RequestCaller<'o> {
             header,
             process: Process::NotLooked(observer),
             relaxed: false,
+            answered: Answered::ByRight,
             other_uids: None,
             other_groups: None,
         }
+    }
+
+    /// By what right he was answered.
+    pub fn answered(&self) -> Answered {
+        self.answered
     }
 
     /// Who cannot be looked at may be anywhere.
@@ -156,6 +172,10 @@ impl Caller for RequestCaller<'_> {
 
     fn relax(&mut self, relaxed: bool) {
         self.relaxed = relaxed;
+    }
+
+    fn barely_answered(&mut self) {
+        self.answered = Answered::Barely;
     }
 
     fn relied_on_the_past(&self) -> bool {

@@ -29,7 +29,7 @@ mod xattr;
 
 pub use announce::Announced;
 pub use attr::{Attr, Attributes, Kind, Look};
-pub use caller::RequestCaller;
+pub use caller::{Answered, RequestCaller};
 pub use errno::{Errno, Level, VfsError};
 pub use handles::{Handle, Handles, OpenFile};
 pub use listing::ListingEntry;

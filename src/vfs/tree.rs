@@ -80,9 +80,11 @@ impl Vfs {
             secret.is_active() && secret.broken.is_none() && secret.meta.visibility == Visibility::Listed;
         match self.access().peek(secret, caller) {
             Ok(standing) if findable => Ok(self.secret_attr(secret, standing, caller)),
-            // No record, since nothing was refused: what a stranger does with the name will be. Whoever serves fairly
-            // counts this look as a refusal.
-            Err(_) if findable => Ok(self.bare_attr(secret)),
+            // No record, since nothing was refused: what a stranger does with the name will be.
+            Err(_) if findable => {
+                caller.barely_answered();
+                Ok(self.bare_attr(secret))
+            }
             _ => {
                 let standing = self.standing(secret, Event::DescribeSecret, caller)?;
                 Ok(self.secret_attr(secret, standing, caller))
