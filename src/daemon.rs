@@ -414,7 +414,8 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     if let Some(notifier) = notifier.clone() {
         let vfs = vfs.clone();
         vault.prepare(Box::new(move |change, state| match vfs.coming(change, state) {
-            Coming::Longer => notifier.raise(change),
+            Coming::Longer(nodes) => notifier.raise(change, &nodes),
+            Coming::Shorter(node) => notifier.keep(change, node),
             Coming::Known => {}
         }));
     }

@@ -365,3 +365,99 @@ fn no_reader_is_the_owner_however_often_it_looks() {
         assert!(tried > 20 && got.is_empty(), "{tried} tries: {got:?}");
     }
 }
+
+#[test]
+fn who_opens_now_sees_what_he_will_read_and_who_holds_an_older_version_gets_all_of_it() {
+    let _deadline = deadline("a longer version held");
+    let product = served();
+    let path = product.path("app/key");
+    let who = format!("uid:{A}");
+    product.run(&["policy", "allow", "app/key", &who, "uid:0"]).ok();
+    let long = vec![b'l'; 50_000];
+    product.put("app/key", &long, &[]);
+    let (ours, theirs) = support::socket_pair();
+    let whole = long.clone();
+    let holder = Run::uid(A).limit(Duration::from_secs(40)).start(|| {
+        let mut file = File::open(&path).expect("open");
+        nix::unistd::write(&theirs, b"o").expect("say so");
+        let mut sizes = Vec::new();
+        for _ in 0..6 {
+            sys::read(&theirs, 1).expect("changed");
+            let size = file.metadata().expect("fstat").len();
+            sizes.push((size, sys::lseek(&file, 0, libc::SEEK_END).expect("seek")));
+            assert_eq!(sys::pread(&file, size as usize, 0).expect("read"), whole);
+            use std::io::{Read, Seek};
+            file.rewind().expect("rewind");
+            let mut all = Vec::new();
+            file.read_to_end(&mut all).expect("read");
+            assert_eq!(all, whole);
+            nix::unistd::write(&theirs, b"s").expect("say so");
+        }
+        sizes
+    });
+    sys::read(&ours, 1).expect("opened");
+    let old = sys::Inotify::new();
+    old.watch(&path).expect("watch");
+    let bound = product.dir().join("bound");
+    std::fs::write(&bound, "").expect("write");
+    mount(Some(&path), &bound, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("bind");
+    let number = Run::uid(A).call(|| std::fs::metadata(&path).expect("stat").ino());
+    let heard = |watch: &sys::Inotify| {
+        let mut seen = 0;
+        support::wait_until(Duration::from_secs(5), "events", || {
+            seen |= watch.events().iter().fold(0, |all, (_, mask, _)| all | mask);
+            seen & (libc::IN_MODIFY | libc::IN_CLOSE_WRITE) == libc::IN_MODIFY | libc::IN_CLOSE_WRITE
+        });
+    };
+    let mut new = sys::Inotify::new();
+    for (turn, length) in [20usize, 7, 30_000, 10, 60_000, 1].into_iter().enumerate() {
+        let value = vec![b'a' + turn as u8; length];
+        product.put("app/key", &value, &[]);
+        // Who has the descriptor, who watches it, and who came by a bind mount, stay with the old file; all hear.
+        heard(&old);
+        if turn > 0 {
+            heard(&new);
+        }
+        let seen = Run::uid(A).call(|| {
+            let meta = std::fs::metadata(&path).expect("stat");
+            let file = File::open(&path).expect("open");
+            let exact = sys::pread(&file, meta.len() as usize, 0).expect("read");
+            let end = sys::lseek(&file, 0, libc::SEEK_END).expect("seek");
+            let by_descriptor = file.metadata().expect("fstat").len();
+            let bound = std::fs::read(&bound).expect("read the bind mount");
+            (meta.len(), by_descriptor, end, exact == bound, exact, meta.ino())
+        });
+        let size = length as u64;
+        assert_eq!(
+            seen,
+            (size, size, size as i64, true, value.clone(), number),
+            "{turn}"
+        );
+        let tar = Command::new("tar")
+            .args(["-cf", "-", "-C"])
+            .arg(product.path("app"))
+            .arg("key")
+            .output()
+            .expect("tar");
+        assert!(tar.status.success(), "{}", String::from_utf8_lossy(&tar.stderr));
+        assert_eq!(tar.stdout[512..512 + length], value);
+        assert!(tar.stdout[512 + length..].iter().all(|b| *b == 0));
+        let header = std::str::from_utf8(&tar.stdout[124..135]).expect("a size");
+        assert_eq!(u64::from_str_radix(header, 8), Ok(size));
+        new = sys::Inotify::new();
+        new.watch(&path).expect("watch");
+        nix::unistd::write(&ours, b"c").expect("say so");
+        sys::read(&ours, 1).expect("seen");
+    }
+    let sizes = holder.join();
+    // Longer values are shown on all files: a size may run high for who holds an older version, never low.
+    assert_eq!(
+        sizes.iter().map(|s| s.0).collect::<Vec<_>>(),
+        [50_000, 50_000, 50_000, 50_000, 60_000, 50_000]
+    );
+    assert!(
+        sizes.iter().all(|(size, end)| *end >= 50_000 && *size >= 50_000),
+        "{sizes:?}"
+    );
+    umount2(&bound, MntFlags::MNT_DETACH).expect("unmount");
+}

@@ -15,7 +15,7 @@ use crate::id::{SecretId, SecretName};
 use crate::sys::nobody;
 use crate::sys::notifier::{Channel, Child, HELPERS, Kind};
 use crate::vault::{Change, ChangeKind};
-use crate::vfs::{Announced, Attributes, Vfs};
+use crate::vfs::{Announced, Attributes, Node, Vfs};
 
 /// How long the notifier may take to begin.
 const BEGIN: Duration = Duration::from_secs(5);
@@ -32,7 +32,9 @@ const KNOWN: usize = 4096;
 /// When a file with a lease is tried again, and how often.
 const AGAIN: Duration = Duration::from_secs(1);
 const TRIES: u32 = 90;
-/// How long a change waits until the size that the kernel keeps of a file is raised. Where it is in vain once, it is
+/// Files that are kept within reach beside the one that has the secret's name.
+const KEPT: usize = 1024;
+/// How long a change waits until the size that the kernel keeps of a file is raised, or the file is kept. Where it is in vain once, it is
 /// not tried while that hangs.
 const RAISE: Duration = Duration::from_millis(250);
 /// How long the notifier may take to end.
@@ -48,8 +50,8 @@ struct Shared {
     channel: Arc<Channel>,
     vfs: Arc<Vfs>,
     work: Mutex<Work>,
-    /// Rung when a size was raised.
-    raised: Condvar,
+    /// Rung when something is done that a change waits for.
+    answered: Condvar,
 }
 
 #[derive(Default)]
@@ -68,6 +70,10 @@ struct Work {
     later: VecDeque<(Instant, Event)>,
     known: HashSet<String>,
     untold: Untold,
+    /// Files that are within reach without their names, the oldest first.
+    kept: VecDeque<Node>,
+    /// Of those that were asked for, the numbers of those that are.
+    done: HashSet<u32>,
 }
 
 /// What waits in one directory.
@@ -88,8 +94,24 @@ struct Event {
 
 struct Job {
     event: Event,
+    /// Of a file that is reached without its name.
+    key: u64,
     shares: Vec<Share>,
     since: Instant,
+    outcome: Outcome,
+}
+
+/// What becomes of an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// The next event of its directory can go.
+    Told,
+    /// Nothing.
+    Beside,
+    /// A change waits for it.
+    Awaited,
+    /// A change waited for it, and went on.
+    TooLate,
 }
 
 /// What is not given to one directory alone.
@@ -149,7 +171,7 @@ impl Announcer {
             channel,
             vfs: vfs.clone(),
             work: Mutex::default(),
-            raised: Condvar::new(),
+            answered: Condvar::new(),
         });
         let feeding = shared.clone();
         let worker = std::thread::Builder::new()
@@ -179,22 +201,41 @@ impl Announcer {
         work.dispatch(&self.shared);
     }
 
-    /// Has the size raised that the kernel keeps of a file, before a longer value is published. If that takes too long
+    /// Has the size raised that the kernel keeps of these files, before a longer value is published. If that takes too long
     /// the value is published all the same: its put is not held up by whoever holds a lock.
-    pub fn raise(&self, change: &Change) {
+    pub fn raise(&self, change: &Change, nodes: &[Node]) {
+        let mut work = self.shared.work();
+        let begun: Vec<u32> = nodes
+            .iter()
+            .enumerate()
+            // The first is the one that has the name.
+            .filter_map(|(i, node)| {
+                let key = if i == 0 { 0 } else { node.ino() };
+                work.begin(Kind::Raised, change, key, &self.shared)
+            })
+            .collect();
+        drop(self.shared.wait_for(work, &begun));
+    }
+
+    /// Has a file kept within reach before its name goes to another. If that takes too long the name stays.
+    pub fn keep(&self, change: &Change, node: Node) {
         let shared = &self.shared;
         let mut work = shared.work();
-        let Some(number) = work.raise(change, shared) else {
+        if work.kept.len() >= KEPT
+            && let Some(oldest) = work.kept.pop_front()
+        {
+            shared.vfs.unreachable(oldest);
+            let _ = work.begin(Kind::Forget, change, oldest.ino(), shared);
+        }
+        let Some(number) = work.begin(Kind::Keep, change, node.ino(), shared) else {
             return;
         };
-        let end = Instant::now() + RAISE;
-        while work.under_way.contains_key(&number) {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            let waited = shared.raised.wait_timeout(work, left);
-            work = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let mut work = shared.wait_for(work, &[number]);
+        if let Some(late) = work.under_way.get_mut(&number) {
+            late.outcome = Outcome::TooLate;
+        } else if work.done.remove(&number) {
+            work.kept.push_back(node);
+            shared.vfs.reachable(node);
         }
     }
 
@@ -216,6 +257,20 @@ impl Announcer {
 impl Shared {
     fn work(&self) -> MutexGuard<'_, Work> {
         lock(&self.work)
+    }
+
+    /// Waits until none of these is under way, but not longer than [`RAISE`].
+    fn wait_for<'w>(&'w self, mut work: MutexGuard<'w, Work>, numbers: &[u32]) -> MutexGuard<'w, Work> {
+        let end = Instant::now() + RAISE;
+        while numbers.iter().any(|n| work.under_way.contains_key(n)) {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let waited = self.answered.wait_timeout(work, left);
+            work = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        work
     }
 
     fn feed(&self, mut notifier: Child) {
@@ -289,49 +344,69 @@ impl Work {
                 continue;
             }
             let Some(event) = self.take(&path) else { continue };
-            self.number = self.number.wrapping_add(1);
             stage(&event, &shared.vfs);
-            let sent = shared
-                .channel
-                .request(event.kind, self.number, 0, event.name.as_str().as_bytes());
-            if let Err(e) = sent {
+            let touched = (event.kind == Kind::Modified).then(|| event.clone());
+            if let Err((event, e)) = self.send(event, 0, shares, Outcome::Told, shared) {
                 shared.vfs.announced(event.name.as_str());
                 self.untold.note(event.name, e);
                 self.rest(path);
                 continue;
             }
-            let job = Job {
-                event,
-                shares,
-                since: Instant::now(),
-            };
-            self.under_way.insert(self.number, job);
+            for (event, node) in touched.into_iter().flat_map(|e| {
+                shared
+                    .vfs
+                    .other_nodes(e.id)
+                    .into_iter()
+                    .map(move |n| (e.clone(), n))
+            }) {
+                let _ = self.send(event, node.ino(), vec![Share::Helpers], Outcome::Beside, shared);
+            }
         }
     }
 
-    /// Sends it beside what else is under way, unless something hangs there.
-    fn raise(&mut self, change: &Change, shared: &Shared) -> Option<u32> {
+    /// Sends it beside what else is under way, unless something hangs there: its number.
+    fn begin(&mut self, kind: Kind, change: &Change, key: u64, shared: &Shared) -> Option<u32> {
         let directory = directory_of(&change.name);
         let hangs = |job: &Job| directory_of(&job.event.name) == directory && job.since.elapsed() > RAISE;
-        if self.stopping || self.under_way.len() >= HELPERS || self.under_way.values().any(hangs) {
+        if self.stopping || self.under_way.len() >= HELPERS {
             return None;
         }
-        self.number = self.number.wrapping_add(1);
-        let path = change.name.as_str().as_bytes();
-        shared.channel.request(Kind::Raised, self.number, 0, path).ok()?;
+        // What has a key is reached without its name.
+        if (key == 0 || kind == Kind::Keep) && self.under_way.values().any(hangs) {
+            return None;
+        }
         let event = Event {
-            kind: Kind::Raised,
+            kind,
             name: change.name.clone(),
             id: change.id,
             tries: 0,
         };
+        self.send(event, key, vec![Share::Helpers], Outcome::Awaited, shared)
+            .ok()
+    }
+
+    fn send(
+        &mut self,
+        event: Event,
+        key: u64,
+        shares: Vec<Share>,
+        outcome: Outcome,
+        shared: &Shared,
+    ) -> std::result::Result<u32, (Event, Error)> {
+        self.number = self.number.wrapping_add(1);
+        let path = event.name.as_str().as_bytes();
+        if let Err(e) = shared.channel.request(event.kind, self.number, key, path) {
+            return Err((event, e));
+        }
         let job = Job {
             event,
-            shares: vec![Share::Helpers],
+            key,
+            shares,
             since: Instant::now(),
+            outcome,
         };
         self.under_way.insert(self.number, job);
-        Some(self.number)
+        Ok(self.number)
     }
 
     fn shares(&self, path: &str) -> Vec<Share> {
@@ -370,17 +445,32 @@ impl Work {
     }
 
     fn answered(&mut self, number: u32, outcome: Result<()>, shared: &Shared) {
-        let Some(Job { event, shares, .. }) = self.under_way.remove(&number) else {
+        let Some(job) = self.under_way.remove(&number) else {
             return;
         };
-        if event.kind == Kind::Raised {
-            shared.raised.notify_all();
-            return;
+        for share in &job.shares {
+            self.ready.extend(self.parked.remove(share).unwrap_or_default());
         }
+        match (job.outcome, job.event.kind) {
+            (Outcome::Told, _) => {}
+            (Outcome::TooLate, Kind::Keep) => {
+                let event = Event {
+                    kind: Kind::Forget,
+                    ..job.event
+                };
+                let _ = self.send(event, job.key, Vec::new(), Outcome::Beside, shared);
+                return;
+            }
+            (Outcome::Awaited, kind) => {
+                if kind == Kind::Keep && outcome.is_ok() {
+                    self.done.insert(number);
+                }
+                return shared.answered.notify_all();
+            }
+            (Outcome::Beside | Outcome::TooLate, _) => return,
+        }
+        let event = job.event;
         shared.vfs.announced(event.name.as_str());
-        for share in shares {
-            self.ready.extend(self.parked.remove(&share).unwrap_or_default());
-        }
         let path = directory_of(&event.name).to_string();
         if self.known.len() >= KNOWN {
             self.known.clear();

@@ -61,7 +61,7 @@ impl Vfs {
             }
         }
         match state.secrets.by_name(&full) {
-            Some(secret) => Ok(self.secret_attr(secret, Standing::Describer, caller)),
+            Some(secret) => Ok(self.secret_attr(secret, self.slot(secret), Standing::Describer, caller)),
             None => {
                 let found = state.secrets.directory(&full).ok_or(VfsError::NoEntry)?;
                 Ok(self.directory_attr(Node::Directory(found.id)))
@@ -92,7 +92,7 @@ impl Vfs {
         Attr {
             kind: Kind::File,
             perm: 0o400,
-            ..self.directory_attr(Node::Secret(id))
+            ..self.directory_attr(Node::secret(id))
         }
     }
 
@@ -113,9 +113,10 @@ impl Vfs {
         let path = self.path_for_notifier(&state, parent)?;
         let name = name.to_str().ok_or(VfsError::NoEntry)?;
         match state.secrets.by_name(&join(&path, name)) {
-            Some(secret) if secret.is_active() => {
-                Ok(self.answer(self.secret_attr(secret, Standing::Describer, caller), Look::Kept))
-            }
+            Some(secret) if secret.is_active() => Ok(self.answer(
+                self.secret_attr(secret, self.slot(secret), Standing::Describer, caller),
+                Look::Kept,
+            )),
             _ => Err(VfsError::NoEntry),
         }
     }
@@ -127,10 +128,13 @@ impl Vfs {
     /// EROFS for everybody else.
     pub fn announce_touched<C: Caller>(&self, node: Node, caller: &mut C) -> Result<Attr, VfsError> {
         match node {
-            Node::Secret(id) if self.is_notifier(caller) => {
+            Node::Secret(id, slot) if self.is_notifier(caller) => {
                 let state = self.access().vault().peek();
                 let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
-                Ok(self.answer(self.secret_attr(secret, Standing::Describer, caller), Look::Kept))
+                Ok(self.answer(
+                    self.secret_attr(secret, slot, Standing::Describer, caller),
+                    Look::Kept,
+                ))
             }
             _ => Err(VfsError::ReadOnly),
         }

@@ -5,7 +5,7 @@ use crate::clock::Timestamp;
 use crate::vault::{Secret, Version};
 
 use super::listing::directory_id;
-use super::{Node, Vfs};
+use super::{Node, Slot, Vfs};
 use crate::id::Uid;
 use crate::sync::atomic::Ordering;
 
@@ -102,7 +102,7 @@ impl Vfs {
     fn kept(&self, attr: Attr, nobody: Uid) -> Attr {
         Attr {
             size: match attr.node {
-                Node::Secret(id) => self.handles.sizes().kept(id, attr.size),
+                Node::Secret(id, _) => self.handles.sizes().kept(id, attr.size),
                 _ => attr.size,
             },
             uid: nobody.0,
@@ -181,12 +181,23 @@ impl Vfs {
         }
     }
 
-    /// The secret's file: one size for everybody, the owner as this caller sees it.
-    pub(super) fn secret_attr<C: Caller>(&self, secret: &Secret, standing: Standing, caller: &mut C) -> Attr {
+    /// The file that a look-up of a secret finds now.
+    pub(super) fn slot(&self, secret: &Secret) -> Slot {
+        self.handles.sizes().slot(secret.meta.id)
+    }
+
+    /// One of a secret's files: one size for everybody, the owner as this caller sees it.
+    pub(super) fn secret_attr<C: Caller>(
+        &self,
+        secret: &Secret,
+        slot: Slot,
+        standing: Standing,
+        caller: &mut C,
+    ) -> Attr {
         let current = secret.current().map_or(0, |v| v.meta.size);
-        let size = self.handles.sizes().shown(secret.meta.id, current);
+        let size = self.handles.sizes().shown(secret.meta.id, slot, current);
         self.file_attr(
-            Node::Secret(secret.meta.id),
+            Node::Secret(secret.meta.id, slot),
             secret,
             size,
             secret.meta.value_changed,
@@ -200,11 +211,12 @@ impl Vfs {
     pub(super) fn bare_attr(&self, secret: &Secret) -> Attr {
         let current = secret.current().map_or(0, |v| v.meta.size);
         let look = &secret.meta.appearance;
+        let slot = self.slot(secret);
         Attr {
-            size: self.handles.sizes().shown(secret.meta.id, current),
+            size: self.handles.sizes().shown(secret.meta.id, slot, current),
             kind: Kind::File,
             perm: look.mode.unwrap_or(0o400),
-            ..self.directory_attr(Node::Secret(secret.meta.id))
+            ..self.directory_attr(Node::Secret(secret.meta.id, slot))
         }
     }
 

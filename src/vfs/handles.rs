@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 
 use super::errno::VfsError;
-use super::lock;
+use super::node::{SLOTS, Slot};
 use super::poll::PollState;
 use super::retry::Retries;
+use super::{Coming, Node, lock};
 use crate::access::Pin;
 use crate::id::SecretId;
 use crate::places::{Place, Places};
@@ -19,6 +20,8 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 pub struct OpenFile {
     /// The version it keeps, for a secret's or a version's file.
     pub pin: Pin,
+    /// On which of the secret's files.
+    pub slot: Slot,
     /// Whether it was opened as the current value, and so is told of changes.
     pub follows_current: bool,
     /// What pollers were told.
@@ -100,7 +103,8 @@ impl Handles {
         };
         self.open.fetch_sub(1, Ordering::Relaxed);
         if let Handle::File(file) = handle {
-            self.sizes.drop_held(file.pin.secret, file.pin.version.meta.size);
+            self.sizes
+                .drop_held(file.pin.secret, file.slot, file.pin.version.meta.size);
         }
     }
 
@@ -159,8 +163,12 @@ pub const LINGER: Duration = Duration::from_secs(2);
 struct Size {
     /// The largest size that was answered lately, and when.
     lately: Option<(u32, Instant)>,
-    /// Sizes and how many hold each; few.
-    held: Vec<(u32, usize)>,
+    /// Sizes, on which file, and how many hold each; few.
+    held: Vec<(Slot, u32, usize)>,
+    /// The file that a look-up finds.
+    slot: Slot,
+    /// Files that the notifier reaches without their name, a bit each.
+    reachable: u8,
     /// The size of a value that is about to be published.
     coming: Option<u32>,
     /// The least answer that the kernel may still apply; none if nobody ever asked.
@@ -168,11 +176,25 @@ struct Size {
 }
 
 impl Size {
-    fn hold(&mut self, size: u32) {
-        match self.held.iter_mut().find(|(held, _)| *held == size) {
-            Some((_, count)) => *count += 1,
-            None => self.held.push((size, 1)),
+    fn hold(&mut self, slot: Slot, size: u32) {
+        match self
+            .held
+            .iter_mut()
+            .find(|(on, held, _)| (*on, *held) == (slot, size))
+        {
+            Some((.., count)) => *count += 1,
+            None => self.held.push((slot, size, 1)),
         }
+    }
+
+    /// The largest that is held on a file.
+    fn most(&self, slot: Slot) -> u32 {
+        let on = self.held.iter().filter(|(on, ..)| *on == slot);
+        on.map(|(_, size, _)| *size).max().unwrap_or(0)
+    }
+
+    fn reaches(&self, slot: Slot) -> bool {
+        self.reachable & 1 << slot.0 != 0
     }
 
     fn needs_voiding(&self, size: u32) -> bool {
@@ -183,11 +205,11 @@ impl Size {
 impl Sizes {
     /// A version of this size is held open from now on. `void` makes all answers void that the kernel has asked
     /// for by now; it is called if one of them can be too low, and before this returns.
-    pub fn hold(&self, secret: SecretId, size: u32, void: impl FnOnce()) {
+    pub fn hold(&self, secret: SecretId, slot: Slot, size: u32, void: impl FnOnce()) {
         let low = {
             let mut secrets = lock(self.shard(secret));
             let entry = secrets.entry(secret).or_default();
-            entry.hold(size);
+            entry.hold(slot, size);
             entry.needs_voiding(size)
         };
         if low {
@@ -212,14 +234,15 @@ impl Sizes {
     }
 
     /// One less is held.
-    pub fn drop_held(&self, secret: SecretId, size: u32) {
+    pub fn drop_held(&self, secret: SecretId, slot: Slot, size: u32) {
         let mut secrets = lock(self.shard(secret));
         let Some(entry) = secrets.get_mut(&secret) else {
             return;
         };
-        if let Some(at) = entry.held.iter().position(|(held, _)| *held == size) {
-            entry.held[at].1 -= 1;
-            if entry.held[at].1 == 0 {
+        let mut held = entry.held.iter();
+        if let Some(at) = held.position(|(on, held, _)| (*on, *held) == (slot, size)) {
+            entry.held[at].2 -= 1;
+            if entry.held[at].2 == 0 {
                 entry.held.swap_remove(at);
             }
         }
@@ -230,21 +253,70 @@ impl Sizes {
         self.raised.store(raised, Ordering::SeqCst);
     }
 
-    /// A value of this size is about to be published; whether the kernel may know a lower one.
-    pub fn coming(&self, secret: SecretId, size: u32) -> bool {
+    /// A value of this size is about to be published; what the kernel knows that does not fit it.
+    pub fn coming(&self, secret: SecretId, size: u32) -> Coming {
         let mut secrets = lock(self.shard(secret));
         let Some(entry) = secrets.get_mut(&secret) else {
-            return false;
+            return Coming::Known;
         };
         entry.coming = Some(size);
-        entry.least.is_some_and(|least| least < size)
+        if entry.least.is_some_and(|least| least < size) {
+            let others = (0..SLOTS)
+                .map(Slot)
+                .filter(|s| *s != entry.slot && entry.reaches(*s));
+            let all = std::iter::once(entry.slot).chain(others);
+            return Coming::Longer(all.map(|slot| Node::Secret(secret, slot)).collect());
+        }
+        match entry.most(entry.slot) > size && !entry.reaches(entry.slot) {
+            true => Coming::Shorter(Node::Secret(secret, entry.slot)),
+            false => Coming::Known,
+        }
     }
 
-    /// A value of this size is published; another may be coming by now.
+    /// A value of this size is published; another may be coming by now. Where a longer one is held on the file that
+    /// look-ups find, they find one from now on on which none is: who opens now sees the size that he will read, and who
+    /// holds the longer one sees that. The old file must be reached by the notifier, for its watchers.
     pub fn came(&self, secret: SecretId, size: u32) {
-        if let Some(entry) = lock(self.shard(secret)).get_mut(&secret) {
-            entry.coming.take_if(|coming| *coming == size);
+        let mut secrets = lock(self.shard(secret));
+        let Some(entry) = secrets.get_mut(&secret) else {
+            return;
+        };
+        entry.coming.take_if(|coming| *coming == size);
+        if entry.most(entry.slot) > size && entry.reaches(entry.slot) {
+            let fit = (0..SLOTS).map(Slot).find(|slot| entry.most(*slot) <= size);
+            entry.slot = fit.unwrap_or(entry.slot);
         }
+    }
+
+    /// The file that a look-up finds now.
+    pub fn slot(&self, secret: SecretId) -> Slot {
+        lock(self.shard(secret))
+            .get(&secret)
+            .map_or(Slot::default(), |e| e.slot)
+    }
+
+    /// The notifier reaches a file without its name.
+    pub fn reachable(&self, secret: SecretId, slot: Slot) {
+        lock(self.shard(secret)).entry(secret).or_default().reachable |= 1 << slot.0;
+    }
+
+    /// The notifier does not any more.
+    pub fn unreachable(&self, secret: SecretId, slot: Slot) {
+        if let Some(entry) = lock(self.shard(secret)).get_mut(&secret) {
+            entry.reachable &= !(1 << slot.0);
+        }
+    }
+
+    /// Files that the notifier reaches beside the one that a look-up finds.
+    pub fn others(&self, secret: SecretId) -> Vec<Node> {
+        let secrets = lock(self.shard(secret));
+        let Some(entry) = secrets.get(&secret) else {
+            return Vec::new();
+        };
+        let others = (0..SLOTS)
+            .map(Slot)
+            .filter(|s| *s != entry.slot && entry.reaches(*s));
+        others.map(|slot| Node::Secret(secret, slot)).collect()
     }
 
     /// The size for the kernel to keep, where `shown` is the one to show.
@@ -253,12 +325,12 @@ impl Sizes {
         shown.max(coming.unwrap_or(0).into())
     }
 
-    /// The size to show: the current one, or a larger one that somebody holds or that was shown lately.
-    pub fn shown(&self, secret: SecretId, current: u32) -> u64 {
+    /// The size of a file to show: the current one, or a larger one that somebody holds on it or that was shown lately.
+    pub fn shown(&self, secret: SecretId, slot: Slot, current: u32) -> u64 {
         let now = Instant::now();
         let mut secrets = lock(self.shard(secret));
         let entry = secrets.entry(secret).or_default();
-        let mut shown = entry.held.iter().fold(current, |most, (size, _)| most.max(*size));
+        let mut shown = entry.most(slot).max(current);
         match entry.lately {
             Some((size, at))
                 if size > shown
@@ -278,21 +350,23 @@ impl Sizes {
 mod tests {
     use super::*;
 
+    const FIRST: Slot = Slot(0);
+
     #[test]
     fn a_size_is_never_lower_than_a_held_one() {
         let sizes = Sizes::default();
         let id = SecretId(1);
-        assert_eq!(sizes.shown(id, 5), 5);
-        sizes.hold(id, 9, || {});
-        sizes.hold(id, 9, || {});
-        assert_eq!(sizes.shown(id, 5), 9);
-        assert_eq!(sizes.shown(id, 12), 12);
-        assert_eq!(sizes.shown(SecretId(2), 5), 5);
-        sizes.drop_held(id, 9);
-        sizes.drop_held(id, 9);
-        assert_eq!(sizes.shown(id, 5), 12, "shown lately");
+        assert_eq!(sizes.shown(id, FIRST, 5), 5);
+        sizes.hold(id, FIRST, 9, || {});
+        sizes.hold(id, FIRST, 9, || {});
+        assert_eq!(sizes.shown(id, FIRST, 5), 9);
+        assert_eq!(sizes.shown(id, FIRST, 12), 12);
+        assert_eq!(sizes.shown(SecretId(2), FIRST, 5), 5);
+        sizes.drop_held(id, FIRST, 9);
+        sizes.drop_held(id, FIRST, 9);
+        assert_eq!(sizes.shown(id, FIRST, 5), 12, "shown lately");
         std::thread::sleep(LINGER);
-        assert_eq!(sizes.shown(id, 5), 5);
+        assert_eq!(sizes.shown(id, FIRST, 5), 5);
     }
 
     #[test]
@@ -301,23 +375,56 @@ mod tests {
         let id = SecretId(1);
         let voided = |size| {
             let mut voided = false;
-            sizes.hold(id, size, || voided = true);
-            sizes.drop_held(id, size);
+            sizes.hold(id, FIRST, size, || voided = true);
+            sizes.drop_held(id, FIRST, size);
             voided
         };
         assert!(!voided(40), "nobody asked yet");
-        sizes.shown(id, 40);
+        sizes.shown(id, FIRST, 40);
         assert!(voided(5000), "40 can be on its way");
         assert!(!voided(5000), "and is void since");
-        sizes.shown(id, 5000);
+        sizes.shown(id, FIRST, 5000);
         assert!(!voided(200) && !voided(5000));
         std::thread::sleep(LINGER);
-        sizes.shown(id, 40);
+        sizes.shown(id, FIRST, 40);
         assert!(voided(5000), "40 can be on its way again");
         assert!(voided(5001), "5000 may have been answered since");
         let other = SecretId(2);
-        sizes.shown(other, 1);
+        sizes.shown(other, FIRST, 1);
         assert!(!voided(5001), "another secret's answers do not matter");
+    }
+
+    #[test]
+    fn who_opens_a_shorter_value_finds_another_file() {
+        let (sizes, id) = (Sizes::default(), SecretId(1));
+        sizes.raised_before_they_grow(true);
+        let node = |slot| Node::Secret(id, Slot(slot));
+        assert_eq!(sizes.coming(id, 5), Coming::Known, "nobody asked yet");
+        sizes.shown(id, FIRST, 900);
+        sizes.hold(id, FIRST, 900, || {});
+        // The notifier could not keep the file: the larger size for everybody.
+        assert_eq!(sizes.coming(id, 5), Coming::Shorter(node(0)));
+        sizes.came(id, 5);
+        assert_eq!((sizes.slot(id), sizes.shown(id, FIRST, 5)), (FIRST, 900));
+        sizes.reachable(id, FIRST);
+        // Each shorter one under a longer one takes a file more, until there are five.
+        for (slot, size) in [(1, 800), (2, 700), (3, 600), (4, 500), (4, 400)] {
+            sizes.came(id, size);
+            assert_eq!(sizes.slot(id), Slot(slot), "{size}");
+            sizes.hold(id, Slot(slot), size, || {});
+            sizes.reachable(id, Slot(slot));
+        }
+        assert_eq!(sizes.shown(id, FIRST, 5), 900);
+        assert_eq!(sizes.shown(id, Slot(3), 5), 600);
+        assert_eq!(sizes.shown(id, Slot(4), 5), 500, "the largest again");
+        assert_eq!(sizes.others(id), [node(0), node(1), node(2), node(3)]);
+        // What none holds a longer one on is taken again, and all are raised before a longer one comes.
+        sizes.drop_held(id, FIRST, 900);
+        sizes.came(id, 5);
+        assert_eq!(sizes.slot(id), FIRST);
+        sizes.shown(id, FIRST, 5);
+        let all = vec![node(0), node(1), node(2), node(3), node(4)];
+        assert_eq!(sizes.coming(id, 1000), Coming::Longer(all));
     }
 
     #[test]

@@ -114,7 +114,7 @@ impl Reader {
     /// Whether the change was acknowledged before the call, and the handle.
     fn open(&self) -> (bool, Result<u64, VfsError>) {
         let over = self.changed.load(Ordering::SeqCst);
-        let node = Node::Secret(self.secret);
+        let node = Node::secret(self.secret);
         (over, self.vfs.open(node, false, &mut Self::caller()))
     }
 
@@ -130,7 +130,7 @@ impl Reader {
     fn size(&self) -> Result<u64, VfsError> {
         let attr = self
             .vfs
-            .getattr(Node::Secret(self.secret), Look::Shown, &mut Self::caller());
+            .getattr(Node::secret(self.secret), Look::Shown, &mut Self::caller());
         attr.map(|attr| attr.size)
     }
 
@@ -262,7 +262,7 @@ struct Inode {
 impl Kernel {
     fn asks(&self, sizes: &super::handles::Sizes, current: u32) {
         let asked = lock(&self.inode).age;
-        let answer = sizes.shown(SecretId(1), current);
+        let answer = sizes.shown(SecretId(1), Slot::default(), current);
         let mut inode = lock(&self.inode);
         if inode.age == asked {
             inode.age += 1;
@@ -289,11 +289,13 @@ fn no_answer_is_believed_that_is_less_than_what_is_held() {
             .map(|size| {
                 let (sizes, kernel) = (sizes.clone(), kernel.clone());
                 spawn(move || {
-                    sizes.hold(SecretId(1), size, || lock(&kernel.inode).age += 1);
+                    sizes.hold(SecretId(1), Slot::default(), size, || {
+                        lock(&kernel.inode).age += 1
+                    });
                     lock(&kernel.inode).held.push(size.into());
                     kernel.asks(&sizes, 10);
                     lock(&kernel.inode).held.retain(|held| *held != u64::from(size));
-                    sizes.drop_held(SecretId(1), size);
+                    sizes.drop_held(SecretId(1), Slot::default(), size);
                 })
             })
             .into();

@@ -123,7 +123,7 @@ impl Vfs {
         let mut sight = Sight::new(self.access(), &state, side, caller);
         sight.list(dir, after, &mut |child| {
             let (node, kind) = match (child.what, side) {
-                (Found::Secret(secret), Side::Values) => (Node::Secret(secret.meta.id), Kind::File),
+                (Found::Secret(secret), Side::Values) => (Node::secret(secret.meta.id), Kind::File),
                 (Found::Secret(secret), Side::Versions) => {
                     (Node::VersionsOf(secret.meta.id), Kind::Directory)
                 }
@@ -201,6 +201,6 @@ pub(super) fn directory_id(node: Node) -> Option<DirId> {
     match node {
         Node::Root | Node::Versions => Some(DirId::of("")),
         Node::Directory(id) | Node::VersionsDirectory(id) => Some(id),
-        Node::Secret(_) | Node::Version(_) | Node::VersionsOf(_) | Node::LabelLink(_) => None,
+        Node::Secret(..) | Node::Version(_) | Node::VersionsOf(_) | Node::LabelLink(_) => None,
     }
 }

@@ -33,17 +33,20 @@ pub use caller::{Answered, RequestCaller};
 pub use errno::{Errno, Level, VfsError};
 pub use handles::{Handle, Handles, OpenFile};
 pub use listing::ListingEntry;
-pub use node::Node;
+pub use node::{Node, Slot};
 pub use retry::Asked;
 use retry::Begun;
 
 /// What the kernel has to be told before a change is published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Coming {
     /// Nothing.
     Known,
-    /// The size that it keeps for the file is too low for what is to come.
-    Longer,
+    /// The size that it keeps for these files is too low for what is to come.
+    Longer(Vec<Node>),
+    /// What is held on this file is longer: if the file can still be reached without its name ([`Vfs::reachable`]), look-ups
+    /// find another one from then on.
+    Shorter(Node),
 }
 
 /// The answer to a poll.
@@ -182,13 +185,29 @@ impl Vfs {
     /// length is what is answered to it from now on; whether it is to be asked for ([`Vfs::announce_touched`]).
     pub fn coming(&self, change: &Change, state: &State) -> Coming {
         let size = current_size(state, change);
-        if change.kind == ChangeKind::Value
-            && matches!(self.attributes(), Attributes::Shown(_))
-            && self.handles.sizes().coming(change.id, size)
-        {
-            return Coming::Longer;
+        match change.kind == ChangeKind::Value && matches!(self.attributes(), Attributes::Shown(_)) {
+            true => self.handles.sizes().coming(change.id, size),
+            false => Coming::Known,
         }
-        Coming::Known
+    }
+
+    /// The notifier reaches this file without its name.
+    pub fn reachable(&self, node: Node) {
+        if let Node::Secret(id, slot) = node {
+            self.handles.sizes().reachable(id, slot);
+        }
+    }
+
+    /// The notifier does not reach this file any more.
+    pub fn unreachable(&self, node: Node) {
+        if let Node::Secret(id, slot) = node {
+            self.handles.sizes().unreachable(id, slot);
+        }
+    }
+
+    /// The files of a secret beside the one that a look-up finds.
+    pub fn other_nodes(&self, id: crate::id::SecretId) -> Vec<Node> {
+        self.handles.sizes().others(id)
     }
 
     /// A change was published: whoever polls a handle of an older version is woken.
@@ -227,9 +246,13 @@ impl Vfs {
                 .map_err(|e| self.refused(e))?;
             let (id, no, size) = (pin.secret, pin.version.meta.no, pin.version.meta.size);
             let sizes = self.handles.sizes();
-            sizes.hold(id, size, || {
+            let slot = match node {
+                Node::Secret(_, slot) => slot,
+                _ => Slot::default(),
+            };
+            sizes.hold(id, slot, size, || {
                 if let Some(waker) = self.waker.get() {
-                    let _ = waker.forget_attributes(Node::Secret(id).ino());
+                    let _ = waker.forget_attributes(Node::Secret(id, slot).ino());
                 }
             });
             // A rotation between the choice and the hold could show somebody a size below what is held here:
@@ -244,12 +267,13 @@ impl Vfs {
             if same {
                 break OpenFile {
                     pin,
+                    slot,
                     follows_current,
                     poll: Mutex::default(),
                     retries: Mutex::default(),
                 };
             }
-            sizes.drop_held(id, size);
+            sizes.drop_held(id, slot, size);
         };
         self.handles.insert(number, Handle::File(Arc::new(file)), place);
         Ok(number)
@@ -363,7 +387,7 @@ impl Vfs {
     /// The secret and version that a file's node stands for.
     fn target<'s>(&self, state: &'s State, node: Node) -> Result<(&'s Secret, Choice<'s>, bool), VfsError> {
         match node {
-            Node::Secret(id) => {
+            Node::Secret(id, _) => {
                 let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
                 Ok((secret, Choice::Label("current"), true))
             }

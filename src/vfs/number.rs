@@ -30,7 +30,8 @@ impl Numbers {
         let pack = |kind: u64, id: u64| if id <= ID { kind << SHIFT | id } else { node.ino() };
         match node {
             Node::Root | Node::Versions => node.ino(),
-            Node::Secret(id) => pack(1, id.0),
+            // One secret is one file to whoever compares, whichever of its nodes it is.
+            Node::Secret(id, _) => pack(1, id.0),
             Node::Version(no) => pack(2, no.0),
             Node::VersionsOf(id) => pack(3, id.0),
             Node::Directory(id) => pack(4, self.directory(id)),
@@ -66,11 +67,11 @@ mod tests {
     fn numbers_are_small_stable_and_never_shared() {
         let numbers = Numbers::default();
         assert_eq!(numbers.of(Node::Root), 1);
-        assert_eq!(numbers.of(Node::Secret(SecretId(7))), 0x2000_0007);
+        assert_eq!(numbers.of(Node::secret(SecretId(7))), 0x2000_0007);
         let twins = [DirId(5), DirId(5 | 1 << 40), DirId(5 | 1 << 41), DirId(6)];
         let nodes = [
             Node::Versions,
-            Node::Secret(SecretId(5)),
+            Node::secret(SecretId(5)),
             Node::Version(VersionNo(5)),
             Node::VersionsOf(SecretId(5)),
         ];
@@ -83,7 +84,7 @@ mod tests {
         assert!(shown.iter().all(|n| *n < 1 << 32), "{shown:x?}");
         assert_eq!(shown.iter().collect::<FxHashSet<_>>().len(), nodes.len());
         assert_eq!(shown, nodes.iter().map(|n| numbers.of(*n)).collect::<Vec<_>>());
-        let far = Node::Secret(SecretId(1 << 30));
+        let far = Node::secret(SecretId(1 << 30));
         assert_eq!(numbers.of(far), far.ino(), "more than there is room for");
     }
 }

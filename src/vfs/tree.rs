@@ -41,7 +41,7 @@ impl Vfs {
                 let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
                 self.lookup_version(secret, name, caller)
             }
-            Node::Secret(_) | Node::Version(_) | Node::LabelLink(_) => Err(VfsError::NotDirectory),
+            Node::Secret(..) | Node::Version(_) | Node::LabelLink(_) => Err(VfsError::NotDirectory),
         }
     }
 
@@ -79,7 +79,7 @@ impl Vfs {
         let findable =
             secret.is_active() && secret.broken.is_none() && secret.meta.visibility == Visibility::Listed;
         match self.access().peek(secret, caller) {
-            Ok(standing) if findable => Ok(self.secret_attr(secret, standing, caller)),
+            Ok(standing) if findable => Ok(self.secret_attr(secret, self.slot(secret), standing, caller)),
             // No record, since nothing was refused: what a stranger does with the name will be.
             Err(_) if findable => {
                 caller.barely_answered();
@@ -87,7 +87,7 @@ impl Vfs {
             }
             _ => {
                 let standing = self.standing(secret, Event::DescribeSecret, caller)?;
-                Ok(self.secret_attr(secret, standing, caller))
+                Ok(self.secret_attr(secret, self.slot(secret), standing, caller))
             }
         }
     }
@@ -178,10 +178,10 @@ impl Vfs {
         }
         let state = self.access().vault().peek();
         match node {
-            Node::Secret(id) => {
+            Node::Secret(id, slot) => {
                 let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
                 let standing = self.standing(secret, Event::DescribeSecret, caller)?;
-                Ok(self.secret_attr(secret, standing, caller))
+                Ok(self.secret_attr(secret, slot, standing, caller))
             }
             Node::VersionsOf(id) => {
                 let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
@@ -253,7 +253,7 @@ impl Vfs {
         if write {
             return Err(VfsError::ReadOnly);
         }
-        let Node::Secret(id) = node else {
+        let Node::Secret(id, _) = node else {
             self.attr(node, caller)?;
             return match read && directory_id(node).is_some() {
                 true => self.check_listing(node, caller),
@@ -289,7 +289,7 @@ pub(super) fn directory(state: &State, node: Node) -> Result<(String, Side), Vfs
         Node::Versions => (String::new(), Side::Versions),
         Node::Directory(id) => (path(id)?, Side::Values),
         Node::VersionsDirectory(id) => (path(id)?, Side::Versions),
-        Node::Secret(_) | Node::Version(_) | Node::VersionsOf(_) | Node::LabelLink(_) => {
+        Node::Secret(..) | Node::Version(_) | Node::VersionsOf(_) | Node::LabelLink(_) => {
             return Err(VfsError::NotDirectory);
         }
     })

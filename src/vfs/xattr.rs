@@ -15,7 +15,7 @@ impl Vfs {
     /// # Errors
     /// As a look-up.
     pub fn listxattr<C: Caller>(&self, node: Node, caller: &mut C) -> Result<Vec<u8>, VfsError> {
-        if !matches!(node, Node::Secret(_) | Node::Version(_)) {
+        if !matches!(node, Node::Secret(..) | Node::Version(_)) {
             return Ok(Vec::new());
         }
         self.attr(node, caller)?;
@@ -33,7 +33,7 @@ impl Vfs {
         let name = name.strip_prefix(PREFIX).ok_or(VfsError::NoAttribute)?;
         let state = self.access().vault().peek();
         let (secret, version) = match node {
-            Node::Secret(id) => {
+            Node::Secret(id, _) => {
                 let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
                 self.standing(secret, Event::DescribeSecret, caller)?;
                 (&**secret, &**secret.current().ok_or(VfsError::NoAttribute)?)
