@@ -403,7 +403,9 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
         .spawn(move || session.run())
         .map_err(not_started)?;
     let mut watch = mount::watch_unmounted(&guard.target).map_err(|e| failed(&e))?;
-    let notifier = notifier.map(|n| Announcer::start(n, &vfs)).transpose();
+    let notifier = notifier
+        .map(|n| Announcer::start(n, &vfs, plan.config.threads))
+        .transpose();
     let notifier = notifier.map_err(|e| failed(&e))?.map(Arc::new);
     let for_vfs = vfs.clone();
     let mut listeners: Vec<crate::vault::Listener> = vec![Box::new(move |change| for_vfs.changed(change))];
