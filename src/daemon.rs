@@ -403,9 +403,7 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
         .spawn(move || session.run())
         .map_err(not_started)?;
     let mut watch = mount::watch_unmounted(&guard.target).map_err(|e| failed(&e))?;
-    let notifier = notifier
-        .map(|n| Announcer::start(n, &vfs, plan.config.threads))
-        .transpose();
+    let notifier = notifier.map(|n| Announcer::start(n, &vfs)).transpose();
     let notifier = notifier.map_err(|e| failed(&e))?.map(Arc::new);
     let for_vfs = vfs.clone();
     let mut listeners: Vec<crate::vault::Listener> = vec![Box::new(move |change| for_vfs.changed(change))];
@@ -439,6 +437,10 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
             Problem::new(Exit::Unavailable, what, e).next(next)
         })?;
 
+    // When the last process was forked that is started before service begins.
+    if let Some(notifier) = &notifier {
+        notifier.warm(plan.config.threads + 1);
+    }
     record(&vault, Event::Startup);
     ready(&plan.target);
     tell_manager("READY=1");

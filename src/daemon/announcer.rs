@@ -151,17 +151,12 @@ fn directory_of(name: &SecretName) -> &str {
 
 impl Announcer {
     /// Proves that the notifier's requests arrive with its pid (if they did not, no caller's pid could be
-    /// believed), and feeds it. Of the threads that serve there are `threads` at most.
-    pub fn start(notifier: Child, vfs: &Arc<Vfs>, threads: usize) -> Result<Announcer> {
+    /// believed), and feeds it.
+    pub fn start(notifier: Child, vfs: &Arc<Vfs>) -> Result<Announcer> {
         let channel = notifier.channel();
         channel.ask(Kind::Ready, b"", BEGIN)?;
         vfs.set_notifier(notifier.threads()?);
-        // The kernel wakes the thread that waits longest, so that each has its turn. One that never read would have no
-        // page in its buffer yet, and the request that it takes in the moment in which it is killed would end in EIO
-        // (fuse_dev_do_read) instead of the ENOTCONN of the dead daemon.
-        for _ in 0..=2 * threads {
-            channel.ask(Kind::Probe, b"", BEGIN)?;
-        }
+        channel.ask(Kind::Probe, b"", BEGIN)?;
         if !vfs.notifier_was_seen() {
             return Err(Error::other(
                 "requests do not arrive with their caller's pid: is this another pid namespace than the mount's?",
@@ -241,6 +236,16 @@ impl Announcer {
         } else if work.done.remove(&number) {
             work.kept.push_back(node);
             shared.vfs.reachable(node);
+        }
+    }
+
+    /// Lets each of `threads` serving threads take a request: the kernel wakes the one that waits longest. A thread whose
+    /// buffer has no page of its own (since it never read, or since the process was forked) answers the request that it
+    /// takes in the moment of being killed with EIO (`fuse_dev_do_read`), where the caller is to see ENOTCONN.
+    pub fn warm(&self, threads: usize) {
+        for _ in 0..2 * threads {
+            // Nobody waits for the answers.
+            let _ = self.shared.channel.request(Kind::Probe, 0, 0, b"");
         }
     }
 

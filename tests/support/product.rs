@@ -160,6 +160,23 @@ impl Product {
         self.await_ready(command)
     }
 
+    /// As [`Product::mount`]; what the daemon says goes to `errors`.
+    #[track_caller]
+    pub fn mount_saying_to(&mut self, errors: std::fs::File) {
+        let mut command = self.command(&["mount"]);
+        command
+            .arg(self.target())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(errors);
+        let mut child = command.spawn().expect("start wardfs mount");
+        let mut reader = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        reader.read_line(&mut line).expect("a line");
+        assert!(line.contains("READY"), "{line}");
+        self.daemon = Some(child);
+    }
+
     fn await_ready(&mut self, mut command: Command) -> Option<Said> {
         command
             .stdin(Stdio::null())
