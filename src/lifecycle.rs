@@ -141,6 +141,11 @@ impl Lifecycle {
         })
     }
 
+    /// Records that what only the store's owner may do was refused to somebody else.
+    pub fn refuse<C: Caller>(&self, event: Event, caller: &mut C) {
+        let _refused = self.access.refuse_outright(event, caller);
+    }
+
     fn body<C: Caller>(
         &self,
         event: Event,

@@ -267,12 +267,17 @@ impl Access {
 
     /// Records that somebody who sees nothing in a directory may not list it.
     pub fn refuse_listing<C: Caller>(&self, caller: &mut C) -> Refusal {
+        self.refuse_outright(Event::ListSecrets, caller)
+    }
+
+    /// Records that what no policy can allow, and what is about no secret, was refused.
+    pub fn refuse_outright<C: Caller>(&self, event: Event, caller: &mut C) -> Refusal {
         let refusal = Refusal {
             reason: Reason::ImplicitDeny,
             basis: Basis::DEFAULT,
         };
         let record = Record {
-            event: Event::ListSecrets,
+            event,
             outcome: Outcome::Denied {
                 reason: refusal.reason.code(),
             },

@@ -73,6 +73,7 @@ impl Weight {
             | Event::DeleteGuardrail
             | Event::PutIdentityPolicy
             | Event::DeleteIdentityPolicy
+            | Event::AcceptConfig
             | Event::BreakGlass
             | Event::ReplaceKeySlot
             | Event::CreateStore

@@ -118,7 +118,7 @@ impl Desk {
             }
             Request::AuditVerify => self.verify(told, caller),
             Request::Unmount => {
-                self.owner_only("cannot unmount", caller)?;
+                self.owner_only("cannot unmount", Event::Unmount, caller)?;
                 self.service.stop()
             }
         }
@@ -131,7 +131,7 @@ impl Desk {
         caller: &mut C,
     ) -> Result<Value, Problem> {
         let what = "cannot back the store up";
-        self.owner_only(what, caller)?;
+        self.owner_only(what, Event::BackupStore, caller)?;
         let Some(Enclosed::Backup(out)) = enclosed else {
             return Err(Problem::new(Exit::Usage, what, "there is nothing to write it to")
                 .next("use the command that came with the daemon"));
@@ -154,7 +154,7 @@ impl Desk {
     }
 
     fn store_check<C: Caller>(&self, told: &mut dyn FnMut(u64), caller: &mut C) -> Result<Value, Problem> {
-        self.owner_only("cannot check the store", caller)?;
+        self.owner_only("cannot check the store", Event::CheckStore, caller)?;
         let findings = self
             .vault
             .check(told)
@@ -205,15 +205,16 @@ impl Desk {
     }
 
     fn verify<C: Caller>(&self, told: &mut dyn FnMut(u64), caller: &mut C) -> Result<Value, Problem> {
-        self.owner_only("cannot verify the log", caller)?;
+        self.owner_only("cannot verify the log", Event::VerifyLog, caller)?;
         verified(self.vault.verify_log(told))
     }
 
-    fn owner_only<C: Caller>(&self, what: &str, caller: &mut C) -> Result<(), Problem> {
+    fn owner_only<C: Caller>(&self, what: &str, event: Event, caller: &mut C) -> Result<(), Problem> {
         let owner = self.vault.administration().owner;
         if caller.uid() == owner {
             return Ok(());
         }
+        self.lifecycle.refuse(event, caller);
         let owner = if owner == ROOT {
             "root".into()
         } else {

@@ -30,6 +30,7 @@ impl Lifecycle {
         let what = "cannot put wardfs.toml in force";
         self.layers_allowed(Action::AcceptConfig, Event::AcceptConfig, caller, what)?;
         if !self.owns(caller) {
+            self.refuse(Event::AcceptConfig, caller);
             return Err(denied(what, "this is for the owner of the store alone").next("run it as root"));
         }
         let file = (self.file)()?;

@@ -7,7 +7,7 @@ use crate::access::Caller;
 use crate::audit::Event;
 use crate::clock::Timestamp;
 use crate::id::SecretName;
-use crate::policy::Action;
+use crate::policy::{Action, Basis, Reason, Refusal};
 use crate::problem::Problem;
 use crate::vault::{ChangeKind, Life, Secret};
 
@@ -98,6 +98,11 @@ impl Lifecycle {
             what,
         )?;
         if !self.owns(caller) {
+            let refusal = Refusal {
+                reason: Reason::ImplicitDeny,
+                basis: Basis::DEFAULT,
+            };
+            let _ = self.access.refuse(secret, refusal, Event::PurgeSecret, caller);
             return Err(
                 denied(what, "only root may purge a name: its policy would be forgotten")
                     .next("leave --purge away"),
