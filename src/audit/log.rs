@@ -46,9 +46,9 @@ pub struct Log {
     /// Taken before `chain`, never after it.
     floods: Mutex<Floods>,
     budget: Budget,
-    /// Tests may be ahead of the clock, in milliseconds.
+    /// In tests budgets are by a clock that stands: this, and so many milliseconds.
     #[cfg(test)]
-    pub(super) ahead: std::sync::atomic::AtomicU64,
+    pub(super) clock: (Instant, std::sync::atomic::AtomicU64),
 }
 
 /// Leave to record a refusal. Dropped without that, it is counted.
@@ -149,7 +149,7 @@ impl Log {
             chain: Mutex::new(writer),
             ctx,
             #[cfg(test)]
-            ahead: 0.into(),
+            clock: (Instant::now(), 0.into()),
         };
         log.look_at_space();
         log
@@ -276,12 +276,15 @@ impl Log {
         self.floods().tell(all, self.now(), &mut write)
     }
 
+    #[cfg(not(test))]
     fn now(&self) -> Instant {
-        #[cfg(test)]
-        let ahead = Duration::from_millis(self.ahead.load(std::sync::atomic::Ordering::Relaxed));
-        #[cfg(not(test))]
-        let ahead = Duration::ZERO;
-        Instant::now() + ahead
+        Instant::now()
+    }
+
+    #[cfg(test)]
+    fn now(&self) -> Instant {
+        let (start, ahead) = &self.clock;
+        *start + Duration::from_millis(ahead.load(std::sync::atomic::Ordering::Relaxed))
     }
 
     /// Makes everything appended so far durable and gives the anchor for it. No reader waits for the disk meanwhile.
