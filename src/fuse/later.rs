@@ -207,10 +207,7 @@ mod tests {
         let at_once: Vec<_> = (0..WAITING).map(|_| next()).collect();
         assert!(at_once.iter().all(|n| *n >= WAITING - 1), "those without room");
         drop(later);
-        assert_eq!(
-            (0..WAITING).map(|_| next()).count(),
-            WAITING,
-            "the rest at the end"
-        );
+        let at_the_end: Vec<_> = (0..WAITING).map(|_| next()).collect();
+        assert!(at_the_end.iter().all(|n| *n < 2 * WAITING), "the rest");
     }
 }
