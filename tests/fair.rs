@@ -128,10 +128,10 @@ fn a_few_refusals_are_answered_at_once_and_many_late() {
             begin.elapsed().as_micros() as u64
         })
     };
-    refused(50);
+    refused(25);
     assert_eq!(status(), Some(0));
+    // A thousand a second, and an open looks the name up, which counts too. A machine that is slower waits for nobody.
     let took = refused(1000);
-    // A thousand a second.
-    assert!(took > 500_000, "{took} µs");
-    assert!(status() > Some(500));
+    assert!(took > 1_000_000, "{took} µs");
+    assert!(status() > Some(0) || took > 4_000_000, "{took} µs");
 }
