@@ -1,14 +1,14 @@
 //! The last refusals, kept in memory, so that who was refused can be told why without a search of the log.
 
 use std::collections::VecDeque;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use rustc_hash::FxHashMap;
 
 use crate::audit::{Outcome, Record};
 use crate::clock::Timestamp;
 use crate::id::Uid;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, MutexGuard};
 use crate::sys::accounts;
 
 /// How many are kept of an account, and of how many accounts.
