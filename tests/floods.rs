@@ -359,15 +359,17 @@ fn a_walk_through_sub_uids_does_not_fill_a_small_disk() {
 
 #[test]
 fn a_log_that_refuses_reads_is_not_said_to_be_well() {
-    let _deadline = Deadline::new(Duration::from_secs(60), "full");
+    let _deadline = Deadline::new(Duration::from_secs(100), "full");
     let mut product = product(&["app/key"]);
     let small = Small::under(&product, "16m");
     product.mount();
     let path = product.path("app/key");
     small.fill();
-    support::wait_until(Duration::from_secs(20), "reads are refused", || {
-        read_as(A, &[], &path) == Err(libc::EIO)
-    });
+    // Until what the log has allocated ahead is full.
+    let refused = Run::uid(A)
+        .limit(Duration::from_secs(50))
+        .call(|| (0..200_000).find_map(|_| std::fs::read(&path).err().and_then(|e| e.raw_os_error())));
+    assert_eq!(refused, Some(libc::EIO), "reads are refused");
     let audit = || product.run(&["--json", "status"]).ok().json()["audit"].clone();
     assert_eq!(
         (&audit()["healthy"], &audit()["full"]),
