@@ -97,7 +97,39 @@ struct Written {
     max_handles_per_uid: Option<Spanned<u64>>,
     key_file: Option<Spanned<String>>,
     audit: WrittenAudit,
-    principals: BTreeMap<Spanned<String>, Vec<Spanned<String>>>,
+    principals: BTreeMap<Spanned<String>, Spanned<Locals>>,
+}
+
+/// Whom an ARN stands for: one text, or a list.
+enum Locals {
+    One(String),
+    Many(Vec<Spanned<String>>),
+}
+
+impl<'de> serde::Deserialize<'de> for Locals {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        /// By hand: serde's untagged enums lose the places of the items.
+        struct OneOrMany;
+        impl<'de> serde::de::Visitor<'de> for OneOrMany {
+            type Value = Locals;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(
+                    "a text or a list of texts, as \"user:app\" or [\"user:app\", \"unit:app.service\"]",
+                )
+            }
+            fn visit_str<E: serde::de::Error>(self, one: &str) -> Result<Locals, E> {
+                Ok(Locals::One(one.into()))
+            }
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Locals, A::Error> {
+                let mut many = Vec::new();
+                while let Some(one) = seq.next_element()? {
+                    many.push(one);
+                }
+                Ok(Locals::Many(many))
+            }
+        }
+        d.deserialize_any(OneOrMany)
+    }
 }
 
 #[derive(Default, serde::Deserialize)]
@@ -419,7 +451,12 @@ fn local(text: &str) -> Result<Local, String> {
     }
 }
 
-fn principal((key, locals): (Spanned<String>, Vec<Spanned<String>>)) -> Result<(String, Vec<Local>), Fault> {
+fn principal((key, locals): (Spanned<String>, Spanned<Locals>)) -> Result<(String, Vec<Local>), Fault> {
+    let span = locals.span();
+    let locals = match locals.into_inner() {
+        Locals::One(one) => vec![(span, one)],
+        Locals::Many(many) => many.into_iter().map(|l| (l.span(), l.into_inner())).collect(),
+    };
     if locals.is_empty() {
         return Err(Fault {
             span: key.span(),
@@ -427,18 +464,10 @@ fn principal((key, locals): (Spanned<String>, Vec<Spanned<String>>)) -> Result<(
         });
     }
     let key = checked(key, arn)?;
-    Ok((
-        key,
-        locals
-            .into_iter()
-            .map(|l| {
-                local(l.get_ref()).map_err(|message| Fault {
-                    span: l.span(),
-                    message,
-                })
-            })
-            .collect::<Result<_, _>>()?,
-    ))
+    let each = locals
+        .into_iter()
+        .map(|(span, text)| local(&text).map_err(|message| Fault { span, message }));
+    Ok((key, each.collect::<Result<_, _>>()?))
 }
 
 /// The candidate that `text` was probably meant to be.
@@ -453,9 +482,6 @@ fn closest<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Opt
 
 /// serde's "unknown field `x`, expected one of `a`, `b`" in our words, with the likeliest key.
 fn suggest(message: &str) -> String {
-    if message.trim_end().ends_with("expected a sequence") {
-        return format!("{}: write a list, as [\"…\"]", message.trim_end());
-    }
     let Some(rest) = message.strip_prefix("unknown field `") else {
         return message.trim_end().to_owned();
     };

@@ -124,14 +124,25 @@ fn principals_are_whole_arns_and_known_kinds() {
         "[\"user:*\"]",
         "[\"unit:app\"]",
         "[\"service:wardfs-rotator\"]",
-        "\"user:a\"",
+        "\"a\"",
+        "\"user:*\"",
+        "\"\"",
         "[1]",
+        "7",
+        "{ user = \"a\" }",
+        "[[\"user:a\"]]",
     ] {
         assert!(fails(&one(bad)).contains("line 2"), "{bad}");
     }
     assert!(fails(&one("[\"gid:61184\"]")).contains("gives to units dynamically"));
     assert!(fails(&one("[]")).contains("it stands for nobody"));
-    assert!(fails(&one("\"user:a\"")).contains("write a list"));
+    // One is the list of it, and has its place as one of a list has.
+    let said = |locals: &str| Config::parse(&one(locals)).map(|c| c.principals);
+    assert_eq!(said("\"user:a\""), said("[\"user:a\"]"));
+    assert_eq!(said("'unit:a.service'"), said("[\"unit:a.service\"]"));
+    assert!(fails(&one("\"users:a\"")).contains("did you mean `user:`? (line 2, column 27)"));
+    assert!(fails(&one("[\"user:b\", \"users:a\"]")).contains("did you mean `user:`? (line 2, column 38)"));
+    assert!(fails(&one("7")).contains("a text or a list of texts, as \"user:app\""));
     for bad in ["*", "arn:aws:iam::1:role/*", "arn:x"] {
         assert!(
             fails(&format!("[principals]\n\"{bad}\" = [\"user:a\"]")).contains("without wildcards"),

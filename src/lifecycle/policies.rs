@@ -38,7 +38,7 @@ impl Care {
     /// # Errors
     /// The first warning that matters, where that is refused.
     pub(super) fn judge(self, found: &[Warning], what: &str) -> Result<(), Problem> {
-        let grave = |w: &&Warning| matches!(w.concern, Concern::Public | Concern::Lockout);
+        let grave = |w: &&Warning| w.concern != Concern::Odd;
         match found.iter().find(grave) {
             Some(warning) if self == Care::Strict => {
                 Err(

@@ -189,6 +189,15 @@ impl ActionSet {
     pub fn complement(self) -> ActionSet {
         ActionSet(!self.0 & Self::ALL.0)
     }
+    pub fn union(self, other: ActionSet) -> ActionSet {
+        ActionSet(self.0 | other.0)
+    }
+    pub fn without(self, other: ActionSet) -> ActionSet {
+        ActionSet(self.0 & !other.0)
+    }
+    pub fn iter(self) -> impl Iterator<Item = Action> {
+        Action::ALL.iter().copied().filter(move |a| self.contains(*a))
+    }
     pub fn is_superset(self, other: ActionSet) -> bool {
         self.0 & other.0 == other.0
     }

@@ -228,9 +228,16 @@ impl<'a, F: Facts + ?Sized> Asker<'a, F> {
         let mut text = |has: bool, text: &str| visit(has.into(), Some(&[Value::Text(text)]));
         match origin {
             Origin::Arns(arns) => {
-                for (arn, who) in arns {
+                for (spellings, who) in arns {
                     let has = self.who(who);
-                    visit(has, Some(&[Value::Text(arn)]));
+                    match spellings.as_deref() {
+                        None => visit(has, None),
+                        Some([arn]) => visit(has, Some(&[Value::Text(arn)])),
+                        Some(many) => {
+                            let all: Vec<_> = many.iter().map(|text| Value::Text(text)).collect();
+                            visit(has, Some(&all));
+                        }
+                    }
                 }
             }
             Origin::Usernames(users) => {

@@ -8,6 +8,7 @@ use super::json::Text;
 use super::operator::{Comparison, Operator};
 use super::pattern::is_wild;
 use super::principal::{self, LocalError};
+use super::record::Grammar;
 use super::template::Template;
 use super::value::{Decimal, Net, parse_binary, parse_instant};
 use crate::id::{DYNAMIC_IDS, Label, SecretName};
@@ -57,8 +58,8 @@ pub enum Key {
     /// `wardfs:LoginUid`: the uid that logged in (pam_loginuid(8)). Absent where nobody did. Hardening, and no
     /// boundary: root can set it.
     LoginUid,
-    /// A key of AWS that means nothing here: always absent, but in a simulation that gives it.
-    Foreign(&'static str),
+    /// A key that means nothing here, AWS's or another service's: always absent, but in a simulation that gives it.
+    Foreign(Box<str>),
 }
 
 const KEYS: [(&str, Key); 15] = [
@@ -106,10 +107,23 @@ impl Key {
         }
     }
 
-    /// The key of that name, which counts in any case; else the nearest name, if one is near.
+    /// The key of that name, which counts in any case; else the nearest name, if one is near. Keys of other services
+    /// are among them: whether they may stand in a document is its grammar's question ([`Key::is_for`]).
     pub(super) fn named(name: &str) -> Result<Key, Option<String>> {
         if let Some((_, key)) = KEYS.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)) {
             return Ok(key.clone());
+        }
+        if let Some(known) = foreign::KEYS.iter().find(|k| k.eq_ignore_ascii_case(name)) {
+            return Ok(Key::Foreign((*known).into()));
+        }
+        if foreign::is_key(name) {
+            return Ok(Key::Foreign(name.into()));
+        }
+        if let Some(respelt) = foreign::respelt(name) {
+            return Err(match Key::named(&respelt) {
+                Ok(key) => Some(key.name().into_owned()),
+                Err(near) => near,
+            });
         }
         if let Some((prefix, tag)) = name.split_once('/') {
             let found = TAGS
@@ -126,9 +140,6 @@ impl Key {
                 }
             };
         }
-        if let Some(known) = foreign::KEYS.iter().find(|k| k.eq_ignore_ascii_case(name)) {
-            return Ok(Key::Foreign(known));
-        }
         if let Some((prefix, _)) = TAGS
             .iter()
             .find(|(p, _)| p.trim_end_matches('/').eq_ignore_ascii_case(name))
@@ -138,8 +149,12 @@ impl Key {
         Err(nearest(name, KEYS.iter().map(|k| k.0).chain(foreign::KEYS)).map(str::to_string))
     }
 
-    pub(super) fn parse(name: &Text, source: Source<'_>) -> Result<Key, PolicyError> {
-        Key::named(&name.value).map_err(|near| {
+    pub(super) fn parse(name: &Text, grammar: Grammar, source: Source<'_>) -> Result<Key, PolicyError> {
+        let named = Key::named(&name.value).and_then(|key| match key.is_for(grammar) {
+            true => Ok(key),
+            false => Err(None),
+        });
+        named.map_err(|near| {
             let error = source.error(
                 name.at,
                 format!("the condition key {:?} is not supported", name.value),
@@ -153,6 +168,14 @@ impl Key {
                 }
             }
         })
+    }
+
+    /// Whether it may stand in such a document: the policy of a secret has no keys of other services.
+    pub(super) fn is_for(&self, grammar: Grammar) -> bool {
+        match self {
+            Key::Foreign(name) => grammar != Grammar::Secret || foreign::is_known(name),
+            _ => true,
+        }
     }
 
     /// Whether a request has at most one value of it, so that it can stand in a text as a variable.
@@ -196,7 +219,7 @@ pub(super) fn check(
     key: &Key,
     values: &[Text],
     variables: bool,
-    source: Source<'_>,
+    (grammar, source): (Grammar, Source<'_>),
 ) -> Result<(), PolicyError> {
     let at = values.first().map_or(0, |v| v.at);
     if !key.fits(op.comparison) {
@@ -219,7 +242,7 @@ pub(super) fn check(
     }
     for value in values {
         match variables && value.value.contains("${") {
-            true => check_template(op, value, source)?,
+            true => check_template(op, value, grammar, source)?,
             false => check_value(op, key, value, source)?,
         }
     }
@@ -232,13 +255,18 @@ pub(super) fn of_texts(comparison: Comparison) -> bool {
     matches!(comparison, Equals | EqualsIgnoreCase | Like | Arn)
 }
 
-fn check_template(op: Operator, text: &Text, source: Source<'_>) -> Result<(), PolicyError> {
+fn check_template(
+    op: Operator,
+    text: &Text,
+    grammar: Grammar,
+    source: Source<'_>,
+) -> Result<(), PolicyError> {
     let value = text.value.as_str();
     if !of_texts(op.comparison) {
         let message = format!("{} takes no variables: {value:?}", op.name());
         return Err(source.error(text.at, message).suggest("write the value itself"));
     }
-    let template = parse_template(text, source)?;
+    let template = parse_template(text, grammar, source)?;
     let early = op.comparison == Comparison::Arn && !variables_in_resource(value);
     if early && template.has_variables() {
         return Err(source.error(
@@ -256,15 +284,28 @@ pub(super) fn variables_in_resource(arn: &str) -> bool {
     five && segments.next().is_some()
 }
 
-pub(super) fn parse_template(text: &Text, source: Source<'_>) -> Result<Template, PolicyError> {
-    Template::parse(&text.value, true, true).map_err(|e| {
+pub(super) fn parse_template(
+    text: &Text,
+    grammar: Grammar,
+    source: Source<'_>,
+) -> Result<Template, PolicyError> {
+    let template = Template::parse(&text.value, true, true).map_err(|e| {
         // Beyond the quote; where the text has escapes the place is about right.
         let error = source.error(text.at + 1 + e.at, format!("{}: {:?}", e.message, text.value));
         match e.suggestion {
             Some(s) => error.suggest(s),
             None => error,
         }
-    })
+    })?;
+    if let Some(v) = template.variables().find(|v| !v.key.is_for(grammar)) {
+        let message = format!(
+            "there is no key {:?} that a variable could have: {:?}",
+            v.key.name(),
+            text.value
+        );
+        return Err(source.error(text.at, message));
+    }
+    Ok(template)
 }
 
 fn check_value(op: Operator, key: &Key, text: &Text, source: Source<'_>) -> Result<(), PolicyError> {

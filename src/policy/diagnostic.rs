@@ -79,6 +79,8 @@ pub enum Concern {
     Public,
     /// It leaves nobody who could read, or mend it: refused by `--strict`.
     Lockout,
+    /// It speaks of another service, which has no effect here: refused by `--strict`.
+    Foreign,
 }
 
 impl Warning {

@@ -10,6 +10,7 @@ use super::facts::Facts;
 use super::pattern::eq_ignore_case;
 use super::principal::{Directory, Local, LocalError, PrincipalMap, is_arn};
 use super::record::{Kind, PolicyRecord};
+use super::role::{Reach, names};
 use super::rule::{Part, Rule, Rules, Scope, Test, What, Who};
 use crate::id::Uid;
 
@@ -125,13 +126,12 @@ impl IdentityRecord {
         };
         match &self.principal {
             Attached::Local(local) => add(local),
-            Attached::Arn(arn) => self
-                .policy
-                .principals
-                .get(arn)
-                .into_iter()
-                .flatten()
-                .for_each(add),
+            Attached::Arn(own) => {
+                let held = self.policy.principals.iter();
+                held.filter(|(arn, _)| names(own, arn, Reach::Allowed))
+                    .flat_map(|(_, locals)| locals)
+                    .for_each(add);
+            }
         }
         who.sort();
         who
@@ -193,7 +193,7 @@ impl Shared {
     }
 
     pub(super) fn compile_in<'r>(
-        world: World,
+        world: World<'_>,
         guardrails: impl IntoIterator<Item = &'r GuardrailRecord>,
         identities: impl IntoIterator<Item = &'r IdentityRecord>,
     ) -> Result<Shared, (String, PolicyError)> {
@@ -201,7 +201,12 @@ impl Shared {
         let (mut guardrail_ids, mut identity_ids) = (Vec::new(), Vec::new());
         let mut all = Vec::new();
         for record in guardrails {
-            let rules = compile(&record.policy, &record.name, world, &mut guardrail_ids)?;
+            let rules = compile(
+                &record.policy,
+                &record.name,
+                (Use::Guardrail, world),
+                &mut guardrail_ids,
+            )?;
             let has_allows = record.policy.document().is_ok_and(|d| d.allows());
             all.push(Guardrail {
                 denies: rules.denies,
@@ -215,9 +220,9 @@ impl Shared {
             let name = match world {
                 World::Here => record.principal.to_string(),
                 // A supposed caller has a number that nobody chose.
-                World::Simulated => format!("identity-policy-{i}"),
+                World::Simulated(_) => format!("identity-policy-{i}"),
             };
-            let rules = compile(&record.policy, &name, world, &mut identity_ids)?;
+            let rules = compile(&record.policy, &name, (Use::Identity, world), &mut identity_ids)?;
             for (key, value) in &record.tags {
                 tags.push(PrincipalTag {
                     key: key.as_str().into(),
@@ -309,12 +314,12 @@ impl Shared {
 fn compile(
     record: &PolicyRecord,
     name: &str,
-    world: World,
+    (purpose, world): (Use<'_>, World<'_>),
     ids: &mut Vec<Box<str>>,
 ) -> Result<Rules, (String, PolicyError)> {
     let first = u32::try_from(ids.len()).unwrap_or(u32::MAX);
     let output = record
-        .compile_as(Use::Shared, world, first)
+        .compile_as(purpose, world, first)
         .map_err(|e| (name.to_string(), e))?;
     ids.extend(output.ids.iter().map(|id| format!("{name}/{id}").into()));
     Ok(output.rules)

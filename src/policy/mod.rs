@@ -31,6 +31,7 @@ mod principal;
 mod reach;
 mod record;
 mod resource;
+mod role;
 mod rule;
 mod simulate;
 mod template;

@@ -5,6 +5,7 @@ use super::action::{self, Action, ActionSet};
 use super::condition::{self, Key, check_secret_arn};
 use super::diagnostic::{PolicyError, Source, nearest};
 use super::document::{Clause, Condition, Document, Effect, Place, Principal, Statement, Version};
+use super::foreign::{self, Spoken};
 use super::json::{Kind, Node, Scalars, Text};
 use super::operator::Operator;
 use super::pattern::{glob, is_wild};
@@ -297,25 +298,24 @@ impl Parser<'_> {
     fn actions(&self, node: Node<'_>) -> Result<Vec<Text>, PolicyError> {
         let texts = node.texts(Scalars::Strings)?;
         for text in &texts {
-            if matching(&text.value).next().is_some() {
+            let value = &text.value;
+            let other = self.speaks_of_others();
+            if matching(value).next().is_some() || other && foreign::spoken(value) != Spoken::Here {
                 continue;
             }
-            let value = &text.value;
             return Err(match action::split_prefix(value) {
                 Some((_, bare)) => self
                     .source
                     .error(text.at, format!("{value:?} matches no action"))
                     .did_you_mean(action::nearest(bare)),
                 None => {
-                    let error = self
-                        .source
-                        .error(text.at, format!("{value:?} is no action of secretsmanager"));
-                    let near = if value.contains(':') {
-                        None
-                    } else {
-                        action::nearest(value)
+                    let why = match foreign::nearly(value).filter(|_| other) {
+                        Some(ours) => format!(": the prefix is taken for a misspelt \"{ours}:\""),
+                        None => String::new(),
                     };
-                    error.did_you_mean(near)
+                    self.source
+                        .error(text.at, format!("{value:?} is no action of secretsmanager{why}"))
+                        .did_you_mean(foreign::meant(value, other))
                 }
             });
         }
@@ -329,11 +329,14 @@ impl Parser<'_> {
                 "*" => {}
                 arn if arn.starts_with("arn:") => {
                     if self.has_variables(text) {
-                        condition::parse_template(text, self.source)?;
+                        condition::parse_template(text, self.grammar, self.source)?;
                         if !condition::variables_in_resource(arn) {
                             let message = "a variable in an ARN stands after its fifth colon, nowhere before";
                             return Err(self.source.error(text.at, message));
                         }
+                    }
+                    if self.speaks_of_others() && foreign::is_resource(arn) {
+                        continue;
                     }
                     check_secret_arn(arn, true).map_err(|m| self.source.error(text.at, m))?;
                 }
@@ -365,14 +368,14 @@ impl Parser<'_> {
                     .error(name.at, format!("{} has no key to compare", operator.name())));
             }
             for (key_name, value) in keys {
-                let key = Key::parse(&key_name, self.source)?;
+                let key = Key::parse(&key_name, self.grammar, self.source)?;
                 if all.iter().any(|c| c.operator == operator && c.key == key) {
                     let message = format!("{} is here twice under {}", key.name(), operator.name());
                     return Err(self.source.error(key_name.at, message));
                 }
                 let values = value.texts(Scalars::Any)?;
                 let variables = self.version == Version::V2012;
-                condition::check(operator, &key, &values, variables, self.source)?;
+                condition::check(operator, &key, &values, variables, (self.grammar, self.source))?;
                 all.push(Condition {
                     operator,
                     key,
@@ -381,6 +384,12 @@ impl Parser<'_> {
             }
         }
         Ok(all)
+    }
+
+    /// Whether actions, keys and resources of other services may stand in the document. A secret's own policy is about
+    /// the secret alone, and refuses them as AWS does.
+    fn speaks_of_others(&self) -> bool {
+        self.grammar != Grammar::Secret
     }
 
     fn has_variables(&self, text: &Text) -> bool {
@@ -396,7 +405,7 @@ impl Parser<'_> {
 }
 
 /// The actions that a pattern of a document matches.
-fn matching(pattern: &str) -> impl Iterator<Item = Action> {
+pub(super) fn matching(pattern: &str) -> impl Iterator<Item = Action> {
     let of = |prefix, bare: &str| (prefix, bare.to_ascii_lowercase());
     let wanted = match pattern {
         "*" => Some((None, "*".to_string())),

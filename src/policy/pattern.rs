@@ -65,6 +65,30 @@ pub(super) fn eq_ignore_case(a: &str, b: &str) -> bool {
         .eq(b.chars().flat_map(char::to_lowercase))
 }
 
+/// Whether some text matches both patterns, where the `*` of `b` stands for no colon.
+pub(super) fn overlap(a: &str, b: &str) -> bool {
+    let b: Vec<char> = b.chars().collect();
+    // What of `b` can be matched by what of `a` was seen: by none of it, only stars.
+    let mut reached: Vec<bool> = vec![true];
+    reached.extend(b.iter().scan(true, |stars, c| {
+        *stars &= *c == '*';
+        Some(*stars)
+    }));
+    for c in a.chars() {
+        let mut next = vec![c == '*' && reached[0]];
+        for (j, d) in b.iter().enumerate() {
+            next.push(match (c, *d) {
+                ('*', _) => reached[j + 1] || next[j],
+                (c, '*') => c != ':' && reached[j + 1] || next[j],
+                ('?', _) | (_, '?') => reached[j],
+                (c, d) => reached[j] && c == d,
+            });
+        }
+        reached = next;
+    }
+    reached.last() == Some(&true)
+}
+
 /// The classic two-pointer match that returns to the last `*` on a mismatch.
 fn run(pattern: &[u8], text: &[u8], (any, one): (u8, u8)) -> bool {
     let (mut p, mut t) = (0, 0);

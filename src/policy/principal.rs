@@ -209,7 +209,23 @@ pub trait Directory {
 /// `[principals]` of `wardfs.toml`: for an ARN, the local principals that count as it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
-pub struct PrincipalMap(pub BTreeMap<String, Vec<Local>>);
+pub struct PrincipalMap(#[serde(deserialize_with = "one_or_many")] pub BTreeMap<String, Vec<Local>>);
+
+/// One that stands alone is the list of it.
+fn one_or_many<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<String, Vec<Local>>, D::Error> {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Locals {
+        One(Local),
+        Many(Vec<Local>),
+    }
+    let map: BTreeMap<String, Locals> = Deserialize::deserialize(d)?;
+    let list = |locals| match locals {
+        Locals::One(local) => vec![local],
+        Locals::Many(locals) => locals,
+    };
+    Ok(map.into_iter().map(|(arn, locals)| (arn, list(locals))).collect())
+}
 
 /// Whether `s` has an ARN's six segments, the last of them not empty.
 pub(super) fn is_arn(s: &str) -> bool {

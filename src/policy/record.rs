@@ -3,15 +3,17 @@
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
-use super::compile::{self, Compiled, Output, Tables, Use, World, names as names_arn};
+use super::compile::{self, Compiled, Output, Tables, Use, World};
 use super::condition::{Key, dynamic, of_texts};
 use super::diagnostic::{PolicyError, Source, Warning, nearest};
-use super::document::{Condition, Document, Effect, Principal, Statement, Version};
+use super::document::{Condition, Document, Principal, Statement, Version};
+use super::foreign;
 use super::json::Text;
 use super::layers::Attached;
 use super::operator::Comparison;
 use super::pattern::{eq_ignore_case, glob, glob_arn, is_wild};
 use super::principal::{Directory, Local, PrincipalMap};
+use super::role::{self, Match, Reach};
 use super::template::Template;
 use crate::id::{DYNAMIC_IDS, SecretName};
 
@@ -30,7 +32,8 @@ impl<'a> Kind<'a> {
     fn purpose(self) -> Use<'a> {
         match self {
             Kind::Secret(name, arn) => Use::Secret(name, arn),
-            Kind::Guardrail | Kind::Identity(_) => Use::Shared,
+            Kind::Guardrail => Use::Guardrail,
+            Kind::Identity(_) => Use::Identity,
         }
     }
 
@@ -117,8 +120,8 @@ impl PolicyRecord {
         match kind {
             Kind::Identity(Attached::Local(local)) => resolver.local(local, 0, None)?,
             Kind::Identity(Attached::Arn(own)) => {
-                resolver.arns(0, |arn| arn == own)?;
-                if !resolver.record.principals.contains_key(own) {
+                resolver.arns(0, |arn| role::names(own, arn, Reach::Allowed))?;
+                if resolver.record.principals.is_empty() {
                     let message = format!("[principals] maps nobody to {own:?}: the policy is nobody's");
                     resolver.warnings.push(source.warning(0, message));
                 }
@@ -156,7 +159,7 @@ impl PolicyRecord {
     pub(super) fn compile_as(
         &self,
         purpose: Use<'_>,
-        world: World,
+        world: World<'_>,
         first: u32,
     ) -> Result<Output, PolicyError> {
         let document = self.document()?;
@@ -282,15 +285,20 @@ impl<'a> Resolver<'a> {
     }
 
     pub(super) fn statement(&mut self, statement: &Statement) -> Result<(), PolicyError> {
-        let whole_account = statement.effect == Effect::Deny && !statement.principal.negated;
+        let reach = statement.reach();
         for principal in &statement.principal.items {
             match principal {
                 Principal::Everyone => {}
                 Principal::Local(local) => self.local(&local.value, local.at, None)?,
-                Principal::Aws(text) => self.arns(text.at, |arn| names_arn(text, arn, whole_account))?,
+                Principal::Aws(text) => self.arns(text.at, |arn| role::names(&text.value, arn, reach))?,
             }
         }
-        for pattern in &statement.resource.items {
+        for pattern in statement
+            .resource
+            .items
+            .iter()
+            .filter(|t| !foreign::is_resource(&t.value))
+        {
             self.variables(pattern)?;
         }
         statement.conditions.iter().try_for_each(|c| self.condition(c))
@@ -414,12 +422,19 @@ impl<'a> Resolver<'a> {
             Comparison::Arn => glob_arn(&v.value, text),
             _ => false,
         };
+        // Nobody has it, and its values are compared with nothing.
+        if matches!(key, Key::Foreign(_)) {
+            return Ok(());
+        }
         let literal: Vec<&Text> = values.iter().filter(|v| !variable(v)).collect();
         for value in values.iter().filter(|v| variable(v)) {
             self.variables(value)?;
         }
         match key {
-            Key::PrincipalArn => self.arns(at, |arn| asks_all || values.iter().any(|v| matches(v, arn))),
+            Key::PrincipalArn => self.arns(at, |arn| {
+                let compare = |v: &Text| role::compare(operator.comparison, &v.value, arn, on);
+                asks_all || values.iter().any(|v| compare(v) != Match::No)
+            }),
             Key::Username => {
                 if asks_all {
                     self.everybody(Account::User, at)?;

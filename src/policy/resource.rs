@@ -1,6 +1,7 @@
 //! On what: patterns of ARNs, and the names that a condition on `secretsmanager:SecretId` compares with.
 
 use super::document::{Clause, Effect};
+use super::foreign;
 use super::json::Text;
 use super::operator::Comparison;
 use super::pattern::{glob_encoded, is_wild, strip_suffix, strip_suffix_encoded};
@@ -59,13 +60,14 @@ pub(super) enum Resource {
 }
 
 impl Resource {
-    /// The patterns of a clause; one that is no pattern of a secret was refused when the document was parsed, and
-    /// matches nothing here.
+    /// The patterns of a clause. One of another service matches no secret, whatever its variables; else one that is no
+    /// pattern of a secret was refused when the document was parsed.
     pub fn of(clause: &Clause<Text>, effect: Effect, variables: bool) -> Box<[Resource]> {
         let reading = Reading::of(effect, clause.negated);
         clause
             .items
             .iter()
+            .filter(|t| !foreign::is_resource(&t.value))
             .filter_map(|t| Resource::parse(&t.value, reading, variables))
             .collect()
     }

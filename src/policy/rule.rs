@@ -89,11 +89,14 @@ pub(super) struct Each {
     pub variables: Origins,
 }
 
+/// The texts under which one value counts; none if they cannot be known.
+pub(super) type Spellings = Option<Box<[Box<str>]>>;
+
 /// Where a key's values come from.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) enum Origin {
-    /// ARNs, and who has them.
-    Arns(Box<[(Box<str>, Who)]>),
+    /// ARNs under their spellings, and who has them. Without spellings it cannot be known how they compare.
+    Arns(Box<[(Spellings, Who)]>),
     /// Names of users, in the order of their uids.
     Usernames(Box<[(u32, Box<str>)]>),
     /// Names of groups that count beside their numbers.
@@ -114,7 +117,7 @@ pub(super) enum Origin {
     RequestTag(Box<str>),
     TagKeys,
     /// What only a simulation gives.
-    Given(&'static str),
+    Given(Box<str>),
 }
 
 /// A set of local principals.

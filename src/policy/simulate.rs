@@ -141,14 +141,16 @@ pub fn simulate(scenario: &Scenario, directory: &dyn Directory) -> Result<Explan
         record.principal = who.clone();
         identities.push(record);
     }
+    let given = caller.given.clone();
+    let world = World::Simulated(&given);
     let compiled = match &secret {
         None => None,
         Some(record) => {
-            let output = record.compile_as(Use::Secret(&name, arn), World::Simulated, 0);
+            let output = record.compile_as(Use::Secret(&name, arn), world, 0);
             Some(output.map_err(failed("the policy".into()))?.of_secret(&name, arn))
         }
     };
-    let shared = Shared::compile_in(World::Simulated, &guardrails, &identities)
+    let shared = Shared::compile_in(world, &guardrails, &identities)
         .map_err(|(which, error)| ScenarioError::Policy { which, error })?;
     let layers = Layers {
         administration: &NOBODY,
@@ -285,20 +287,15 @@ impl Supposed {
         caller
     }
 
-    /// The ARN, and for the session of a role the role's own, which policies name.
+    /// The ARN, and what it says of the caller. The session of a role is the role too, to every policy.
     fn is_arn(&mut self, arn: &str) {
         self.arns.push(arn.into());
         let parts: Vec<&str> = arn.splitn(6, ':').collect();
-        let &[_, partition, service, _, account, rest] = parts.as_slice() else {
+        let &[_, _, service, _, account, rest] = parts.as_slice() else {
             return;
         };
         if let ("iam", Some(user)) = (service, rest.strip_prefix("user/")) {
             self.given.username = user.rsplit('/').next().map(str::to_string);
-        }
-        if let ("sts", Some(role)) = (service, rest.strip_prefix("assumed-role/")) {
-            let role = role.split('/').next().unwrap_or_default();
-            self.arns
-                .push(format!("arn:{partition}:iam::{account}:role/{role}"));
         }
         if !account.is_empty() {
             self.given

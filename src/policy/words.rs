@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::compile::{Tables, names};
+use super::compile::Tables;
 use super::condition::Key;
 use super::document::{Condition, Effect, Principal, Statement};
 use super::operator::{Comparison, Order, Quantifier};
 use super::principal::Local;
+use super::role::names;
 
 /// Collects the statements about reading.
 #[derive(Default)]
@@ -61,7 +62,7 @@ fn list(items: &[String]) -> String {
 }
 
 fn principals(statement: &Statement, tables: &Tables<'_>) -> Vec<String> {
-    let whole_account = statement.effect == Effect::Deny && !statement.principal.negated;
+    let reach = statement.reach();
     let mut all = Vec::new();
     for principal in &statement.principal.items {
         match principal {
@@ -71,7 +72,7 @@ fn principals(statement: &Statement, tables: &Tables<'_>) -> Vec<String> {
                 for (arn, locals) in tables
                     .principals
                     .iter()
-                    .filter(|(arn, _)| names(text, arn, whole_account))
+                    .filter(|(arn, _)| names(&text.value, arn, reach))
                 {
                     all.extend(locals.iter().map(|l| format!("{} as {arn}", local(l, tables))));
                 }

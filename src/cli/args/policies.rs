@@ -96,7 +96,8 @@ pub enum Guardrail {
     /// Set a guardrail: a document that binds every action of every caller, root included
     ///
     /// A guardrail denies what its Deny statements match. If it has Allow statements, it also denies whatever none of
-    /// them allows. It gives nothing to anybody. Principal may be left out, and means everybody.
+    /// them allows. It gives nothing to anybody. Principal may be left out, and means everybody. One that was brought
+    /// along from AWS may speak of other services: that has no effect here, and is warned of.
     #[command(after_help = "\
 Examples:
   wardfs guardrail set no-deletion deny-delete.json
@@ -108,7 +109,8 @@ Examples:
         /// The document; - is standard input
         #[arg(value_hint = ValueHint::FilePath)]
         file: PathBuf,
-        /// Refuse what would only be warned of: that nobody could remove a guardrail any more
+        /// Refuse what would only be warned of: that nobody could remove a guardrail any more, that it denies everybody, or
+        /// that it speaks of other services
         #[arg(long)]
         strict: bool,
     },
@@ -155,10 +157,12 @@ pub enum Identity {
     /// Set what a user, group, unit or ARN may do with any secret
     ///
     /// The document has no Principal: it is whose it is set for. Its Allow statements add to what the secrets' own
-    /// policies allow; its Deny statements beat every Allow.
+    /// policies allow; its Deny statements beat every Allow. One that was brought along from AWS may speak of other
+    /// services: that has no effect here, and is warned of.
     #[command(after_help = "\
 Examples:
   wardfs identity set user:deploy deploy.json
+  wardfs identity set user:deploy deploy.json --strict
   wardfs identity set group:dba dba.json --tag team=data --tag level=2
   wardfs identity set unit:app.service - < app.json
   wardfs identity set arn:aws:iam::111122223333:role/app app.json")]
@@ -171,6 +175,9 @@ Examples:
         /// A tag of the principal, for aws:PrincipalTag/KEY (repeatable)
         #[arg(long, value_name = "KEY=VALUE")]
         tag: Vec<String>,
+        /// Refuse what would only be warned of: that it speaks of other services
+        #[arg(long)]
+        strict: bool,
     },
     /// Print the policy of an identity as it was given
     #[command(after_help = "\

@@ -53,11 +53,16 @@ pub fn guardrail(command: Guardrail) -> Result<Request, Problem> {
 pub fn identity(command: Identity) -> Result<Request, Problem> {
     let key = |principal: &str| attached(principal).map(LayerKey::Identity);
     Ok(match command {
-        Identity::Set { principal, file, tag } => Request::LayerSet(LayerChange {
+        Identity::Set {
+            principal,
+            file,
+            tag,
+            strict,
+        } => Request::LayerSet(LayerChange {
             key: key(&principal)?,
             tags: tags(&tag, "--tag")?,
             text: document(&file)?,
-            strict: false,
+            strict,
         }),
         Identity::Get { principal } => Request::LayerGet {
             key: key(&principal)?,

@@ -8,6 +8,7 @@ use crate::policy::document::{Condition, Effect};
 use crate::policy::json::Text;
 use crate::policy::operator::{Comparison, Operator, Quantifier};
 use crate::policy::resource::{Reading, Subject, secret_id_matches};
+use crate::policy::role::{self, Match};
 use crate::policy::rule::{Each, Numbers, Part, Presence, SecretIdValue, Test, What, Who, Words};
 use crate::policy::template::Template;
 use crate::policy::value::Matcher;
@@ -34,10 +35,17 @@ impl Compiler<'_> {
             values,
         } = condition;
         let at = values.first().map_or(0, |v| v.at);
-        if let (Key::Foreign(name), World::Here) = (key, self.world) {
-            let mut test = self.absent_key(name, *operator, values, at);
-            test.part = part;
-            return Ok(test);
+        if let Key::Foreign(name) = key
+            && self.is_absent(key)
+        {
+            let holds = without_key(*operator, values);
+            self.absent(name, holds, part, at);
+            return Ok(Test {
+                part,
+                what: What::Const(holds),
+                negated: false,
+                unless_absent: None,
+            });
         }
         if operator.comparison == Comparison::Null {
             let absent = |v: &Text| v.value.eq_ignore_ascii_case("true");
@@ -101,7 +109,13 @@ impl Compiler<'_> {
         }
         let matcher = Matcher::new(operator.comparison, values, self.variables);
         let each = Each {
-            origin: self.origin(key),
+            origin: match key {
+                Key::PrincipalArn => self.arns(|arn| {
+                    let values = values.iter().map(|v| v.value.as_str());
+                    role::spellings(operator.comparison, values, arn, on)
+                }),
+                _ => self.origin(key),
+            },
             // A negated operator is true if none of the values matches.
             all: match operator.quantifier {
                 Some(quantifier) => quantifier == Quantifier::All,
@@ -159,13 +173,21 @@ impl Compiler<'_> {
         let any = |text: &str| words.iter().any(|w| w.matches(text));
         Ok(Some(match key {
             Key::PrincipalArn => {
-                for (value, word) in values.iter().zip(&words) {
-                    let mapped = self.tables.principals.keys().any(|arn| word.matches(arn));
+                let compare = |value: &str, arn: &str| role::compare(operator.comparison, value, arn, false);
+                for value in values {
+                    let mut arns = self.tables.principals.keys();
+                    let mapped = arns.any(|arn| compare(&value.value, arn) != Match::No);
                     if !mapped && operator.comparison != Comparison::Bool {
                         self.warn(value.at, format!("[principals] maps nobody to {:?}", value.value));
                     }
                 }
-                What::Who(self.holders(at, any)?)
+                // What only some path of a role would match allows nothing, and denies.
+                let least = match (self.effect == Effect::Deny) != operator.negated {
+                    true => Match::Perhaps,
+                    false => Match::Yes,
+                };
+                let held = |arn: &str| values.iter().any(|v| compare(&v.value, arn) >= least);
+                What::Who(self.holders(at, held)?)
             }
             Key::Username if self.world == World::Here => {
                 let named = self.tables.users.iter().filter(|(n, _)| any(n));
@@ -181,30 +203,6 @@ impl Compiler<'_> {
             Key::VersionStage => What::Stage(words),
             _ => return Ok(None),
         }))
-    }
-
-    /// A condition on a key that no request here has: a positive operator fails, a negated one or one with
-    /// IfExists holds, and Null asks just that.
-    fn absent_key(&mut self, name: &str, operator: Operator, values: &[Text], at: usize) -> Test {
-        let holds = match operator.comparison {
-            Comparison::Null => values.iter().any(|v| v.value.eq_ignore_ascii_case("true")),
-            // Of no values every one satisfies, and none does.
-            _ => match operator.quantifier {
-                Some(quantifier) => quantifier == Quantifier::All,
-                None => operator.negated || operator.if_exists,
-            },
-        };
-        let always = if holds { "always" } else { "never" };
-        self.warn(
-            at,
-            format!("no caller on this machine has {name}: the condition {always} holds"),
-        );
-        Test {
-            part: Part::Principal,
-            what: What::Const(holds),
-            negated: false,
-            unless_absent: None,
-        }
     }
 
     /// The ids that a condition compares with; `named` tells which names of groups it matches besides.
@@ -229,6 +227,19 @@ impl Compiler<'_> {
         }
         numbers.exact = sorted(numbers.exact);
         numbers
+    }
+}
+
+/// Whether a condition holds on a key that the request lacks: a positive operator fails, a negated one or one with
+/// IfExists holds, and Null asks just that.
+fn without_key(operator: Operator, values: &[Text]) -> bool {
+    match operator.comparison {
+        Comparison::Null => values.iter().any(|v| v.value.eq_ignore_ascii_case("true")),
+        // Of no values every one satisfies, and none does.
+        _ => match operator.quantifier {
+            Some(quantifier) => quantifier == Quantifier::All,
+            None => operator.negated || operator.if_exists,
+        },
     }
 }
 

@@ -2,6 +2,7 @@
 //! about the secret itself is already answered, and the questions stand in the order of their cost.
 
 mod conditions;
+mod others;
 mod warnings;
 
 use std::collections::BTreeMap;
@@ -12,30 +13,44 @@ use crate::policy::action::Action;
 use crate::policy::condition::Key;
 use crate::policy::diagnostic::{Concern, PolicyError, Source, Warning};
 use crate::policy::document::{Condition, Document, Effect, Principal, Statement, Version};
-use crate::policy::json::Text;
-use crate::policy::principal::{Local, account, in_account};
+use crate::policy::facts::Given;
+use crate::policy::principal::Local;
 use crate::policy::resource::{Resource, Subject};
-use crate::policy::rule::{Origin, Part, Rule, Rules, Test, What, Who, Words};
+use crate::policy::role::{self, names};
+use crate::policy::rule::{Origin, Part, Rule, Rules, Spellings, Test, What, Who, Words};
 use crate::policy::template::Template;
 use crate::policy::words;
 use crate::pool::Pool;
+use others::Others;
 
 /// Whose a document is.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Use<'a> {
     /// A secret's own: whatever is about the secret itself is answered once.
     Secret(&'a SecretName, Option<&'a str>),
-    /// A layer's that all secrets share.
-    Shared,
+    /// A guardrail.
+    Guardrail,
+    /// That of an identity.
+    Identity,
 }
 
 /// Where the request comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum World {
+pub(super) enum World<'a> {
     /// This machine.
     Here,
-    /// Words: keys that mean nothing here may have values.
-    Simulated,
+    /// Words, which give keys that mean nothing here the values in it.
+    Simulated(&'a Given),
+}
+
+impl World<'_> {
+    /// Whether a key that means nothing here has values.
+    fn gives(self, key: &str) -> bool {
+        match self {
+            World::Here => false,
+            World::Simulated(given) => given.context.contains_key(&key.to_ascii_lowercase()),
+        }
+    }
 }
 
 /// A policy that is ready to decide. It belongs to the secret that it was compiled for.
@@ -138,7 +153,7 @@ pub(super) fn compile(
     source: Source<'_>,
     tables: &Tables<'_>,
     purpose: Use<'_>,
-    world: World,
+    world: World<'_>,
     first: u32,
 ) -> Result<Output, PolicyError> {
     let mut compiler = Compiler {
@@ -147,7 +162,9 @@ pub(super) fn compile(
         purpose,
         world,
         variables: document.version == Version::V2012,
+        effect: Effect::Allow,
         warnings: Vec::new(),
+        others: Others::default(),
     };
     let mut rules = Rules::default();
     let mut readers = words::Readers::default();
@@ -157,7 +174,8 @@ pub(super) fn compile(
             Some(sid) => sid.into(),
             None => format!("#{}", ids.len() + 1).into(),
         });
-        let Some(rule) = compiler.rule(index, statement)? else {
+        let id = ids.last().map_or("", |id| id);
+        let Some(rule) = compiler.rule(index, id, statement)? else {
             continue;
         };
         if rule.actions.contains(Action::GetSecretValue) {
@@ -171,6 +189,7 @@ pub(super) fn compile(
     rules.sort();
     compiler.open_but_for_some(document);
     let readers = readers.finish();
+    compiler.finish(document);
     let mut warnings = compiler.warnings;
     if readers.is_empty() && matches!(purpose, Use::Secret(..)) {
         let message = "nobody may read the secret: what no statement allows is denied";
@@ -188,10 +207,13 @@ struct Compiler<'a> {
     source: Source<'a>,
     tables: &'a Tables<'a>,
     purpose: Use<'a>,
-    world: World,
+    world: World<'a>,
     /// Whether `${…}` is a variable.
     variables: bool,
+    /// That of the statement at hand.
+    effect: Effect,
     warnings: Vec<Warning>,
+    others: Others,
 }
 
 impl Compiler<'_> {
@@ -200,7 +222,8 @@ impl Compiler<'_> {
     }
 
     /// `None` if the statement can never apply.
-    fn rule(&mut self, index: u32, statement: &Statement) -> Result<Option<Rule>, PolicyError> {
+    fn rule(&mut self, index: u32, id: &str, statement: &Statement) -> Result<Option<Rule>, PolicyError> {
+        self.begin(statement);
         let mut tests = vec![self.principal(statement)?, self.resource(statement)];
         self.suffix_as_wildcard(statement);
         for (i, condition) in statement.conditions.iter().enumerate() {
@@ -229,6 +252,9 @@ impl Compiler<'_> {
             self.warn(statement.at, message);
             return Ok(None);
         }
+        if self.is_without_effect(id, statement) {
+            return Ok(None);
+        }
         if statement.actions.is_empty() {
             self.warn(statement.at, "the statement is about no action and has no effect");
             return Ok(None);
@@ -241,6 +267,7 @@ impl Compiler<'_> {
             return Ok(None);
         }
         tests.retain(|t| t.constant().is_none());
+        self.takes_effect(id, statement, &tests);
         tests.sort_by_key(Test::cost);
         Ok(Some(Rule {
             index,
@@ -256,6 +283,7 @@ impl Compiler<'_> {
         let fixed = patterns.iter().all(|p| p.template().is_none());
         let what = match self.purpose {
             _ if everything => What::Const(true),
+            _ if patterns.is_empty() => What::Const(false),
             Use::Secret(name, arn) if fixed => {
                 let subject = Subject {
                     name: Some(name),
@@ -292,20 +320,7 @@ impl Compiler<'_> {
             all.into_boxed_slice()
         };
         match key {
-            Key::PrincipalArn => {
-                let holders = |locals: &Vec<Local>| {
-                    let mut who = Who::default();
-                    // Names that the record does not have were found when it was made.
-                    locals.iter().for_each(|local| drop(self.add(&mut who, local, 0)));
-                    who.sort();
-                    who
-                };
-                let arns = self.tables.principals.iter();
-                Origin::Arns(
-                    arns.map(|(arn, locals)| (arn.as_str().into(), holders(locals)))
-                        .collect(),
-                )
-            }
+            Key::PrincipalArn => self.arns(|arn| Some([arn.into()].into())),
             Key::Username => Origin::Usernames(by_id(self.tables.users)),
             Key::Groups => Origin::Groups(by_id(self.tables.groups)),
             Key::PrincipalTag(tag) => Origin::PrincipalTag(tag.clone()),
@@ -323,8 +338,21 @@ impl Compiler<'_> {
             Key::NoNewPrivs => Origin::NoNewPrivs,
             Key::Traced => Origin::Traced,
             Key::LoginUid => Origin::LoginUid,
-            Key::Foreign(name) => Origin::Given(name),
+            Key::Foreign(name) => Origin::Given(name.clone()),
         }
+    }
+
+    /// The ARNs and who has them, each under the spellings that `spell` gives it.
+    fn arns(&self, spell: impl Fn(&str) -> Spellings) -> Origin {
+        let holders = |locals: &Vec<Local>| {
+            let mut who = Who::default();
+            // Names that the record does not have were found when it was made.
+            locals.iter().for_each(|local| drop(self.add(&mut who, local, 0)));
+            who.sort();
+            who
+        };
+        let arns = self.tables.principals.iter();
+        Origin::Arns(arns.map(|(arn, locals)| (spell(arn), holders(locals))).collect())
     }
 
     fn principal(&mut self, statement: &Statement) -> Result<Test, PolicyError> {
@@ -343,13 +371,19 @@ impl Compiler<'_> {
                     self.add(&mut who, &local.value, local.at)?;
                 }
                 Principal::Aws(arn) => {
-                    let deny_account = statement.effect == Effect::Deny && !negated;
+                    let reach = statement.reach();
                     let held = self
                         .tables
                         .principals
                         .iter()
-                        .filter(|(k, _)| names(arn, k, deny_account));
-                    let held: Vec<&Local> = held.flat_map(|(_, locals)| locals).collect();
+                        .filter(|(k, _)| names(&arn.value, k, reach));
+                    let held: Vec<_> = held.collect();
+                    if held.iter().any(|(k, _)| role::is_session_of(&arn.value, k)) {
+                        let message = "[principals] maps the role of this session: which session somebody has cannot be known, and the Deny binds whoever is the role";
+                        self.warn(arn.at, message);
+                    }
+                    let held = held.into_iter().flat_map(|(_, locals)| locals);
+                    let held: Vec<&Local> = held.collect();
                     if held.is_empty() {
                         let what = match (statement.effect, negated) {
                             (Effect::Allow, _) => "allows nobody",
@@ -430,15 +464,4 @@ fn grants_previous(condition: &Condition) -> bool {
         && !operator.negated
         && names(["previous", "AWSPREVIOUS"])
         && !names(["current", "AWSCURRENT"])
-}
-
-/// Whether a principal of AWS names this ARN. An account's principal stands for the account's own entry; in a
-/// Deny, where that is the safe reading, for everybody in the account.
-pub(super) fn names(principal: &Text, arn: &str, whole_account: bool) -> bool {
-    match account(&principal.value) {
-        Some(number) => {
-            arn == principal.value || account(arn) == Some(number) || whole_account && in_account(arn, number)
-        }
-        None => arn == principal.value,
-    }
 }

@@ -5,6 +5,7 @@ use crate::id::quoted;
 use crate::policy::action::Action;
 use crate::policy::condition::Key;
 use crate::policy::document::{Condition, Document, Effect, Principal, Statement};
+use crate::policy::foreign;
 use crate::policy::json::Text;
 use crate::policy::operator::Comparison;
 use crate::policy::pattern::glob;
@@ -17,7 +18,7 @@ impl Compiler<'_> {
             let all = document.statements.iter();
             all.filter(move |s| s.effect == effect && s.actions.contains(Action::GetSecretValue))
         };
-        if matches!(self.purpose, Use::Shared) {
+        if !matches!(self.purpose, Use::Secret(..)) {
             return;
         }
         let mut all = about(Effect::Allow).filter(|s| everybody(s));
@@ -48,7 +49,7 @@ impl Compiler<'_> {
     }
 
     fn suffix_among(&mut self, patterns: &[Text]) {
-        for pattern in patterns {
+        for pattern in patterns.iter().filter(|p| !foreign::is_resource(&p.value)) {
             let Some(name) = pattern.value.strip_suffix("-*") else {
                 continue;
             };
@@ -58,7 +59,7 @@ impl Compiler<'_> {
                     let resource = name.splitn(6, ':').last().unwrap_or(name);
                     glob(resource.strip_prefix("secret:").unwrap_or(resource), own.as_str())
                 }
-                Use::Shared => true,
+                Use::Guardrail | Use::Identity => true,
             };
             if own && !named {
                 let name = name.rsplit(':').next().unwrap_or(name);

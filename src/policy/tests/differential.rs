@@ -84,15 +84,50 @@ fn is_local(kind: &str, name: &str, who: &Caller) -> Tri {
     }
 }
 
+/// The role of the deployers, and two of its sessions: svc-a has one.
+const DEPLOY: &str = "arn:aws:iam::111122223333:role/org/deploy";
+const SESSION: &str = "arn:aws:sts::111122223333:assumed-role/deploy/s1";
+const NO_SESSION: &str = "arn:aws:sts::111122223333:assumed-role/deploy/s2";
+/// A session of the role of [`map`].
+const APP_SESSION: &str = "arn:aws:sts::111122223333:assumed-role/app/s1";
+
+fn table() -> PrincipalMap {
+    let mut map = map();
+    map.0.insert(
+        SESSION.into(),
+        vec!["user:svc-a".parse().unwrap(), "gid:7".parse().unwrap()],
+    );
+    map
+}
+
+/// The account and the name of the role whose session it is.
+fn session(arn: &str) -> Option<(&str, &str)> {
+    let rest = arn.strip_prefix("arn:aws:sts::")?;
+    let (account, rest) = rest.split_once(":assumed-role/")?;
+    Some((account, rest.split('/').next()?))
+}
+
+fn role(arn: &str) -> Option<(&str, &str)> {
+    let rest = arn.strip_prefix("arn:aws:iam::")?;
+    let (account, path) = rest.split_once(":role/")?;
+    Some((account, path.split('/').next_back()?))
+}
+
+/// Whether a statement that names `named` means who is mapped to `mapped`.
+fn means(named: &str, mapped: &str, deny: bool, not: bool) -> bool {
+    let of = |s: &str, r: &str| session(s).is_some() && session(s) == role(r);
+    named == mapped || !not && of(mapped, named) || deny && !not && of(named, mapped)
+}
+
 fn has_arn(arn: &str, who: &Caller) -> Tri {
-    or(map().0.get(arn).into_iter().flatten().map(|l| {
+    or(table().0.get(arn).into_iter().flatten().map(|l| {
         let text = l.to_string();
         let (kind, name) = text.split_once(':').unwrap();
         is_local(kind, name, who)
     }))
 }
 
-fn principal(v: &Value, who: &Caller) -> Tri {
+fn principal(v: &Value, deny: bool, not: bool, who: &Caller) -> Tri {
     let Some(kinds) = v.as_object() else {
         return Some(true);
     };
@@ -101,7 +136,11 @@ fn principal(v: &Value, who: &Caller) -> Tri {
             .into_iter()
             .map(move |name| match (kind.as_str(), name.as_str()) {
                 ("AWS", "*") => Some(true),
-                ("AWS", arn) => has_arn(arn, who),
+                ("AWS", arn) => or(table()
+                    .0
+                    .keys()
+                    .filter(|k| means(arn, k, deny, not))
+                    .map(|k| has_arn(k, who))),
                 (kind, name) => is_local(&kind.to_lowercase(), name, who),
             })
     }))
@@ -144,7 +183,7 @@ fn values(key: &str, at: &Situation, who: &Caller) -> Vec<(Tri, Option<Vec<Strin
         };
     }
     match key {
-        "aws:PrincipalArn" => map()
+        "aws:PrincipalArn" => table()
             .0
             .into_keys()
             .map(|a| (has_arn(&a, who), Some(vec![a])))
@@ -212,7 +251,7 @@ fn values(key: &str, at: &Situation, who: &Caller) -> Vec<(Tri, Option<Vec<Strin
             };
             at.labels.iter().map(|l| (Some(true), Some(both(l)))).collect()
         }
-        "aws:SourceIp" => Vec::new(),
+        "aws:SourceIp" | "s3:prefix" | "idp.example.com:sub" | "kms:ViaService" => Vec::new(),
         _ => unreachable!("{key}"),
     }
 }
@@ -351,6 +390,13 @@ fn condition(op: &str, k: &str, wanted: &[String], at: &Situation, who: &Caller)
         };
     }
     let negated = op.contains("Not");
+    // What nobody has is compared with nothing.
+    if ["s3:", "idp.", "kms:"].iter().any(|p| k.starts_with(p)) {
+        return Some(match quantifier {
+            Some(quantifier) => quantifier == "ForAllValues",
+            None => negated || if_exists,
+        });
+    }
     let plain = op.replace("Not", "");
     let text = plain.starts_with("String") || plain.starts_with("Arn");
     let wild = plain == "StringLike" || plain.starts_with("Arn");
@@ -368,10 +414,28 @@ fn condition(op: &str, k: &str, wanted: &[String], at: &Situation, who: &Caller)
         let Some(spellings) = v else {
             return None;
         };
-        let matched = spellings
-            .iter()
-            .any(|s| patterns.iter().any(|p| satisfies(&plain, p, s)));
-        Some(matched != negated)
+        let one = |s: &String| {
+            let Some((account, name)) = session(s).filter(|_| k == "aws:PrincipalArn") else {
+                return Some(patterns.iter().any(|p| satisfies(&plain, p, s)));
+            };
+            // A session is its role, whose path is known only where a value names it.
+            let arn = |path: &str| format!("arn:aws:iam::{account}:role/{path}{name}");
+            let named = |v: &String| !v.contains(['*', '$']) && role(v) == Some((account, name)) && text;
+            let is = |text: &str| patterns.iter().any(|p| satisfies(&plain, p, text));
+            if is(s) || is(&arn("")) || wanted.iter().any(named) {
+                return Some(true);
+            }
+            let perhaps = ["org/", "x/", "org/team/"].iter().any(|path| is(&arn(path)));
+            // What a variable brings is looked at no closer.
+            let unsure = wanted.iter().any(|v| v.contains("${") && v.contains(":role/"));
+            if wild && perhaps || unsure {
+                None
+            } else {
+                Some(false)
+            }
+        };
+        let matched = or(spellings.iter().map(one));
+        if negated { not(matched) } else { matched }
     };
     if listed {
         let is = |uid: u32| {
@@ -419,6 +483,9 @@ fn resource(pattern: &str, wide: bool, at: &Situation, who: &Caller) -> Tri {
         return Some(true);
     }
     let parts: Vec<&str> = pattern.splitn(6, ':').collect();
+    if parts[2] != "secretsmanager" {
+        return Some(false);
+    }
     let rest = expanded(parts[5], true, at, who)?;
     let chars = |t: &str| t.chars().collect::<Vec<char>>();
     let random = [vec![Glyph::Is('-')], vec![Glyph::One; 6]].concat();
@@ -436,7 +503,11 @@ fn resource(pattern: &str, wide: bool, at: &Situation, who: &Caller) -> Tri {
 
 fn attached(name: &str, who: &Caller) -> Tri {
     match name.split_once(':').unwrap() {
-        ("arn", _) => has_arn(name, who),
+        ("arn", _) => or(table()
+            .0
+            .keys()
+            .filter(|k| means(name, k, false, false))
+            .map(|k| has_arn(k, who))),
         (kind, name) => is_local(kind, name, who),
     }
 }
@@ -466,8 +537,10 @@ fn applies(s: &Value, action: Action, at: &Situation, who: &Caller) -> Tri {
     };
     let is = match field("Principal") {
         None => Some(true),
-        Some((clause, false)) => principal(clause, if deny { who } else { &own }),
-        Some((clause, true)) => not(principal(clause, who)),
+        Some((clause, except)) => {
+            let named = principal(clause, deny, except, if deny { who } else { &own });
+            if except { not(named) } else { named }
+        }
     };
     let conditions = s
         .get("Condition")
@@ -560,6 +633,7 @@ fn a_principal() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(json!("*")),
         kind("AWS", &[ROLE, BOT, "*", "arn:aws:iam::9:role/none"]),
+        kind("AWS", &[DEPLOY, SESSION, NO_SESSION, APP_SESSION]),
         kind("User", &["bob", "alice", "root", "svc-a"]),
         kind("Uid", &["1000", "1001", "5", "0"]),
         kind("Group", &["ops", "backup"]),
@@ -650,12 +724,24 @@ fn a_condition() -> impl Strategy<Value = (String, String, Value)> {
     prop_oneof![
         (
             strings(),
-            with("aws:PrincipalArn", &[ROLE, BOT, "arn:aws:iam::9:role/none"])
+            with(
+                "aws:PrincipalArn",
+                &[ROLE, BOT, "arn:aws:iam::9:role/none", DEPLOY, SESSION]
+            )
         )
             .prop_map(flat),
         (
             like(),
-            with("aws:PrincipalArn", &["*role/*", "arn:aws:iam::*", "*bot"])
+            with(
+                "aws:PrincipalArn",
+                &[
+                    "*role/*",
+                    "arn:aws:iam::*",
+                    "*bot",
+                    "*:role/org/*",
+                    "*:role/x/dep*"
+                ]
+            )
         )
             .prop_map(flat),
         (
@@ -666,7 +752,9 @@ fn a_condition() -> impl Strategy<Value = (String, String, Value)> {
                     ROLE,
                     "arn:aws:iam::*:user/*",
                     "arn:*:*:*:*:*",
-                    "arn:aws:iam:*:*:role"
+                    "arn:aws:iam:*:*:role",
+                    "arn:aws:iam::*:role/org/*",
+                    "arn:aws:iam::*:role/deploy"
                 ]
             )
         )
@@ -869,8 +957,76 @@ pub(super) fn a_document() -> impl Strategy<Value = Value> {
         .prop_map(|statements| json!({"Version": "2012-10-17", "Statement": statements}))
 }
 
+/// What statements of other services have beside or instead of their own.
+type Foreign = (usize, usize, usize, bool);
+
+const ACTIONS_ELSEWHERE: [&str; 4] = ["", "s3:GetObject", "ec2:*", "kms:Decrypt"];
+const RESOURCES_ELSEWHERE: [&str; 3] = [
+    "",
+    "arn:aws:s3:::bucket/*",
+    "arn:aws:kms:*:*:key/${idp.example.com:sub}",
+];
+
+fn conditions_elsewhere() -> [(&'static str, Value); 9] {
+    [
+        ("", json!({})),
+        ("StringLike", json!({"s3:prefix": ["", "home/${aws:username}/*"]})),
+        (
+            "StringNotLike",
+            json!({"s3:prefix": "home/${idp.example.com:sub}"}),
+        ),
+        ("StringEqualsIfExists", json!({"idp.example.com:sub": "x"})),
+        ("Null", json!({"idp.example.com:sub": ["true"]})),
+        ("ForAllValues:StringEquals", json!({"kms:ViaService": "x"})),
+        ("ForAnyValue:StringNotEquals", json!({"kms:ViaService": "x"})),
+        ("StringEquals", json!({"wardfs:Unit": "${idp.example.com:sub}"})),
+        (
+            "StringNotEquals",
+            json!({"wardfs:Unit": "${idp.example.com:sub, 'app.service'}"}),
+        ),
+    ]
+}
+
+fn foreign() -> impl Strategy<Value = Foreign> {
+    (
+        0..ACTIONS_ELSEWHERE.len(),
+        0..RESOURCES_ELSEWHERE.len(),
+        prop_oneof![2 => Just(0), 1 => 0..conditions_elsewhere().len()],
+        any::<bool>(),
+    )
+}
+
+/// Lets a statement of a layer speak of other services, beside its own or instead.
+fn brought_along(s: &mut Value, (action, resource, condition, instead): Foreign) {
+    let mut add = |field: &str, more: &str| {
+        let field = [field.to_string(), format!("Not{field}")]
+            .into_iter()
+            .find(|f| s.get(f).is_some())
+            .unwrap();
+        if !more.is_empty() {
+            let mut all = if instead { Vec::new() } else { list(&s[&field]) };
+            all.push(more.to_string());
+            s[&field] = json!(all);
+        }
+    };
+    add("Action", ACTIONS_ELSEWHERE[action]);
+    add("Resource", RESOURCES_ELSEWHERE[resource]);
+    let (op, keys) = &conditions_elsewhere()[condition];
+    if !op.is_empty() {
+        s["Condition"][op] = keys.clone();
+    }
+}
+
 /// A document of a layer: without principals, or for a guardrail with some.
-fn without_principals(mut document: Value, keep: bool) -> Value {
+fn without_principals(mut document: Value, keep: bool, foreign: &[Foreign]) -> Value {
+    for (s, foreign) in document["Statement"]
+        .as_array_mut()
+        .unwrap()
+        .iter_mut()
+        .zip(foreign)
+    {
+        brought_along(s, *foreign);
+    }
     for (i, s) in document["Statement"]
         .as_array_mut()
         .unwrap()
@@ -894,6 +1050,7 @@ pub(super) fn a_situation() -> impl Strategy<Value = Situation> {
             0..3,
         )
     };
+    let others = || proptest::collection::vec(foreign(), 0..4);
     let identity = (
         proptest::sample::select(vec![
             "user:alice",
@@ -902,12 +1059,20 @@ pub(super) fn a_situation() -> impl Strategy<Value = Situation> {
             "unit:app.service",
             "uid:5",
             BOT,
+            DEPLOY,
         ]),
         tags(),
         a_document(),
+        others(),
     )
-        .prop_map(|(name, tags, document)| (name.to_string(), tags, without_principals(document, false)));
-    let guardrail = a_document().prop_map(|d| without_principals(d, true));
+        .prop_map(|(name, tags, document, foreign)| {
+            (
+                name.to_string(),
+                tags,
+                without_principals(document, false, &foreign),
+            )
+        });
+    let guardrail = (a_document(), others()).prop_map(|(d, foreign)| without_principals(d, true, &foreign));
     let some = |odds| proptest::bool::weighted(odds);
     (
         (
@@ -1026,17 +1191,17 @@ proptest! {
         let fail = |e: PolicyError| TestCaseError::fail(format!("{e}"));
         let text = json.to_string();
         let name = at.name.clone();
-        let (record, _) = PolicyRecord::resolve(&text, &map(), &Book, &name, at.arn).map_err(fail)?;
+        let (record, _) = PolicyRecord::resolve(&text, &table(), &Book, &name, at.arn).map_err(fail)?;
         let policy = record.compile(&name, at.arn).map_err(fail)?;
         let mut guardrails = Vec::new();
         for (i, g) in at.guardrails.iter().enumerate() {
-            let record = GuardrailRecord::resolve(&format!("g{i}"), &g.to_string(), &map(), &Book);
+            let record = GuardrailRecord::resolve(&format!("g{i}"), &g.to_string(), &table(), &Book);
             guardrails.push(record.map_err(fail)?.0);
         }
         let mut identities = Vec::new();
         for (who, tags, document) in &at.identities {
             let who: Attached = who.parse().unwrap();
-            let record = IdentityRecord::resolve(&who, tags.clone(), &document.to_string(), &map(), &Book);
+            let record = IdentityRecord::resolve(&who, tags.clone(), &document.to_string(), &table(), &Book);
             identities.push(record.map_err(fail)?.0);
         }
         let shared = Shared::compile(&guardrails, &identities).map_err(|(_, e)| fail(e))?;

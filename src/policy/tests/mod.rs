@@ -1,6 +1,7 @@
 //! Tests of the policy room. The tables here are what NSS, `/proc` and `wardfs.toml` are elsewhere.
 
 mod besides;
+mod brought;
 mod differential;
 mod documents;
 mod edges;
@@ -10,6 +11,7 @@ mod foreign;
 mod gains;
 mod layers;
 mod operators;
+mod roles;
 mod rules;
 mod simulation;
 

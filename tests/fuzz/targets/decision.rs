@@ -16,6 +16,9 @@ const PATTERNS: [&str; 7] = ["*", "secretsmanager:*", "secretsmanager:Get*", "se
 const RESOURCES: [&str; 6] = ["*", "arn:aws:secretsmanager:*:*:secret:app/db", "arn:aws:secretsmanager:*:*:secret:app/*",
     "arn:aws:secretsmanager:*:*:secret:other/*", "arn:aws:secretsmanager:*:*:secret:app/db-??????",
     "arn:aws:secretsmanager:*:*:secret:app/??"];
+// What guardrails and identity policies say of other services.
+const PATTERNS_ELSEWHERE: [&str; 5] = ["s3:*", "s3:GetObject", "ec2:Describe*", "kms:Decrypt", "S3:getobject"];
+const RESOURCES_ELSEWHERE: [&str; 3] = ["arn:aws:s3:::bucket/*", "arn:aws:kms:*:*:key/1", "arn:aws:s3:::b/${saml:sub}"];
 const TEXTS: [&str; 8] = ["data", "Data", "web", "d*", "?ata", "", "a-b", "*"];
 const TIMES: [&str; 4] = ["2026-01-01T00:00:00Z", "2026-11-25T12:00:00Z", "2027-01-01T00:00:00Z", "1970-01-01T00:00:01Z"];
 const NETS: [&str; 4] = ["10.0.0.0/8", "10.1.2.3", "192.168.0.0/16", "2001:db8::/32"];
@@ -24,15 +27,17 @@ const TEAM: &str = "secretsmanager:ResourceTag/team";
 const MINE: &str = "aws:PrincipalTag/team";
 const NOW: &str = "aws:CurrentTime";
 const ADDRESS: &str = "aws:SourceIp";
+const ELSEWHERE: &str = "s3:prefix";
 
 fn some<'a>(u: &mut Unstructured<'_>, from: &[&'a str]) -> Result<Vec<&'a str>> {
     let count = u.int_in_range(1..=2)?;
     (0..count).map(|_| u.choose(from).copied()).collect()
 }
 
-fn condition(u: &mut Unstructured<'_>) -> Result<(String, &'static str, Value)> {
+fn condition(u: &mut Unstructured<'_>, layer: bool) -> Result<(String, &'static str, Value)> {
     let if_exists = if u.ratio(1, 4)? { "IfExists" } else { "" };
-    let (op, key, values): (&str, &str, Vec<&str>) = match u.int_in_range(0..=4)? {
+    let (op, key, values): (&str, &str, Vec<&str>) = match u.int_in_range(0..=if layer { 5 } else { 4 })? {
+        5 => (*u.choose(&["StringEquals", "StringNotEquals", "StringLike", "StringNotLike"])?, ELSEWHERE, some(u, &TEXTS)?),
         0 | 1 => {
             let ops = ["StringEquals", "StringNotEquals", "StringLike", "StringNotLike", "StringEqualsIgnoreCase",
                 "StringNotEqualsIgnoreCase"];
@@ -57,15 +62,22 @@ fn statement(u: &mut Unstructured<'_>, principal: bool, denies: bool) -> Result<
     if denies {
         s["Effect"] = json!(*u.choose(&["Allow", "Deny", "Allow"])?);
     }
-    s[*u.choose(&["Action", "Action", "NotAction"])?] = json!(some(u, &PATTERNS)?);
-    s[*u.choose(&["Resource", "Resource", "NotResource"])?] = json!(some(u, &RESOURCES)?);
+    let (mut actions, mut resources) = (some(u, &PATTERNS)?, some(u, &RESOURCES)?);
+    if !principal && u.ratio(1, 2)? {
+        actions = [actions, some(u, &PATTERNS_ELSEWHERE)?].concat();
+        resources = [resources, some(u, &RESOURCES_ELSEWHERE)?].concat();
+        let (from_action, from_resource) = (u.int_in_range(0..=actions.len() - 1)?, u.int_in_range(0..=resources.len() - 1)?);
+        (actions, resources) = (actions.split_off(from_action), resources.split_off(from_resource));
+    }
+    s[*u.choose(&["Action", "Action", "NotAction"])?] = json!(actions);
+    s[*u.choose(&["Resource", "Resource", "NotResource"])?] = json!(resources);
     if principal {
         let who = [json!("*"), json!({"Uid": "61001"}), json!({"Uid": ["61002", "61003"]}), json!({"Gid": "70001"})];
         s["Principal"] = u.choose(&who)?.clone();
     }
     let mut block = serde_json::Map::new();
     for _ in 0..u.int_in_range(0..=2)? {
-        let (op, key, values) = condition(u)?;
+        let (op, key, values) = condition(u, !principal)?;
         let keys = block.entry(op).or_insert_with(|| json!({}));
         keys[key] = values;
     }
@@ -152,6 +164,9 @@ fn matches(s: &Value, asked: &Asked) -> bool {
     let acts = any("Action", &action).or_else(|| any("NotAction", &action).map(|b| !b)).unwrap();
     // A local secret has any region and account, and no suffix of its own for a literal "-??????" to stand for.
     let named = |p: &str| {
+        if p != "*" && !p.contains(":secretsmanager:") {
+            return false;
+        }
         let name = p.rsplit(':').next().unwrap_or(p);
         like(name.strip_suffix("-??????").unwrap_or(name).as_bytes(), b"app/db")
     };
@@ -206,6 +221,7 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
             (MINE, maybe(u, &TEXTS)?),
             (NOW, Some(*u.choose(&TIMES)?)),
             (ADDRESS, maybe(u, &ADDRESSES)?),
+            (ELSEWHERE, maybe(u, &TEXTS)?),
         ],
     };
     let document = |statements: &[Value]| {
