@@ -3,20 +3,21 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::access::{Access, Caller, KnownCaller};
 use crate::audit::{Event, Identity, Outcome, Record};
 use crate::config::Config;
-use crate::control::{Desk, Server, Service, StoppedService};
+use crate::control::{Desk, Ill, Server, Service, StoppedService};
 use crate::fuse::Session;
 use crate::id::Pid;
 use crate::lifecycle::Lifecycle;
 use crate::policy::{Administration, Deciding, Difference};
 use crate::problem::{Exit, Problem};
 use crate::report::Report;
+use crate::sys::mount::Layered;
 use crate::sys::{accounts, caller, harden, mount, notifier, notify, nss};
 use crate::vault::{Opener, Rollback, Settings, Trial, Vault, VaultError};
 use crate::vfs::{Coming, Vfs};
@@ -137,7 +138,7 @@ fn compare(vault: &Vault, file: &Deciding) -> Result<(), VaultError> {
 
 /// As [`open`]; waits a little for a command that has the store, or for a daemon that is ending.
 fn open_patiently(store: &Path, config: &Config) -> Result<Arc<Vault>, Problem> {
-    let begin = std::time::Instant::now();
+    let begin = Instant::now();
     loop {
         match open(store, config) {
             Err(e) if e.exit == Exit::Unavailable && begin.elapsed() < Duration::from_secs(5) => {
@@ -299,17 +300,16 @@ struct Serving {
     vfs: Arc<Vfs>,
     target: PathBuf,
     threads: usize,
+    began: Instant,
 }
 
 impl Service for Serving {
     fn status(&self) -> Value {
-        let counters: serde_json::Map<String, Value> = self
-            .vfs
-            .counters
-            .list()
-            .into_iter()
-            .map(|(k, v)| (k.to_string(), json!(v)))
-            .collect();
+        let counted = |list: &[(&str, u64)]| -> serde_json::Map<String, Value> {
+            list.iter().map(|(k, v)| (k.to_string(), json!(v))).collect()
+        };
+        let covered = mount::layered(&self.target).ok().flatten();
+        let covered = covered.filter(Layered::is_covered).map(|_| Ill::Covered.code());
         json!({
             "running": true,
             "pid": std::process::id(),
@@ -317,7 +317,10 @@ impl Service for Serving {
             "threads": self.threads,
             "attributes": self.vfs.attributes().code(),
             "open_handles": self.vfs.open_handles(),
-            "counters": counters,
+            "uptime_seconds": self.began.elapsed().as_secs(),
+            "counters": counted(&self.vfs.counters.list()),
+            "failed_reads": counted(&self.vfs.counters.failed_reads()),
+            "reasons": Vec::from_iter(covered),
         })
     }
 
@@ -424,6 +427,7 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
         vfs: vfs.clone(),
         target: plan.target.clone(),
         threads: plan.config.threads,
+        began: Instant::now(),
     };
     let desk = Arc::new(desk_over(&access, &plan.store, &plan.config, Box::new(serving)));
     let socket = socket_path(&plan.store);

@@ -334,7 +334,11 @@ Examples:
     )]
     Store(Store),
 
-    /// Show the serving process and its counters
+    /// Show whether readers are served, by which process, and its counters
+    ///
+    /// `healthy` is what a reader would find. Otherwise it is said why not and what mends it, with exit code 7: nothing is
+    /// mounted, a mount has lost its daemon or lies under another one, the log cannot take the record of a read, or secrets
+    /// are damaged. Counters run from the start of the service.
     #[command(after_help = "\
 Examples:
   wardfs status

@@ -1,6 +1,7 @@
 //! Replies as people read them. With `--json` a reply is printed as it is.
 
 mod layers;
+mod status;
 
 use super::log::one_line;
 use super::render::{cell, count, facts, list, table, time};
@@ -59,7 +60,7 @@ pub fn view(request: &Request, reply: &Value) -> View {
         Request::StoreCheck => asked(check(reply)),
         Request::Status => View {
             notes: differences(&reply["config"]),
-            ..asked(status(reply))
+            ..asked(status::text(reply))
         },
         // Printed by its own, which may ask.
         Request::ConfigAccept { .. } => asked(String::new()),
@@ -361,60 +362,6 @@ fn check(reply: &Value) -> String {
         text += &format!("✗ {name}: {}\n", cell(&problem["what"]));
     }
     text
-}
-
-fn status(reply: &Value) -> String {
-    let running = if reply["running"] == true {
-        format!("yes, as process {}", cell(&reply["pid"]))
-    } else {
-        "no: nothing is mounted, commands open the store themselves".into()
-    };
-    let mut rows = vec![("running", running)];
-    let given = |key: &'static str| (!reply[key].is_null()).then(|| (key, cell(&reply[key])));
-    for key in [
-        "version",
-        "mount",
-        "store",
-        "secrets",
-        "epoch",
-        "threads",
-        "locked_bytes",
-    ] {
-        rows.extend(given(key));
-    }
-    let audit = &reply["audit"];
-    if audit.is_object() {
-        let place = || {
-            format!(
-                "record {}, segment {}",
-                cell(&audit["seq"]),
-                cell(&audit["segment"])
-            )
-        };
-        let log = match audit["healthy"].as_bool() {
-            _ if audit["waiting"] == true => "ITS DISK DOES NOT ANSWER: reads wait until it does".into(),
-            Some(true) => format!("it can be written; {}", place()),
-            _ if audit["full"] == true => format!(
-                "NO SPACE: reads are refused until there is some, administration goes on in the reserve; {}",
-                place()
-            ),
-            _ => format!(
-                "IT CANNOT BE WRITTEN: reads are refused until it can; {}",
-                place()
-            ),
-        };
-        rows.push(("log", log));
-    }
-    let counters = reply["counters"].as_object().filter(|c| !c.is_empty());
-    if let Some(counters) = counters {
-        let width = counters.keys().map(|k| k.chars().count()).max().unwrap_or(0);
-        let lines: Vec<String> = counters
-            .iter()
-            .map(|(k, v)| format!("{:width$}  {}", printable(k), cell(v)))
-            .collect();
-        rows.push(("counters", lines.join("\n")));
-    }
-    facts(&rows)
 }
 
 fn verify(reply: &Value) -> String {
