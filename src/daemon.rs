@@ -394,6 +394,7 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
         .map_err(|e| failed(&e))?;
     signals(&stop).map_err(not_started)?;
     accounts::start().map_err(not_started)?;
+    settle(&vault).map_err(not_started)?;
     if let Some(why) = caller::units_unknown() {
         tracing::warn!(
             "{why}: a policy that allows a unit allows nobody, and one that denies a unit denies everybody"
@@ -612,6 +613,20 @@ fn prepare_socket_directory(store: &Path, socket: &Path) -> std::io::Result<()> 
         std::fs::set_permissions(store, PermissionsExt::from_mode(0o711))?;
     }
     std::fs::set_permissions(dir, PermissionsExt::from_mode(0o755))
+}
+
+/// Has refused look-ups recorded a moment later, so that what the kernel asks twice is one record.
+fn settle(vault: &Arc<Vault>) -> std::io::Result<()> {
+    let (told, vault) = (vault.log().settler(), Arc::downgrade(vault));
+    let settler = std::thread::Builder::new().name("settler".into());
+    settler.spawn(move || {
+        while told.recv().is_ok() {
+            std::thread::sleep(crate::audit::HOLD);
+            let Some(vault) = vault.upgrade() else { return };
+            vault.log().settle();
+        }
+    })?;
+    Ok(())
 }
 
 /// SIGTERM, SIGINT and SIGHUP end service. They are blocked in every thread and taken by one.

@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
-use std::sync::{Arc, PoisonError, TryLockError};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{AT_FDCWD, AtFlags};
@@ -20,7 +21,7 @@ use super::error::LogError;
 use super::flood::{Floods, Refused, Ticket, Verdict};
 use super::record::{Body, Event, Record};
 use super::segment::{self, Mode};
-use super::writer::{Context, Stamp, Writer};
+use super::writer::{Context, Held, Stamp, Writer};
 use super::{Anchor, Options, open};
 
 /// Proof that a record is in the log. Only the log makes one, for each record once; the bytes that the record
@@ -43,6 +44,8 @@ impl Receipt {
 pub struct Log {
     ctx: Context,
     chain: Mutex<Writer>,
+    /// Who is told that a record is held back, and settles it.
+    settler: OnceLock<SyncSender<()>>,
     /// Taken before `chain`, never after it.
     floods: Mutex<Floods>,
     budget: Budget,
@@ -65,6 +68,34 @@ impl Admitted<'_> {
     /// If it could not be written. It is counted then, and the count is written when the log can be.
     pub fn write(mut self, record: &Record<'_>) -> Result<(), LogError> {
         let (_, bytes) = self.log.put(record)?;
+        if let Some(ticket) = self.ticket.take() {
+            self.log.floods().charge(ticket, bytes, self.log.now());
+        }
+        Ok(())
+    }
+}
+
+impl Admitted<'_> {
+    /// As [`Admitted::write`], of a refused look-up: held back for a moment, for the same request asked again
+    /// ([`Log::is_asked_again`]), where somebody settles it. The next record of whatever kind is behind it.
+    ///
+    /// # Errors
+    /// As [`Admitted::write`].
+    pub fn hold(mut self, record: &Record<'_>, tid: u32) -> Result<(), LogError> {
+        let (Some(settler), Some(refused)) = (self.log.settler.get(), Refused::of(record)) else {
+            return self.write(record);
+        };
+        let bytes = FIELDS.with(|fields| {
+            let fields = &mut *fields.borrow_mut();
+            fields.clear();
+            record.write(fields);
+            let mut chain = self.log.chain();
+            chain.settle(&self.log.ctx);
+            chain.held = Some(Held::new(&refused, tid, fields));
+            fields.len() as u64 + FRAME
+        });
+        // Full: it is told already.
+        let _ = settler.try_send(());
         if let Some(ticket) = self.ticket.take() {
             self.log.floods().charge(ticket, bytes, self.log.now());
         }
@@ -147,6 +178,7 @@ impl Log {
             floods: Mutex::new(Floods::new(&ctx.options, Instant::now())),
             budget: Budget::new(ctx.options.uid_bytes_per_second),
             chain: Mutex::new(writer),
+            settler: OnceLock::new(),
             ctx,
             #[cfg(test)]
             clock: (Instant::now(), 0.into()),
@@ -224,6 +256,30 @@ impl Log {
         };
         self.admit(&refused)
             .map_or(Ok(()), |admitted| admitted.write(record))
+    }
+
+    /// Holds refused look-ups back from now on; whoever receives calls [`Log::settle`], [`HOLD`] later. Once.
+    ///
+    /// [`HOLD`]: super::HOLD
+    pub fn settler(&self) -> Receiver<()> {
+        let (tell, told) = sync_channel(1);
+        let _ = self.settler.set(tell);
+        told
+    }
+
+    /// Writes what is held back.
+    pub fn settle(&self) {
+        self.chain().settle(&self.ctx);
+    }
+
+    /// Whether this is the request that is held back, asked again by the same thread with no record between: then it is
+    /// counted there.
+    pub fn is_asked_again(&self, refused: &Refused<'_>, tid: u32) -> bool {
+        // Who has the lock writes a record.
+        let Ok(mut chain) = self.chain.try_lock() else {
+            return false;
+        };
+        chain.held.as_mut().is_some_and(|held| held.again(refused, tid))
     }
 
     /// To be called at least each 250 ms by the owner: writes the counts of refusals that are due, notices a log that was
@@ -320,7 +376,11 @@ impl Log {
     /// Nothing is written any more, and who would, waits: for the end of a process whose threads go on. False if
     /// somebody's record is still on its way to the disk after `limit`.
     pub fn end(&self, limit: Duration) -> bool {
-        self.chain_within(limit).map(std::mem::forget).is_some()
+        let chain = self.chain_within(limit).map(|mut chain| {
+            chain.settle(&self.ctx);
+            chain
+        });
+        chain.map(std::mem::forget).is_some()
     }
 
     fn chain_within(&self, limit: Duration) -> Option<MutexGuard<'_, Writer>> {
@@ -417,6 +477,7 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
+        self.settle();
         let _ = self.flush_refusals();
     }
 }

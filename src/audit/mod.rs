@@ -32,6 +32,7 @@ pub use query::{Entry, Follower, Query, newest_of, query, tail};
 pub use record::{Body, Event, Identity, Outcome, Record, Value, Who};
 pub use segment::{FORMAT, MIN_READER};
 pub use verify::{Verified, verify};
+pub use writer::HOLD;
 
 /// How a log behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,6 +19,9 @@ macro_rules! events {
         pub enum Event { $($(#[$doc])* $name,)* }
 
         impl Event {
+            /// All of them.
+            pub const ALL: &[Event] = &[$(Event::$name,)*];
+
             /// The `eventName`.
             pub fn name(self) -> &'static str {
                 match self { $(Event::$name => events!(@text $name $($text)?),)* }
@@ -40,9 +43,11 @@ macro_rules! events {
 events! {
     /// A READ that returned bytes, or one that was refused.
     GetSecretValue ordinary,
-    /// A look-up or open that was refused.
+    /// An open that was refused.
     OpenSecret ordinary,
-    /// Attributes, labels or settings were shown.
+    /// A look-up that was refused: what it was for, the kernel does not say.
+    LookupSecret ordinary,
+    /// Attributes, labels or settings were asked for.
     DescribeSecret ordinary,
     /// Names were listed.
     ListSecrets ordinary,

@@ -22,7 +22,11 @@ use super::record::optional;
 use super::segment::{self, Mode};
 use super::{Anchor, Options};
 
+mod held;
 mod recovery;
+
+pub use held::HOLD;
+pub(super) use held::Held;
 
 /// How long a failed log is left alone before it is tried again.
 const RETRY: Duration = Duration::from_millis(100);
@@ -82,6 +86,8 @@ pub(super) struct Writer {
     torn: bool,
     /// Records refused since the log last took one, to be told when it does again.
     refused: u64,
+    /// The last refusal of a look-up, which an equal one may follow at once.
+    pub held: Option<Held>,
 }
 
 impl Writer {
@@ -113,6 +119,7 @@ impl Writer {
             rotate_after: None,
             torn: torn > 0,
             refused: 0,
+            held: None,
         };
         if torn > 0 {
             // A log that cannot be written at this moment is still open, and mends itself as after any failure.
@@ -144,6 +151,7 @@ impl Writer {
         if fields.len() > MAX_WRITTEN - 512 {
             return Err(LogError::Unfit("it is longer than 128 KiB"));
         }
+        self.settle(ctx);
         let taken = self.admit(ctx, fields.len() as u64 + 512, may_use_reserve);
         let taken = taken.and_then(|()| self.put(ctx, stamp, fields, epoch, false));
         if taken.is_err() {
