@@ -70,10 +70,11 @@ impl Report {
         Report { access, directory }
     }
 
-    /// Names that the caller may read or describe, under a directory if one is given, with all of `tags`.
+    /// The secrets that the caller may read or describe, with all of `tags`: everywhere, or of that name or in that
+    /// directory.
     ///
     /// # Errors
-    /// If nobody waits for the answer any more.
+    /// If nothing has that name that the caller may see, or nobody waits for the answer any more.
     pub fn list<C: Caller>(
         &self,
         under: Option<&str>,
@@ -85,12 +86,19 @@ impl Report {
         let under = under.map(|u| u.trim_matches('/')).unwrap_or_default();
         let mut secrets: Vec<Value> = Vec::new();
         let mut work = Work::begin(caller.uid() == owner);
-        for s in state.secrets.secrets_under(under) {
+        let mut known = under.is_empty();
+        let named = state.secrets.by_name(under).into_iter();
+        for s in named.chain(state.secrets.secrets_under(under)) {
             work.step("the secrets were not listed", caller)?;
-            let shown = s.is_active()
-                && tags.iter().all(|(k, v)| s.meta.tags.get(k) == Some(v))
-                && (s.broken.is_some() && caller.uid() == owner || self.access.peek(s, caller).is_ok());
-            if !shown {
+            if !s.is_active() {
+                known |= caller.uid() == owner;
+                continue;
+            }
+            if !(s.broken.is_some() && caller.uid() == owner || self.access.peek(s, caller).is_ok()) {
+                continue;
+            }
+            known = true;
+            if !tags.iter().all(|(k, v)| s.meta.tags.get(k) == Some(v)) {
                 continue;
             }
             let mut row = self.summary(s);
@@ -99,7 +107,15 @@ impl Report {
             }
             secrets.push(row);
         }
-        Ok(json!({ "secrets": secrets }))
+        match known {
+            true => Ok(json!({ "secrets": secrets })),
+            false => Err(Problem::new(
+                Exit::NotFound,
+                format!("cannot list {}", printable(under)),
+                "there is no such secret or directory, or you may not see it",
+            )
+            .next("see the names: wardfs list")),
+        }
     }
 
     fn summary(&self, secret: &Secret) -> Value {

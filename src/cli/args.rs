@@ -198,8 +198,8 @@ Examples:
   wardfs list --json"
     )]
     List {
-        /// Only names under this directory
-        #[arg(value_name = "DIRECTORY")]
+        /// Only this secret, or those under this directory
+        #[arg(value_name = "NAME")]
         under: Option<String>,
         /// Only secrets with this tag (repeatable)
         #[arg(long, value_name = "KEY=VALUE", action = ArgAction::Append)]

@@ -63,7 +63,7 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
         }
         Plan::Why { target, about } => refusal(&target, &about, &mut *world.backend(store)?, output),
         Plan::Tail { lines, follow } => log::tail(store, lines, follow, output),
-        Plan::Query(query) => log::query(store, &query, output),
+        Plan::Query(query) => log::query(store, &query, world, output),
         Plan::Mount {
             target,
             threads,

@@ -34,7 +34,7 @@ pub fn view(request: &Request, reply: &Value) -> View {
     };
     match request {
         Request::Put(_) => told(put(reply)),
-        Request::List { .. } => names(reply),
+        Request::List { tags, .. } => names(!tags.is_empty(), reply),
         Request::Tag(change) => told(tags(change.name.as_str(), reply)),
         Request::Label(change) => told(label(change, reply)),
         Request::Describe { .. } => asked(describe(reply)),
@@ -154,11 +154,14 @@ fn label(change: &LabelMove, reply: &Value) -> String {
     }
 }
 
-fn names(reply: &Value) -> View {
+fn names(tagged: bool, reply: &Value) -> View {
     let secrets = reply["secrets"].as_array().map(Vec::as_slice).unwrap_or_default();
     if secrets.is_empty() {
         return View {
-            notes: vec!["There are no secrets that you may see".into()],
+            notes: vec![match tagged {
+                true => "No secret that you may see has these tags".into(),
+                false => "There are no secrets that you may see".into(),
+            }],
             asked: true,
             ..View::default()
         };
