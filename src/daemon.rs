@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::access::{Access, Caller, KnownCaller};
+use crate::access::{Access, Caller};
 use crate::audit::{Event, Identity, Outcome, Record};
 use crate::config::Config;
 use crate::control::{Desk, Ill, Server, Service, StoppedService};
 use crate::fuse::Session;
-use crate::id::Pid;
 use crate::lifecycle::Lifecycle;
 use crate::policy::{Administration, Deciding, Difference};
 use crate::problem::{Exit, Problem};
@@ -121,9 +120,7 @@ fn compare(vault: &Vault, file: &Deciding) -> Result<(), VaultError> {
                 Difference::words(differences)
             }
         };
-        let mut caller = KnownCaller::root();
-        caller.uid = vault.administration().owner;
-        caller.pid = Some(Pid(std::process::id()));
+        let mut caller = crate::report::myself();
         let record = Record {
             event: Event::ConfigChanged,
             outcome: Outcome::Allowed,
@@ -186,8 +183,8 @@ impl crate::policy::Directory for Names {
     }
 }
 
-/// Makes a store in `dir`, with its key and its commented configuration; gives the key's file and the recovery
-/// key, to be shown once.
+/// Makes a store in `dir`, with its key and its commented configuration, and records it; gives the key's file and the
+/// recovery key, to be shown once.
 ///
 /// # Errors
 /// If there is one already, or the directory cannot be written.
@@ -200,6 +197,9 @@ pub fn init(dir: &Path) -> Result<(PathBuf, crate::secret::SecretBytes), Problem
         Problem::new(Exit::Failed, &what, format_args!("{}: {e}", crate::config::FILE))
             .next("write the file yourself: man wardfs.toml")
     })?;
+    let vault = open(dir, &config)?;
+    record(&vault, Event::CreateStore);
+    vault.tick().map_err(|e| e.problem(&what))?;
     Ok((settings.key_file, created.recovery))
 }
 
@@ -577,12 +577,11 @@ fn wait(stop: &Stop, watch: &mut mount::UnmountWatch, vault: &Vault, ended: impl
 }
 
 fn record(vault: &Vault, event: Event) {
-    let mut caller = KnownCaller::root();
-    caller.pid = Some(Pid(std::process::id()));
+    let mut caller = crate::report::myself();
     let record = Record {
         event,
         outcome: Outcome::Allowed,
-        via: "command",
+        via: caller.door(),
         who: caller.who(Identity::Full),
         ..Record::default()
     };
