@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::access::{Access, AccessError, Asked, Caller, KnownCaller};
+use crate::access::{Access, AccessError, Asked, Caller, Faces, KnownCaller, Readership};
 use crate::audit::Event;
 use crate::id::{Gid, Pid, SecretName, Tid, Uid, printable};
 use crate::policy::{Action, Directory, Purpose};
@@ -14,6 +14,7 @@ use crate::problem::{Exit, Problem};
 use crate::sys::caller::{Header, Observer};
 use crate::vault::{Secret, Version};
 
+mod drift;
 mod explain;
 mod layers;
 mod why;
@@ -88,6 +89,8 @@ impl Report {
         let mut work = Work::begin(caller.uid() == owner);
         let mut known = under.is_empty();
         let named = state.secrets.by_name(under).into_iter();
+        let people = Faces::new(&*self.directory);
+        let mut readership = Readership::new(&self.access, &state, &people);
         for s in named.chain(state.secrets.secrets_under(under)) {
             work.step("the secrets were not listed", caller)?;
             if !s.is_active() {
@@ -102,6 +105,19 @@ impl Report {
                 continue;
             }
             let mut row = self.summary(s);
+            let described = (self.access)
+                .decide(
+                    s,
+                    Action::DescribeSecret,
+                    Purpose::Describe,
+                    Asked::secret(),
+                    caller,
+                )
+                .is_ok();
+            row["readers"] = match described && s.broken.is_none() {
+                true => json!(readership.of(s)),
+                false => Value::Null,
+            };
             if s.broken.is_some() {
                 row["broken"] = json!(true);
             }
@@ -149,13 +165,9 @@ impl Report {
         answer["mode"] = json!(look.mode.map(|m| format!("{m:04o}")));
         answer["arn"] = json!(secret.meta.arn);
         answer["key"] = json!(secret.meta.key);
-        answer["readers"] = json!(
-            secret
-                .policy
-                .as_ref()
-                .map(crate::policy::readers)
-                .unwrap_or_default()
-        );
+        let people = Faces::new(&*self.directory);
+        answer["readers"] = json!(self.access.readers(&state, secret, &people));
+        answer["drift"] = drift::of_secret(secret, &people);
         answer["you_may_read"] = json!(
             self.access
                 .peek(secret, caller)

@@ -387,6 +387,7 @@ fn plan_policy(policy: args::Policy) -> Result<Plan, Problem> {
                 name: named.or(flag).map(|n| name(&n)).transpose()?,
                 text: document(&file)?,
                 strict,
+                comparison: protocol::Comparison::None,
             }
         }
         args::Policy::Explain(typed) => return policies::explain(*typed),

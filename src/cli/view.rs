@@ -1,6 +1,7 @@
 //! Replies as people read them. With `--json` a reply is printed as it is.
 
 mod layers;
+pub mod readers;
 mod status;
 
 use super::log::one_line;
@@ -58,6 +59,8 @@ pub fn view(request: &Request, reply: &Value) -> View {
         // Printed by its own, with the file's name.
         Request::Backup => asked(String::new()),
         Request::StoreCheck => asked(check(reply)),
+        // Part of other answers.
+        Request::Drift => asked(String::new()),
         Request::Status => View {
             notes: differences(&reply["config"]),
             ..asked(status::text(reply))
@@ -87,22 +90,17 @@ fn warnings(reply: &Value) -> Vec<String> {
     warnings.iter().map(|w| format!("warning: {}", cell(w))).collect()
 }
 
-fn lines_of(value: &Value) -> Option<String> {
-    let items = value.as_array().filter(|items| !items.is_empty())?;
-    Some(items.iter().map(cell).collect::<Vec<_>>().join("\n"))
-}
-
 /// Who may read, or that nobody does.
 fn readers(reply: &Value) -> String {
-    let rows = [(
-        "  read by",
-        lines_of(&reply["readers"]).unwrap_or_else(|| "nobody".into()),
-    )];
-    if reply["readers"].is_null() {
-        String::new()
-    } else {
-        facts(&rows)
+    match reply["readers"].is_null() {
+        true => String::new(),
+        false => facts(&[("  read by", read_by(reply).unwrap_or_else(|| "nobody".into()))]),
     }
+}
+
+fn read_by(reply: &Value) -> Option<String> {
+    let lines = readers::lines(&reply["readers"]);
+    (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
 fn put(reply: &Value) -> String {
@@ -117,7 +115,7 @@ fn put(reply: &Value) -> String {
     let nobody = || format!("nobody yet: wardfs policy allow {name} user:NAME");
     let mut rows = vec![
         ("  version", cell(&reply["version"])),
-        ("  read by", lines_of(&reply["readers"]).unwrap_or_else(nobody)),
+        ("  read by", read_by(reply).unwrap_or_else(nobody)),
     ];
     if reply["root_may_read"] == false {
         rows.push(("  root", "may not read it: nothing allows root".into()));
@@ -184,6 +182,7 @@ fn names(tagged: bool, reply: &Value) -> View {
                 short(&s["labels"]["current"]),
                 cell(&s["size"]),
                 time(&s["changed"]),
+                readers::cell(&s["readers"]),
                 hidden.into(),
                 if s["broken"] == true {
                     "DAMAGED: wardfs store check".into()
@@ -194,7 +193,15 @@ fn names(tagged: bool, reply: &Value) -> View {
         })
         .collect();
     let text = table(
-        &["NAME", "CURRENT", "SIZE", "CHANGED", "VISIBILITY", "DESCRIPTION"],
+        &[
+            "NAME",
+            "CURRENT",
+            "SIZE",
+            "CHANGED",
+            "READERS",
+            "VISIBILITY",
+            "DESCRIPTION",
+        ],
         &rows,
     );
     View {
@@ -228,11 +235,10 @@ fn describe(reply: &Value) -> String {
         rows.extend(given(key));
     }
     if !reply["readers"].is_null() {
-        rows.push((
-            "read by",
-            lines_of(&reply["readers"]).unwrap_or_else(|| "nobody".into()),
-        ));
+        rows.push(("read by", read_by(reply).unwrap_or_else(|| "nobody".into())));
     }
+    let drift = readers::drift(&reply["drift"]);
+    rows.extend((!drift.is_empty()).then(|| ("drift", drift.join("\n"))));
     if let Some(may) = reply["you_may_read"].as_bool() {
         rows.push(("you", if may { "may read it" } else { "may not read it" }.into()));
     }
@@ -363,6 +369,9 @@ fn check(reply: &Value) -> String {
             cell(&problem["name"])
         };
         text += &format!("✗ {name}: {}\n", cell(&problem["what"]));
+    }
+    for line in readers::drift(&reply["drift"]) {
+        text += &format!("  drift: {line}\n");
     }
     text
 }

@@ -9,7 +9,7 @@ use crate::id::SecretName;
 use crate::problem::Problem;
 use crate::secret::SecretBytes;
 
-pub use crate::lifecycle::{LabelMove, Put, Rule, TagChange};
+pub use crate::lifecycle::{Comparison, LabelMove, Put, Rule, TagChange};
 pub use crate::policy::Attached;
 pub use crate::report::{LayerKind, Question, Subject, WhyAbout};
 pub use crate::vault::{LayerKey, Visibility};
@@ -119,6 +119,9 @@ pub enum Request {
         /// Whether what warns is refused.
         #[serde(default)]
         strict: bool,
+        /// Whether it is compared with the policy in force.
+        #[serde(default)]
+        comparison: Comparison,
     },
     /// What the policy says to somebody, and what would change it.
     PolicyExplain {
@@ -169,6 +172,8 @@ pub enum Request {
     Backup,
     /// Check every record of the store.
     StoreCheck,
+    /// Accounts that went or changed since policies were set.
+    Drift,
     /// The serving process and its counters.
     Status,
     /// Put in force what the configuration's file decides.

@@ -1,9 +1,10 @@
 //! Setting policies: resolving their names, adding rules to them.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Lifecycle, Rule};
-use crate::access::Caller;
+use crate::access::{Caller, Faces};
 use crate::audit::{Event, Value as Parameter};
 use crate::clock::Timestamp;
 use crate::id::SecretName;
@@ -27,6 +28,17 @@ pub enum Care {
     Warn,
     /// It is refused.
     Strict,
+}
+
+/// Whether a document that is only checked is compared with the policy in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Comparison {
+    /// It stands alone.
+    #[default]
+    None,
+    /// Who would gain and who would lose reading is said.
+    WithToday,
 }
 
 impl Care {
@@ -109,7 +121,7 @@ impl Lifecycle {
         &self,
         name: Option<&SecretName>,
         text: &str,
-        care: Care,
+        (care, comparison): (Care, Comparison),
         caller: &mut C,
     ) -> Result<Value, Problem> {
         let (what, action) = ("the policy was not checked", Action::ValidateResourcePolicy);
@@ -143,7 +155,20 @@ impl Lifecycle {
         care.judge(&found, what)?;
         let compiled = record.compile(name, arn).map_err(|e| bad_policy(what, &e))?;
         let warnings: Vec<String> = found.iter().map(ToString::to_string).collect();
-        Ok(json!({ "valid": true, "readers": crate::policy::readers(&compiled), "warnings": warnings }))
+        let people = Faces::new(&*self.directory);
+        let secret = secret.as_deref();
+        let readers = |policy| self.access.readers_by(&state, (secret, name), policy, &people);
+        let after = readers((&compiled, &record));
+        let mut answer = json!({ "valid": true, "readers": after, "warnings": warnings });
+        if comparison == Comparison::WithToday {
+            let before = secret
+                .map(|s| self.access.readers(&state, s, &people))
+                .unwrap_or_default();
+            let (gain, lose) = crate::policy::difference(&before, &after, &people);
+            answer["gain"] = json!(gain);
+            answer["lose"] = json!(lose);
+        }
+        Ok(answer)
     }
 
     pub(super) fn resolve(

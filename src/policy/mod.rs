@@ -16,6 +16,7 @@ mod decide;
 mod deciding;
 mod diagnostic;
 mod document;
+mod drift;
 mod edit;
 mod explain;
 mod extend;
@@ -29,6 +30,7 @@ mod parse;
 mod pattern;
 mod principal;
 mod reach;
+mod readers;
 mod record;
 mod resource;
 mod role;
@@ -39,7 +41,7 @@ mod value;
 mod words;
 
 pub use action::{Action, Purpose, UnknownAction};
-pub use compile::{Compilations, Compiled, readers};
+pub use compile::{Compilations, Compiled};
 pub use condition::Key;
 pub use decide::{
     Administration, Basis, Decision, Grant, Layer, Layers, Reason, Refusal, Traced, decide, trace,
@@ -47,10 +49,11 @@ pub use decide::{
 pub use deciding::{Deciding, Difference};
 pub use diagnostic::{Concern, PolicyError, Warning};
 pub use document::{Clause, Condition, Document, Effect, Place, Principal, Statement, Version};
+pub use drift::Drift;
 pub use edit::Change;
 pub use explain::{Answer, Documents, Explanation, explain};
 pub use extend::ExtendError;
-pub use facts::{Facts, Given, NO_TAGS, ProcessState, Request};
+pub use facts::{Breadth, Facts, Given, NO_TAGS, ProcessState, Request};
 pub use gain::{Extent, Gain, Side, gain};
 pub use json::Text;
 pub use layers::{Attached, GuardrailRecord, IdentityRecord, MAX_GUARDRAILS, MAX_IDENTITIES, Shared};
@@ -58,6 +61,7 @@ pub use operator::{Comparison, Operator, Order, Quantifier};
 pub use parse::MAX_BYTES;
 pub use principal::{Directory, Local, LocalError, PrincipalMap};
 pub use reach::{Claim, Elsewhere, Kept, elsewhere};
+pub use readers::{People, Reader, Reading, Standing, difference, readers, standing};
 pub use record::{Grammar, PolicyRecord};
 pub use rule::{Part, Scope};
 pub use simulate::{Scenario, ScenarioError, simulate};

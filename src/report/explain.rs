@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Report;
-use crate::access::{Asked, Caller, KnownCaller};
+use crate::access::{Asked, Caller, Faces, KnownCaller};
 use crate::id::{Gid, Label, SecretName, quoted};
 use crate::policy::{Action, Answer, Documents, Local, Purpose, explain};
 use crate::problem::{Exit, Problem};
@@ -114,6 +114,8 @@ impl Report {
         answer["who"] = json!(who);
         answer["action"] = json!(action.to_string());
         answer["words"] = json!(words);
+        let people = Faces::new(&*self.directory);
+        answer["drift"] = super::drift::of_all(&state, secret, &people);
         Ok(answer)
     }
 
