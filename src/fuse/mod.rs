@@ -1,7 +1,7 @@
 //! The FUSE adapter: decode, call, reply, and nothing else. The only room that knows `fuser`.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,14 +72,15 @@ impl Session {
         threads: usize,
         descriptors: usize,
     ) -> std::io::Result<Session> {
-        // Beside those that serve, one always reads what comes, so that nobody's requests stand before another's.
+        // Beside those that serve, in a crowd one always reads what comes, so that nobody's requests stand before
+        // another's.
         let threads = threads + 1;
         // And one answers what was held back.
         SHARED.get_or_init(|| (descriptors / 2, threads + 1));
         let mut config = Config::default();
         config.acl = SessionACL::All;
         config.n_threads = Some(threads);
-        let adapter = Adapter::new(vfs.clone(), threads)?;
+        let adapter = Adapter::new(vfs.clone(), threads, device.try_clone()?)?;
         let inner = fuser::Session::from_fd(adapter, device, SessionACL::All, config)?;
         vfs.set_waker(Box::new(Wake(inner.notifier())));
         Ok(Session { inner })
@@ -124,15 +125,16 @@ fn file_type(kind: Kind) -> FileType {
 }
 
 impl Adapter {
-    /// For `threads` that read requests.
-    fn new(vfs: Arc<Vfs>, threads: usize) -> std::io::Result<Adapter> {
+    /// For `threads` that read requests from `device`.
+    fn new(vfs: Arc<Vfs>, threads: usize, device: OwnedFd) -> std::io::Result<Adapter> {
         let server = Server::new(vfs)?;
         let (log, later) = (server.vfs.clone(), server.clone());
         let held = Held::start(
             move |uid| log.access().vault().log().wait(Uid(uid)),
             move |read: HeldRead| later.read(read),
         )?;
-        let fair = Fair::new(Door { server, held }, threads);
+        let waiting = move || crate::sys::readable(device.as_fd());
+        let fair = Fair::new(Door { server, held }, threads, waiting);
         Ok(Adapter { fair })
     }
 
