@@ -15,6 +15,7 @@ use crate::vault::{Draft, Secret, VaultError};
 mod accept;
 mod break_glass;
 mod delete;
+mod effects;
 mod gains;
 mod labels;
 mod layers;

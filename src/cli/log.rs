@@ -316,6 +316,9 @@ fn sentence(record: &Value, names: &mut Names) -> String {
         outcome = format!("{outcome} ({})", facts.join(", "));
     }
     add(outcome);
+    for part in changes(parameters) {
+        add(part);
+    }
     if let Some(n) = record["requests"].as_u64() {
         add(format!("{n} requests"));
     }
@@ -334,6 +337,34 @@ fn sentence(record: &Value, names: &mut Names) -> String {
         add(format!("of {} uids", uids.len()));
     }
     text
+}
+
+/// What a change changed, as its record has it.
+fn changes(parameters: &Value) -> Vec<String> {
+    let all = |name: &str| parameters[name].as_array().into_iter().flatten();
+    let mut parts: Vec<String> = ["guardrail", "identity"]
+        .into_iter()
+        .filter_map(|kind| Some(format!("{kind} {}", printable(parameters[kind].as_str()?))))
+        .collect();
+    for list in ["gained", "lost"] {
+        let who: Vec<String> = all(list).filter_map(Value::as_str).map(printable).collect();
+        if !who.is_empty() {
+            parts.push(format!("{list}: {}", who.join(", ")));
+        }
+    }
+    for (list, kind, old, new) in [
+        ("labels", "label", "from", "to"),
+        ("tags", "tag", "old", "new"),
+        ("settings", "setting", "old", "new"),
+    ] {
+        let words = |c: &Value| format!("{kind} {}: {} → {}", cell(&c[kind]), cell(&c[old]), cell(&c[new]));
+        parts.extend(all(list).map(words));
+    }
+    if let Some(digest) = parameters["digest"].as_str() {
+        let begin: String = digest.chars().take(12).collect();
+        parts.push(format!("document {}", printable(&begin)));
+    }
+    parts
 }
 
 #[cfg(test)]
