@@ -1,5 +1,6 @@
 //! A serving process: wiring, readiness, signals, order of shutdown.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,6 +51,11 @@ pub fn socket_path(store: &Path) -> PathBuf {
     }
 }
 
+/// Where a daemon of this store notes where it has mounted: if it is killed, `status` finds what it leaves behind.
+fn mount_note(store: &Path) -> PathBuf {
+    socket_path(store).with_file_name("mount")
+}
+
 /// What the vault needs to know of a configuration.
 pub fn settings(store: &Path, config: &Config) -> Settings {
     Settings {
@@ -83,7 +89,14 @@ pub fn desk(store: &Path, config: &Config) -> Result<(Desk, Arc<Access>), Proble
     let vault = open(store, config)?;
     let access = Arc::new(Access::new(vault.clone(), config.serve_unidentified));
     Ok((
-        desk_over(&access, store, config, Box::new(StoppedService)),
+        desk_over(
+            &access,
+            store,
+            config,
+            Box::new(StoppedService {
+                note: mount_note(store),
+            }),
+        ),
         access,
     ))
 }
@@ -455,6 +468,10 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     if let Some(notifier) = &notifier {
         notifier.warm(plan.config.threads + 1);
     }
+    let note = mount_note(&plan.store);
+    if let Err(e) = std::fs::write(&note, plan.target.as_os_str().as_bytes()) {
+        tracing::warn!("{} cannot be written: {e}", note.display());
+    }
     record(&vault, Event::Startup);
     ready(&plan.target);
     tell_manager("READY=1");
@@ -464,7 +481,7 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
 
     tell_manager("STOPPING=1");
     listening.stop();
-    let _ = std::fs::remove_file(&socket);
+    let _ = (std::fs::remove_file(&socket), std::fs::remove_file(&note));
     record(&vault, Event::Shutdown);
     let unmounted = match outside {
         End::Unmounted => {

@@ -25,11 +25,14 @@ pub trait Service: Send + Sync {
 }
 
 /// For a command that opened the store itself.
-pub struct StoppedService;
+pub struct StoppedService {
+    /// The file in which a daemon notes where it has mounted.
+    pub note: std::path::PathBuf,
+}
 
 impl Service for StoppedService {
     fn status(&self) -> Value {
-        health::unserved()
+        health::unserved(&self.note)
     }
     fn stop(&self) -> Result<Value, Problem> {
         Err(

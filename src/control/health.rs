@@ -1,6 +1,8 @@
 //! Whether a reader would find what the policies give it, and if not, why.
 
-use std::path::PathBuf;
+use std::io::Read;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -46,30 +48,27 @@ impl Ill {
     }
 }
 
-/// The wardfs mounts of this namespace that no daemon serves any more. Which store's they were is not known.
-fn dead_mounts() -> Vec<PathBuf> {
-    let ours = mount::mounts().unwrap_or_default().into_iter();
-    let mut targets: Vec<PathBuf> = ours
-        .filter(|m| m.fstype == mount::FSTYPE)
-        .map(|m| m.target)
-        .collect();
-    targets.sort();
-    targets.dedup();
-    targets.retain(|t| matches!(mount::state(t), Ok(TargetState::OurMount { dead: true })));
-    targets
-}
-
-/// What `status` says where no daemon serves the store.
-pub(super) fn unserved() -> Value {
-    let dead = dead_mounts();
+/// What `status` says where no daemon serves the store, whose last one has noted in the file `note` where it mounted.
+pub(super) fn unserved(note: &Path) -> Value {
     let mut answer = json!({ "running": false });
     let mut ills = vec![Ill::NotMounted];
-    if !dead.is_empty() {
+    if let Some(dead) = noted(note).filter(|target| is_dead(target)) {
         ills.push(Ill::DeadMount);
-        answer["dead_mounts"] = json!(dead);
+        answer["dead_mount"] = json!(dead);
     }
     diagnosed(&mut answer, &ills);
     answer
+}
+
+fn noted(note: &Path) -> Option<PathBuf> {
+    let mut target = Vec::new();
+    let file = std::fs::File::open(note).ok()?;
+    file.take(libc::PATH_MAX as u64).read_to_end(&mut target).ok()?;
+    (!target.is_empty()).then(|| PathBuf::from(std::ffi::OsString::from_vec(target)))
+}
+
+fn is_dead(target: &Path) -> bool {
+    matches!(mount::state(target), Ok(TargetState::OurMount { dead: true }))
 }
 
 /// Adds these to what is known already.

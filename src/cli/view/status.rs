@@ -82,16 +82,12 @@ fn health(reply: &Value) -> String {
 }
 
 fn mend(reason: &str, reply: &Value) -> String {
-    let dead = || {
-        let all = reply["dead_mounts"].as_array().map_or(&[][..], Vec::as_slice);
-        all.iter().map(cell).collect::<Vec<_>>().join(", ")
-    };
     let audit = format!("{}/audit", cell(&reply["store"]));
     match reason {
         "not_mounted" => "nothing is mounted: wardfs mount DIR serves the store".into(),
         "dead_mount" => format!(
-            "a mount without a daemon is on {}: mount there again, or take it away: wardfs unmount DIR",
-            dead()
+            "a mount without a daemon is on {0}: mount there again, or take it away: wardfs unmount {0}",
+            cell(&reply["dead_mount"])
         ),
         "mount_covered" => format!(
             "something else is mounted over {}: see what, and unmount it: findmnt",
