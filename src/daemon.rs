@@ -2,8 +2,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -23,6 +22,8 @@ use crate::vault::{Opener, Rollback, Settings, Trial, Vault, VaultError};
 use crate::vfs::{Coming, Vfs};
 
 mod announcer;
+mod reload;
+mod signals;
 
 use announcer::Announcer;
 
@@ -40,6 +41,19 @@ pub struct Plan {
     pub target: PathBuf,
     /// The store's configuration, the command line's wishes among it.
     pub config: Config,
+    /// The number of threads that was typed.
+    pub threads: Option<usize>,
+    /// Settings that were typed.
+    pub options: Vec<(String, String)>,
+}
+
+impl Plan {
+    /// The file as it is now, and what was typed.
+    fn read(&self) -> Result<Config, Problem> {
+        let mut config = Config::load(&self.store)?.with(&self.options)?;
+        config.threads = self.threads.unwrap_or(config.threads);
+        Ok(config)
+    }
 }
 
 /// Where the control socket of a store is.
@@ -314,7 +328,8 @@ fn tell_manager(state: &str) {
 /// The end of service, asked for by a signal, by `unmount`, or by an unmount from outside.
 #[derive(Default)]
 struct Stop {
-    asked: AtomicBool,
+    /// By whom, in words, once it is asked for.
+    asked: OnceLock<String>,
 }
 
 struct Serving {
@@ -323,6 +338,7 @@ struct Serving {
     target: PathBuf,
     threads: usize,
     began: Instant,
+    settings: Arc<reload::Settings>,
 }
 
 impl Service for Serving {
@@ -342,13 +358,14 @@ impl Service for Serving {
             "uptime_seconds": self.began.elapsed().as_secs(),
             "counters": counted(&self.vfs.counters.list()),
             "failed_reads": counted(&self.vfs.counters.failed_reads()),
+            "unread": self.settings.unread(),
             "reasons": Vec::from_iter(covered),
         })
     }
 
-    fn stop(&self) -> Result<Value, Problem> {
+    fn stop(&self, by: &str) -> Result<Value, Problem> {
         unmount::nothing_over(&self.target)?;
-        self.stop.asked.store(true, Ordering::SeqCst);
+        let _first = self.stop.asked.set(format!("unmount was asked for by {by}"));
         Ok(json!({ "mount": self.target }))
     }
 }
@@ -414,7 +431,7 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     // Before there are threads: capabilities are each thread's own.
     harden::drop_capabilities(&[harden::Capability::SysAdmin, harden::Capability::IpcLock])
         .map_err(|e| failed(&e))?;
-    signals(&stop).map_err(not_started)?;
+    let signals = signals::block().map_err(not_started)?;
     accounts::start().map_err(not_started)?;
     settle(&vault).map_err(not_started)?;
     if let Some(why) = caller::units_unknown() {
@@ -445,24 +462,29 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
             Coming::Known => {}
         }));
     }
+    let settings = Arc::new(reload::Settings::new(plan));
     let serving = Serving {
         stop: stop.clone(),
         vfs: vfs.clone(),
         target: plan.target.clone(),
         threads: plan.config.threads,
         began: Instant::now(),
+        settings: settings.clone(),
     };
     let desk = Arc::new(desk_over(&access, &plan.store, &plan.config, Box::new(serving)));
     let socket = socket_path(&plan.store);
     prepare_socket_directory(&plan.store, &socket).map_err(|e| failed(&e))?;
-    let listening = Server::new(desk, plan.config.max_value_bytes, descriptors)
-        .listen(&socket)
-        .map_err(|e| {
-            let next = "the directory of the store must be writable, and its path at most 90 bytes long";
-            let next = advice(Some(&e), next);
-            let what = format!("cannot listen on {}", socket.display());
-            Problem::new(Exit::Unavailable, what, e).next(next)
-        })?;
+    {
+        let (stop, desk, vfs) = (stop.clone(), desk.clone(), vfs.clone());
+        let reload = move || settings.reload(&desk, &vfs);
+        signals::take(signals, stop, reload).map_err(not_started)?;
+    }
+    let listening = Server::new(desk, descriptors).listen(&socket).map_err(|e| {
+        let next = "the directory of the store must be writable, and its path at most 90 bytes long";
+        let next = advice(Some(&e), next);
+        let what = format!("cannot listen on {}", socket.display());
+        Problem::new(Exit::Unavailable, what, e).next(next)
+    })?;
 
     // When the last process was forked that is started before service begins.
     if let Some(notifier) = &notifier {
@@ -482,7 +504,12 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     tell_manager("STOPPING=1");
     listening.stop();
     let _ = (std::fs::remove_file(&socket), std::fs::remove_file(&note));
-    record(&vault, Event::Shutdown);
+    let why = match outside {
+        End::Asked => stop.asked.get().cloned().unwrap_or_default(),
+        End::Unmounted => "it was unmounted from outside".into(),
+        End::Failed => "the session or the notifier ended by itself".into(),
+    };
+    record_with(&vault, Event::Shutdown, Some(&why));
     let unmounted = match outside {
         End::Unmounted => {
             guard.went();
@@ -497,12 +524,12 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
         tracing::error!("the log's last anchor was not written: {e}");
     }
     match outside {
-        End::Asked => unmounted,
+        End::Asked => {
+            tracing::info!("service of {} ended: {why}", plan.target.display());
+            unmounted
+        }
         End::Unmounted => {
-            tracing::warn!(
-                "{} was unmounted from outside; service ended",
-                plan.target.display()
-            );
+            tracing::warn!("service of {} ended: {why}", plan.target.display());
             Ok(())
         }
         End::Failed => Err(failed(&"the session or the notifier ended by itself")
@@ -571,7 +598,7 @@ fn wait(stop: &Stop, watch: &mut mount::UnmountWatch, vault: &Vault, ended: impl
     let (mut failing, mut blind) = (false, false);
     loop {
         let presence = watch.wait(STEP);
-        if stop.asked.load(Ordering::SeqCst) {
+        if stop.asked.get().is_some() {
             return End::Asked;
         }
         match presence {
@@ -603,10 +630,15 @@ fn wait(stop: &Stop, watch: &mut mount::UnmountWatch, vault: &Vault, ended: impl
 }
 
 fn record(vault: &Vault, event: Event) {
+    record_with(vault, event, None);
+}
+
+fn record_with(vault: &Vault, event: Event, message: Option<&str>) {
     let mut caller = crate::report::myself();
     let record = Record {
         event,
         outcome: Outcome::Allowed,
+        message,
         via: caller.door(),
         who: caller.who(Identity::Full),
         ..Record::default()
@@ -651,24 +683,5 @@ fn settle(vault: &Arc<Vault>) -> std::io::Result<()> {
             vault.log().settle();
         }
     })?;
-    Ok(())
-}
-
-/// SIGTERM, SIGINT and SIGHUP end service. They are blocked in every thread and taken by one.
-fn signals(stop: &Arc<Stop>) -> std::io::Result<()> {
-    use nix::sys::signal::{SigSet, Signal};
-    let mut set = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-        set.add(signal);
-    }
-    set.thread_block()?;
-    let stop = stop.clone();
-    std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            if set.wait().is_ok() {
-                stop.asked.store(true, Ordering::SeqCst);
-            }
-        })?;
     Ok(())
 }

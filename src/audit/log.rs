@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use super::error::LogError;
 use super::flood::{Floods, Refused, Ticket, Verdict};
 use super::record::{Body, Event, Record};
 use super::segment::{self, Mode};
-use super::writer::{Context, Held, Stamp, Writer};
+use super::writer::{Context, Held, Live, Stamp, Writer};
 use super::{Anchor, Options, open};
 
 /// Proof that a record is in the log. Only the log makes one, for each record once; the bytes that the record
@@ -134,6 +135,7 @@ impl Log {
             dir: dir.into(),
             store,
             key,
+            live: Live::of(&options),
             options,
         };
         let writer = Writer::create(&ctx)?;
@@ -158,6 +160,7 @@ impl Log {
             dir: dir.into(),
             store,
             key,
+            live: Live::of(&options),
             options,
         };
         let oldest = anchor.oldest_segment;
@@ -282,6 +285,16 @@ impl Log {
         chain.held.as_mut().is_some_and(|held| held.again(refused, tid))
     }
 
+    /// Goes on with these options, as far as they can change while it is written: the size of segments, what is little
+    /// space, and each account's budget then.
+    pub fn adjust(&self, options: &Options) {
+        let live = &self.ctx.live;
+        live.segment_bytes.store(options.segment_bytes, Ordering::Relaxed);
+        live.low_space_bytes
+            .store(options.low_space_bytes, Ordering::Relaxed);
+        self.budget.set(options.uid_bytes_per_second);
+    }
+
     /// To be called at least each 250 ms by the owner: writes the counts of refusals that are due, notices a log that was
     /// moved away, and brings a failed one back.
     pub fn tick(&self) {
@@ -307,7 +320,7 @@ impl Log {
         // A file system that does not answer this has other troubles, which an append meets.
         if let Ok(here) = nix::sys::statvfs::statvfs(&self.ctx.dir) {
             let free = here.blocks_available().saturating_mul(here.fragment_size());
-            let low = self.ctx.options.low_space_bytes;
+            let low = self.ctx.live.low_space_bytes.load(Ordering::Relaxed);
             self.budget.bind(free < low);
             self.floods().space(free, low);
         }

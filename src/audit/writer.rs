@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -39,6 +40,22 @@ pub(super) struct Context {
     pub store: StoreId,
     pub key: SecretBytes,
     pub options: Options,
+    pub live: Live,
+}
+
+/// What of the options can change while the log is written: its segments' size, and what is little space.
+pub(super) struct Live {
+    pub segment_bytes: AtomicU64,
+    pub low_space_bytes: AtomicU64,
+}
+
+impl Live {
+    pub(super) fn of(options: &Options) -> Live {
+        Live {
+            segment_bytes: options.segment_bytes.into(),
+            low_space_bytes: options.low_space_bytes.into(),
+        }
+    }
 }
 
 /// Time and id of a record.
@@ -165,7 +182,7 @@ impl Writer {
         if self.down.is_some() {
             self.recover(ctx)?;
         }
-        if self.len >= ctx.options.segment_bytes {
+        if self.len >= ctx.live.segment_bytes.load(Ordering::Relaxed) {
             self.rotate(ctx);
         }
         self.room(ctx, need, may_use_reserve)?;

@@ -348,6 +348,10 @@ Examples:
     /// Serve the secrets as files under a directory
     ///
     /// Makes the directory if need be, serves in the foreground, and prints READY once files can be read.
+    ///
+    /// SIGTERM and SIGINT end the service, and its last record and line say who asked. SIGHUP has wardfs.toml read again:
+    /// max_value_bytes, max_handles_per_uid and of [audit] segment_bytes, low_space_bytes and uid_bytes_per_second change
+    /// at once; the rest takes a new mount, and is said.
     #[command(after_help = "\
 Examples:
   wardfs mount /run/secrets &

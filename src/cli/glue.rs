@@ -132,6 +132,8 @@ impl World for Machine {
             store: plan.store.clone(),
             target: plan.target.clone(),
             config: plan.config.clone(),
+            threads: plan.threads,
+            options: plan.options.clone(),
         };
         daemon::serve(&serving, ready)
     }

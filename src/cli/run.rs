@@ -75,6 +75,8 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
                 store: store.to_owned(),
                 target,
                 config,
+                threads,
+                options,
                 json: output.json,
                 quiet: output.quiet,
             };

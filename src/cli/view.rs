@@ -62,7 +62,11 @@ pub fn view(request: &Request, reply: &Value) -> View {
         // Part of other answers.
         Request::Drift => asked(String::new()),
         Request::Status => View {
-            notes: differences(&reply["config"]),
+            notes: [
+                differences(&reply["config"]),
+                unread(&reply["unread"], &cell(&reply["pid"])),
+            ]
+            .concat(),
             ..asked(status::text(reply))
         },
         // Printed by its own, which may ask.
@@ -80,6 +84,25 @@ pub fn differences(list: &Value) -> Vec<String> {
         format!("warning: {key}: {sealed} is in force, wardfs.toml says {file} (wardfs config accept)")
     })
     .collect()
+}
+
+/// Settings of the file that the service, this process, has not read.
+pub fn unread(list: &Value, pid: &str) -> Vec<String> {
+    let all = list.as_array().into_iter().flatten();
+    all.map(|d| {
+        let [key, running, file] = ["key", "running", "file"].map(|k| cell(&d[k]));
+        let takes = match d["takes"] == "reload" {
+            true => format!("kill -HUP {pid}"),
+            false => "takes a new mount".into(),
+        };
+        format!("warning: {key}: {running} is in force, wardfs.toml says {file} ({takes})")
+    })
+    .collect()
+}
+
+/// A number or text as it is shown.
+pub fn scalar(value: &Value) -> String {
+    cell(value)
 }
 
 fn warnings(reply: &Value) -> Vec<String> {

@@ -17,11 +17,11 @@ use super::protocol::{Enclosed, LayerChange, Request};
 pub trait Service: Send + Sync {
     /// For `status`: pid, mount, counters, and what is ill of the mount itself (`reasons`).
     fn status(&self) -> Value;
-    /// Begins the end of service.
+    /// Begins the end of service, asked for by whom these words name.
     ///
     /// # Errors
     /// If nothing is served.
-    fn stop(&self) -> Result<Value, Problem>;
+    fn stop(&self, by: &str) -> Result<Value, Problem>;
 }
 
 /// For a command that opened the store itself.
@@ -34,7 +34,7 @@ impl Service for StoppedService {
     fn status(&self) -> Value {
         health::unserved(&self.note)
     }
-    fn stop(&self) -> Result<Value, Problem> {
+    fn stop(&self, _by: &str) -> Result<Value, Problem> {
         Err(
             Problem::new(Exit::NotFound, "cannot unmount", "no daemon serves this store")
                 .next("see what is mounted: wardfs status"),
@@ -124,7 +124,9 @@ impl Desk {
             Request::AuditVerify => self.verify(told, caller),
             Request::Unmount => {
                 self.owner_only("cannot unmount", Event::Unmount, caller)?;
-                self.service.stop()
+                let pid = caller.who(Identity::Full).pid;
+                let process = pid.map_or_else(String::new, |pid| format!("process {pid} of "));
+                self.service.stop(&format!("{process}uid {}", caller.uid()))
             }
         }
     }
@@ -198,6 +200,7 @@ impl Desk {
         } else if let Some(object) = answer.as_object_mut() {
             object.remove("counters");
             object.remove("failed_reads");
+            object.remove("unread");
         }
         answer
     }

@@ -221,11 +221,11 @@ impl Lifecycle {
             return Err(Problem::new(Exit::Usage, what, "the value is empty")
                 .next("pipe it in: printf %s \"$VALUE\" | wardfs put NAME, or use --value-file"));
         }
-        if value.len() > self.max_value {
+        if value.len() > self.max_value() {
             return Err(Problem::new(
                 Exit::Usage,
                 what,
-                format_args!("the value is longer than {} bytes", self.max_value),
+                format_args!("the value is longer than {} bytes", self.max_value()),
             )
             .next("raise max_value_bytes in wardfs.toml (1048576 at most), or store it elsewhere"));
         }

@@ -104,6 +104,11 @@ impl Vfs {
         }
     }
 
+    /// Gives each uid at most so many open handles from now on; those that are open stay.
+    pub fn limit_handles(&self, max_per_uid: usize) {
+        self.handles.limit(max_per_uid);
+    }
+
     /// Whether a READ of `uid` waits for its turn, because its records flood a log that has little space.
     pub fn must_wait(&self, uid: crate::id::Uid) -> bool {
         let waits = !self.access.vault().log().wait(uid).is_zero();
