@@ -609,13 +609,17 @@ impl<'a> Inquiry<'a> {
             Effect::Allow => ("allow", "allows"),
             Effect::Deny => ("deny", "denies"),
         };
-        let mut words = format!("{} {verb} it", place(self.layers, basis));
+        let statement = crate::id::printable(self.layers.statement_id(basis).unwrap_or("?"));
+        let mut words = match layer {
+            Layer::Secret => format!("statement {statement} {verb} it"),
+            _ => format!("{} {verb} it", place(self.layers, basis)),
+        };
         if let Some(when) = &when {
             words += &format!(" when {when}");
         }
         Standing {
             layer: layer.code(),
-            statement: self.layers.statement_id(basis).unwrap_or("?").to_string(),
+            statement,
             effect,
             when,
             words,

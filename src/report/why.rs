@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Report, process};
+use super::Report;
 use crate::access::{Asked, Caller};
 use crate::audit::{Entry, Query};
 use crate::clock::Timestamp;
@@ -28,6 +28,8 @@ pub enum WhyAbout {
     Uid(u32),
     /// A decision made now for a running process, with all its facts.
     Pid(u32),
+    /// A decision made now for some process of a unit.
+    Unit(String),
 }
 
 impl Report {
@@ -59,15 +61,13 @@ impl Report {
                         &what,
                         format_args!("there is no user {}", quoted(user)),
                     )
-                    .next("name a user of this machine, or give --uid N")
+                    .next("name a user of this machine, or its number: --as uid:N")
                 })?;
                 self.supposed(uid)
             }
             WhyAbout::Uid(uid) => self.supposed(Uid(*uid)),
-            WhyAbout::Pid(pid) => process(*pid).ok_or_else(|| {
-                Problem::new(Exit::NotFound, &what, format_args!("there is no process {pid}"))
-                    .next("give the pid of a process that runs")
-            })?,
+            WhyAbout::Pid(pid) => super::running(*pid, &what)?,
+            WhyAbout::Unit(unit) => super::of_unit(unit),
         };
         if !root && about.uid != caller.uid() {
             return Err(
@@ -111,7 +111,7 @@ impl Report {
         let decision = self
             .access
             .decide(secret, Action::GetSecretValue, Purpose::Read, asked, &mut about);
-        let who = self.name_of(about.uid);
+        let who = self.called(&about);
         let layers = self.access.layers(&state, Some(secret));
         Ok(match decision {
             Ok(grant) => {
@@ -345,7 +345,7 @@ fn statement_words(basis: Basis, statement: Option<&str>) -> String {
 
 fn none_on_record(name: &SecretName, what: &str) -> Problem {
     Problem::new(Exit::NotFound, what, "no refusal is on record")
-        .next(format!("ask about somebody: wardfs why {name} --user NAME"))
+        .next(format!("ask about somebody: wardfs why {name} --as user:NAME"))
 }
 
 fn decision_code(reason: Reason) -> &'static str {
