@@ -4,6 +4,7 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -109,7 +110,7 @@ impl Accounts {
         std::iter::once(uid).chain(member.map(|(gid, _)| *gid)).collect()
     }
 
-    /// Into the files that stand where the user database is, in the thread's own mounts.
+    /// Into the files that stand where the user database is for this thread.
     fn write(&self, files: &Files) {
         let mut passwd = files.passwd.clone();
         for (name, uid) in &self.users {
@@ -120,49 +121,51 @@ impl Accounts {
             let members: Vec<&str> = members.iter().copied().collect();
             group += &format!("{name}:x:{gid}:{}\n", members.join(","));
         }
-        std::fs::write("/etc/passwd", passwd).expect("the bound /etc/passwd");
-        std::fs::write("/etc/group", group).expect("the bound /etc/group");
+        std::fs::write(files.dir.path().join("passwd"), passwd).expect("write");
+        std::fs::write(files.dir.path().join("group"), group).expect("write");
     }
 }
 
-/// What the user database has without the test's accounts.
+/// A directory that stands in the place of `/etc` for this thread and what it starts. It is written to by its own path
+/// alone, so that the machine's user database stays as it is whatever happens to the mount.
 struct Files {
     passwd: String,
     group: String,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Files {
-    /// Binds files of the test over the user database, for this thread and what it starts.
     fn bound() -> Files {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let bind = |name: &str| {
-            let real = Path::new("/etc").join(name);
-            let text = std::fs::read_to_string(&real).expect("the user database");
-            let copy = dir.path().join(name);
-            std::fs::write(&copy, &text).expect("write");
-            std::fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o644))
-                .expect("chmod");
-            let flags = nix::mount::MsFlags::MS_BIND;
-            nix::mount::mount(Some(&copy), &real, None::<&str>, flags, None::<&str>).expect("bind");
-            text
-        };
-        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .expect("chmod");
-        let (passwd, group) = (bind("passwd"), bind("group"));
-        Files {
-            passwd,
-            group,
-            _dir: dir,
+        let etc = Path::new("/etc");
+        // What programs that the test starts read there.
+        for name in [
+            "passwd",
+            "group",
+            "nsswitch.conf",
+            "subuid",
+            "subgid",
+            "ld.so.cache",
+            "localtime",
+        ] {
+            if let Ok(bytes) = std::fs::read(etc.join(name)) {
+                let copy = dir.path().join(name);
+                std::fs::write(&copy, bytes).expect("write");
+                std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o644)).expect("chmod");
+            }
         }
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
+        let text = |name| std::fs::read_to_string(dir.path().join(name)).expect("the user database");
+        let (passwd, group) = (text("passwd"), text("group"));
+        let flags = nix::mount::MsFlags::MS_BIND;
+        nix::mount::mount(Some(dir.path()), etc, None::<&str>, flags, None::<&str>).expect("bind");
+        Files { passwd, group, dir }
     }
 }
 
 impl Drop for Files {
     fn drop(&mut self) {
-        for file in ["/etc/passwd", "/etc/group"] {
-            let _ = nix::mount::umount2(file, nix::mount::MntFlags::MNT_DETACH);
-        }
+        let _ = nix::mount::umount2("/etc", nix::mount::MntFlags::MNT_DETACH);
     }
 }
 
@@ -475,7 +478,7 @@ fn one_store(seed: usize, files: &Files, seen: &Seen) {
     gains(&described["readers"], &made["readers"], &tried, &accounts, seed);
     drop(client);
     let Trial { mut product, .. } = trial;
-    product.stop();
+    product.kill();
 }
 
 /// Who really gains is said to gain, and nobody is said to who could read before.

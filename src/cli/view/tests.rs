@@ -55,17 +55,18 @@ fn list_is_a_table_and_an_empty_one_is_silent_on_standard_output() {
     let seen = view(
         &request,
         &json!({"secrets": [
-            {"name": "app/x", "labels": {"current": "0123456789abcdef"}, "size": 6, "changed": "2026-11-25T08:30:00.1Z", "visibility": "listed", "description": "a\nb"},
-            {"name": "b", "labels": {}, "size": null, "changed": null, "visibility": "hidden", "description": null},
+            {"name": "app/x", "labels": {"current": "0123456789abcdef"}, "size": 6, "changed": "2026-11-25T08:30:00.1Z", "visibility": "listed", "description": "a\nb",
+             "readers": [{"user": "www", "uid": 33, "when": "wardfs:Unit is a.service"}]},
+            {"name": "b", "labels": {}, "size": null, "changed": null, "visibility": "hidden", "description": null, "readers": []},
             {"name": "c", "labels": {}, "visibility": "listed", "description": "d", "broken": true},
         ]}),
     );
     assert_eq!(
         seen.text,
-        "NAME   CURRENT   SIZE  CHANGED               VISIBILITY  DESCRIPTION\n\
-         app/x  01234567  6     2026-11-25 08:30:00Z  listed      a\\nb\n\
-         b      -         -     -                     hidden\n\
-         c      -         -     -                     listed      DAMAGED: wardfs store check\n"
+        "NAME   CURRENT   SIZE  CHANGED               READERS    VISIBILITY  DESCRIPTION\n\
+         app/x  01234567  6     2026-11-25 08:30:00Z  user:www*  listed      a\\nb\n\
+         b      -         -     -                     nobody     hidden\n\
+         c      -         -     -                     -          listed      DAMAGED: wardfs store check\n"
     );
     let seen = view(&request, &json!({"secrets": []}));
     assert_eq!((seen.text.as_str(), seen.notes.len()), ("", 1));
