@@ -24,12 +24,12 @@ fn put_says_who_may_read_and_that_root_may_not() {
     });
     let seen = view(
         &put,
-        &json!({"name": "app/x", "version": "v1", "created": true, "readers": ["user www-data (uid 33)", "group backup (gid 34)"],
+        &json!({"name": "app/x", "version": "v1", "created": true, "readers": [{"user": "www-data", "uid": 33}, {"group": "backup", "gid": 34, "except": [{"user": "bob", "uid": 7}]}],
             "root_may_read": false, "warnings": ["w\u{1b}"]}),
     );
     assert_eq!(
         seen.text,
-        "Stored app/x, a new secret\n  version  v1\n  read by  user www-data (uid 33)\n           group backup (gid 34)\n  \
+        "Stored app/x, a new secret\n  version  v1\n  read by  user www-data (uid 33)\n           group backup (gid 34), but not user bob (uid 7)\n  \
          root     may not read it: nothing allows root\n"
     );
     assert_eq!(seen.notes, ["warning: w\\u{1b}"]);
