@@ -4,13 +4,13 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use support::etc::Etc;
 use support::product::Product;
 use support::{Deadline, Run, long_run};
 use wardfs::access::KnownCaller;
@@ -111,61 +111,13 @@ impl Accounts {
     }
 
     /// Into the files that stand where the user database is for this thread.
-    fn write(&self, files: &Files) {
-        let mut passwd = files.passwd.clone();
-        for (name, uid) in &self.users {
-            passwd += &format!("{name}:x:{uid}:{uid}::/nonexistent:/usr/sbin/nologin\n");
-        }
-        let mut group = files.group.clone();
-        for (name, (gid, members)) in &self.groups {
-            let members: Vec<&str> = members.iter().copied().collect();
-            group += &format!("{name}:x:{gid}:{}\n", members.join(","));
-        }
-        std::fs::write(files.dir.path().join("passwd"), passwd).expect("write");
-        std::fs::write(files.dir.path().join("group"), group).expect("write");
-    }
-}
-
-/// A directory that stands in the place of `/etc` for this thread and what it starts. It is written to by its own path
-/// alone, so that the machine's user database stays as it is whatever happens to the mount.
-struct Files {
-    passwd: String,
-    group: String,
-    dir: tempfile::TempDir,
-}
-
-impl Files {
-    fn bound() -> Files {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let etc = Path::new("/etc");
-        // What programs that the test starts read there.
-        for name in [
-            "passwd",
-            "group",
-            "nsswitch.conf",
-            "subuid",
-            "subgid",
-            "ld.so.cache",
-            "localtime",
-        ] {
-            if let Ok(bytes) = std::fs::read(etc.join(name)) {
-                let copy = dir.path().join(name);
-                std::fs::write(&copy, bytes).expect("write");
-                std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o644)).expect("chmod");
-            }
-        }
-        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
-        let text = |name| std::fs::read_to_string(dir.path().join(name)).expect("the user database");
-        let (passwd, group) = (text("passwd"), text("group"));
-        let flags = nix::mount::MsFlags::MS_BIND;
-        nix::mount::mount(Some(dir.path()), etc, None::<&str>, flags, None::<&str>).expect("bind");
-        Files { passwd, group, dir }
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        let _ = nix::mount::umount2("/etc", nix::mount::MntFlags::MNT_DETACH);
+    fn write(&self, etc: &Etc) {
+        let users = self.users.iter().map(|(name, uid)| (*name, *uid));
+        let groups = self
+            .groups
+            .iter()
+            .map(|(name, (gid, members))| (*name, *gid, members.iter().copied().collect()));
+        etc.accounts(&users.collect::<Vec<_>>(), &groups.collect::<Vec<_>>());
     }
 }
 
@@ -398,10 +350,10 @@ fn set_up(store: &Path, requests: Vec<Request>) {
     }
 }
 
-fn one_store(seed: usize, files: &Files, seen: &Seen) {
+fn one_store(seed: usize, etc: &Etc, seen: &Seen) {
     let mut dice = Dice(seed as u64);
     let mut accounts = Accounts::rolled(&mut dice);
-    accounts.write(files);
+    accounts.write(etc);
     let mut product = Product::new();
     let dice = &mut dice;
     let mut requests = vec![json!({"command": "put", "name": NAME})];
@@ -425,7 +377,7 @@ fn one_store(seed: usize, files: &Files, seen: &Seen) {
     if dice.roll(4) > 0 {
         accounts.drift(dice);
     }
-    accounts.write(files);
+    accounts.write(etc);
     product.mount();
     let trial = Trial {
         product,
@@ -525,13 +477,13 @@ fn what_is_said_of_readers_is_what_they_find() {
         for _ in 0..if long_run() { 3 } else { 2 } {
             scope.spawn(|| {
                 support::private_mounts();
-                let files = Files::bound();
+                let etc = Etc::bound();
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= stores() {
                         return;
                     }
-                    one_store(from + seed, &files, &seen);
+                    one_store(from + seed, &etc, &seen);
                 }
             });
         }

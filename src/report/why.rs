@@ -49,6 +49,7 @@ impl Report {
         let root = caller.uid() == self.access.vault().administration().owner;
         // To answer a stranger would tell him that a hidden secret exists.
         let concealed = !root && self.concealed(name, caller);
+        let asked_about = about;
         let mut about = match about {
             WhyAbout::Latest if concealed => return Err(none_on_record(name, &what)),
             WhyAbout::Latest if root => return self.latest(name, &what, caller),
@@ -126,13 +127,18 @@ impl Report {
             // Which versions there are is told to those alone who may read them.
             Err(_) if version.is_some() && !root => return Err(no_version()),
             Err(refusal) => {
-                let (words, mend) = self.refusal_words(
+                let (words, mut mend) = self.refusal_words(
                     secret,
                     refusal,
                     layers.statement_id(refusal.basis),
                     about.uid,
                     &who,
                 );
+                if let (WhyAbout::Unit(unit), Layer::Default, Some(mend)) =
+                    (asked_about, refusal.basis.layer, &mut mend)
+                {
+                    *mend = format!("wardfs policy allow {name} unit:{unit}");
+                }
                 json!({ "name": name, "who": who, "decision": decision_code(refusal.reason), "reason": refusal.reason.code(),
                         "layer": refusal.basis.layer.code(), "statement": layers.statement_id(refusal.basis), "words": words,
                         "mend": mend, "record": Value::Null })
