@@ -23,12 +23,14 @@ mod layers;
 mod policies;
 mod put;
 mod tags;
+mod take_out;
 
 pub use break_glass::Repair;
 pub use labels::LabelMove;
 pub use policies::{Care, Comparison, PolicyEdit};
 pub use put::{Put, Rule};
 pub use tags::TagChange;
+pub use take_out::TakenFrom;
 
 /// Changing secrets.
 pub struct Lifecycle {

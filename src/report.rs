@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::access::{Access, AccessError, Asked, Caller, Faces, KnownCaller, Readership};
 use crate::audit::Event;
-use crate::id::{Gid, Pid, SecretName, Tid, Uid, printable};
+use crate::id::{DYNAMIC_IDS, Gid, Pid, SecretName, Tid, Uid, printable};
 use crate::policy::{Action, Directory, Purpose};
 use crate::problem::{Exit, Problem};
 use crate::sys::caller::{Header, Observer};
@@ -19,7 +19,7 @@ mod explain;
 mod layers;
 mod why;
 
-pub use explain::{Question, Subject};
+pub use explain::{Question, Subject, Whom};
 pub use layers::LayerKind;
 pub use why::WhyAbout;
 
@@ -224,6 +224,16 @@ impl Report {
         }
     }
 
+    /// Who asks, as an answer names him.
+    fn called(&self, caller: &KnownCaller) -> String {
+        match &caller.unit {
+            Some(Some(unit)) if caller.pid.is_none() && DYNAMIC_IDS.contains(&caller.uid.0) => {
+                format!("unit {}", printable(unit))
+            }
+            _ => self.name_of(caller.uid),
+        }
+    }
+
     fn supposed(&self, uid: Uid) -> KnownCaller {
         let names = crate::sys::nss::SystemDirectory;
         let gid = names.primary_group(uid).unwrap_or(Gid(uid.0));
@@ -282,6 +292,23 @@ fn labels(secret: &Secret) -> Value {
         Some((label.to_string(), json!(secret.versions.get(no)?.meta.id)))
     };
     Value::Object(secret.meta.labels.iter().filter_map(row).collect())
+}
+
+/// Some process of a unit: of a user whom no rule names, as systemd lends a uid to one with DynamicUser=.
+fn of_unit(unit: &str) -> KnownCaller {
+    let id = *DYNAMIC_IDS.end();
+    let mut caller = KnownCaller::supposed(Uid(id), Gid(id), Vec::new());
+    caller.unit = Some(Some(unit.to_string()));
+    caller
+}
+
+/// # Errors
+/// If there is no such process.
+fn running(pid: u32, what: &str) -> Result<KnownCaller, Problem> {
+    process(pid).ok_or_else(|| {
+        Problem::new(Exit::NotFound, what, format_args!("there is no process {pid}"))
+            .next("give the pid of a process that runs")
+    })
 }
 
 /// The facts of a running process, as a request of its main thread would show them.

@@ -631,7 +631,7 @@ fn why_says_why_and_how_to_mend_it() {
     let said = why(&["why/pid", "--pid", &pid]);
     let _ = sleeper.kill();
     let _ = sleeper.wait();
-    let said = said.ok();
+    assert_eq!(said.code(), 3, "{said:?}");
     assert_eq!(said.json()["decision"], "implicit_deny");
     mend(&product, &bin, &mends(&said));
     assert_eq!(read_as(B, &[], &product.path("why/pid")), Ok(b"value".to_vec()));

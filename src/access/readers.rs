@@ -116,21 +116,18 @@ impl Access {
     /// Who may read the current value of a secret, by all layers.
     pub fn readers(&self, state: &State, secret: &Secret, people: &dyn People) -> Vec<Reading> {
         let policy = secret.policy.as_ref().zip(secret.meta.policy.as_deref());
-        self.with_policy(state, (Some(secret), &secret.meta.name), policy, &|inquiry| {
-            let (layers, request, documents) = inquiry;
-            policy::readers(layers, request, documents, people)
-        })
+        self.readers_as(state, (Some(secret), &secret.meta.name), policy, people)
     }
 
     /// Who might read it, had it this policy. The secret need not be there.
-    pub fn readers_by(
+    pub fn readers_as(
         &self,
         state: &State,
         secret: (Option<&Secret>, &SecretName),
-        policy: (&Compiled, &PolicyRecord),
+        policy: Option<(&Compiled, &PolicyRecord)>,
         people: &dyn People,
     ) -> Vec<Reading> {
-        self.with_policy(state, secret, Some(policy), &|(layers, request, documents)| {
+        self.with_policy(state, secret, policy, &|(layers, request, documents)| {
             policy::readers(layers, request, documents, people)
         })
     }

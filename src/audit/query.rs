@@ -72,6 +72,8 @@ impl Entry {
 pub struct Query {
     /// Of this uid, counts that name it included.
     pub uid: Option<u32>,
+    /// Of a process in this systemd unit, where the record says so.
+    pub unit: Option<String>,
     /// About this secret.
     pub secret: Option<String>,
     /// With this `eventName`; of refused reads also those that came no further than the open or the look-up.
@@ -116,8 +118,10 @@ impl Query {
                 .ok()
                 .map(|t| Timestamp(t.as_microsecond()))
         };
-        self.uid
-            .is_none_or(|uid| entry.uid() == Some(uid) || entry.counts(uid))
+        is(&self.unit, entry.text("unit"))
+            && self
+                .uid
+                .is_none_or(|uid| entry.uid() == Some(uid) || entry.counts(uid))
             && is(&self.secret, entry.secret())
             && self.event.as_deref().is_none_or(|event| {
                 entry.text("eventName") == Some(event) || entry.besides(event) || self.stopped(event, entry)

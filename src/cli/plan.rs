@@ -55,6 +55,8 @@ pub enum Plan {
         target: why::Target,
         /// For whom.
         about: WhyAbout,
+        /// What a denial is.
+        denial: Denial,
     },
     /// The latest records, and those to come.
     Tail {
@@ -121,6 +123,15 @@ pub struct Restore {
     pub trial: Trial,
     /// Whether the recovery key is read from standard input.
     pub recovery_key: bool,
+}
+
+/// What it is for a command to find that somebody may not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denial {
+    /// An answer like another.
+    Told,
+    /// Exit 3.
+    Exit,
 }
 
 /// Where a value is read from.
@@ -194,11 +205,16 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
         Command::Policy(policy) => plan_policy(policy)?,
         Command::Why(w) => Plan::Why {
             target: why::Target::parse(&w.secret)?,
-            about: match (w.user, w.uid, w.pid) {
-                (Some(user), _, _) => WhyAbout::User(user),
-                (_, Some(uid), _) => WhyAbout::Uid(real_uid(uid)?),
-                (_, _, Some(pid)) => WhyAbout::Pid(pid),
-                (None, None, None) => WhyAbout::Latest,
+            denial: match w.who.is_some() || w.pid.is_some() {
+                true => Denial::Exit,
+                false => Denial::Told,
+            },
+            about: match (w.who, w.user, w.uid, w.pid) {
+                (Some(who), ..) => policies::about(&who)?,
+                (_, Some(user), ..) => WhyAbout::User(user),
+                (_, _, Some(uid), _) => WhyAbout::Uid(real_uid(uid)?),
+                (.., Some(pid)) => WhyAbout::Pid(pid),
+                (None, None, None, None) => WhyAbout::Latest,
             },
         },
         Command::Delete(delete) => Plan::Ask(plan_delete(delete)?),
@@ -367,6 +383,26 @@ fn plan_policy(policy: args::Policy) -> Result<Plan, Problem> {
             name: name(&n)?,
             rules: rules(&who, Rule::Deny)?,
         },
+        args::Policy::Revoke {
+            name: n,
+            who,
+            dry_run,
+        } => Request::PolicyTakeOut {
+            name: name(&n)?,
+            from: protocol::TakenFrom::Allows,
+            who: who.iter().map(|w| local(w)).collect::<Result<_, _>>()?,
+            dry_run,
+        },
+        args::Policy::Undeny {
+            name: n,
+            who,
+            dry_run,
+        } => Request::PolicyTakeOut {
+            name: name(&n)?,
+            from: protocol::TakenFrom::Denies,
+            who: who.iter().map(|w| local(w)).collect::<Result<_, _>>()?,
+            dry_run,
+        },
         args::Policy::Check {
             first,
             second,
@@ -447,7 +483,7 @@ fn directory(text: &str) -> Result<String, Problem> {
     Ok(name(text.strip_suffix('/').unwrap_or(text))?.to_string())
 }
 
-fn local(text: &str) -> Result<Local, Problem> {
+pub fn local(text: &str) -> Result<Local, Problem> {
     text.parse::<Local>().map_err(|e| {
         Problem::new(Exit::Usage, format!("{} does not say who", quoted(text)), e)
             .next("write user:NAME, uid:N, group:NAME, gid:N or unit:NAME.service")

@@ -43,6 +43,7 @@ pub fn view(request: &Request, reply: &Value) -> View {
         Request::PolicyGet { name } => policy(name.as_str(), reply),
         Request::PolicySet { name, .. } => told(format!("Policy of {name} set\n{}", readers(reply))),
         Request::PolicyAdd { name, .. } => told(format!("Policy of {name} changed\n{}", readers(reply))),
+        Request::PolicyTakeOut { .. } => readers::taken_out(reply),
         Request::PolicyCheck { .. } => View {
             asked: true,
             ..told(format!("The policy is valid\n{}", readers(reply)))

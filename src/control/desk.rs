@@ -8,7 +8,7 @@ use crate::id::ROOT;
 use crate::lifecycle::{Care, Lifecycle, PolicyEdit};
 use crate::problem::{Exit, Problem};
 use crate::report::Report;
-use crate::vault::{Vault, VaultError};
+use crate::vault::{Trial, Vault, VaultError};
 
 use super::health;
 use super::protocol::{Enclosed, LayerChange, Request};
@@ -89,6 +89,15 @@ impl Desk {
             Request::PolicyAdd { name, rules } => {
                 self.lifecycle
                     .set_policy(name, PolicyEdit::Add(rules), Care::Warn, caller)
+            }
+            Request::PolicyTakeOut {
+                name,
+                from,
+                who,
+                dry_run,
+            } => {
+                let trial = if *dry_run { Trial::DryRun } else { Trial::Real };
+                self.lifecycle.take_out(name, (*from, who), trial, caller)
             }
             Request::PolicyCheck {
                 name,

@@ -9,9 +9,9 @@ use crate::id::SecretName;
 use crate::problem::Problem;
 use crate::secret::SecretBytes;
 
-pub use crate::lifecycle::{Comparison, LabelMove, Put, Rule, TagChange};
-pub use crate::policy::Attached;
-pub use crate::report::{LayerKind, Question, Subject, WhyAbout};
+pub use crate::lifecycle::{Comparison, LabelMove, Put, Rule, TagChange, TakenFrom};
+pub use crate::policy::{Attached, Local};
+pub use crate::report::{LayerKind, Question, Subject, Whom, WhyAbout};
 pub use crate::vault::{LayerKey, Visibility};
 
 /// The protocol's version, and the oldest reader that understands it.
@@ -109,6 +109,17 @@ pub enum Request {
         name: SecretName,
         /// Who is allowed or denied reading.
         rules: Vec<Rule>,
+    },
+    /// Take principals out of statements.
+    PolicyTakeOut {
+        /// Whose.
+        name: SecretName,
+        /// Out of which.
+        from: TakenFrom,
+        /// Whom.
+        who: Vec<Local>,
+        /// Only say what would change.
+        dry_run: bool,
     },
     /// Validate a document as `PolicySet` would, and change nothing.
     PolicyCheck {

@@ -8,7 +8,7 @@ use crate::access::{Caller, Faces};
 use crate::audit::{Event, Value as Parameter};
 use crate::clock::Timestamp;
 use crate::id::SecretName;
-use crate::policy::{Action, Concern, Effect, ExtendError, Local, PolicyError, PolicyRecord, Warning};
+use crate::policy::{Action, Claim, Concern, Effect, ExtendError, Local, PolicyError, PolicyRecord, Warning};
 use crate::problem::{Exit, Problem};
 use crate::vault::ChangeKind;
 
@@ -109,8 +109,15 @@ impl Lifecycle {
             Ok((meanings, body))
         });
         let meanings = answer.map_err(|e| self.unprefixed(e, &what))?;
+        let remaining = match edit {
+            PolicyEdit::Add(rules) => self.over_denies(name, rules, &mut warnings),
+            PolicyEdit::Replace(_) => None,
+        };
         let mut answer = self.who_reads(name, warnings);
         answer["resolved"] = json!(meanings);
+        if let Some(remaining) = remaining {
+            answer["remaining"] = json!(remaining);
+        }
         Ok(answer)
     }
 
@@ -159,7 +166,10 @@ impl Lifecycle {
         let warnings: Vec<String> = found.iter().map(ToString::to_string).collect();
         let people = Faces::new(&*self.directory);
         let secret = secret.as_deref();
-        let readers = |policy| self.access.readers_by(&state, (secret, name), policy, &people);
+        let readers = |policy| {
+            self.access
+                .readers_as(&state, (secret, name), Some(policy), &people)
+        };
         let after = readers((&compiled, &record));
         let mut answer = json!({ "valid": true, "readers": after, "warnings": warnings });
         if comparison == Comparison::WithToday {
@@ -171,6 +181,32 @@ impl Lifecycle {
             answer["lose"] = json!(lose);
         }
         Ok(answer)
+    }
+
+    /// What keeps those out who were allowed; `None` where nobody was.
+    fn over_denies(
+        &self,
+        name: &SecretName,
+        rules: &[Rule],
+        warnings: &mut Vec<String>,
+    ) -> Option<Vec<Value>> {
+        let state = self.access.vault().state();
+        let secret = state.secrets.by_name(name.as_str())?;
+        let (policy, record) = (secret.policy.as_ref()?, secret.meta.policy.as_deref()?);
+        let allowed = rules.iter().filter_map(|rule| match rule {
+            Rule::Allow(who) => Some(who),
+            Rule::Deny(_) => None,
+        });
+        let claims: Vec<Claim> = allowed.filter_map(|who| record.meant(who)).collect();
+        let none_allowed = !rules.iter().any(|rule| matches!(rule, Rule::Allow(_)));
+        let people = Faces::new(&*self.directory);
+        let about = (&*claims, Effect::Deny);
+        let remaining = self.remaining((&state, secret), Some((policy, record)), about, &people);
+        for row in &remaining {
+            let [who, words] = ["who", "words"].map(|key| row[key].as_str().unwrap_or_default());
+            warnings.push(format!("{who}: no effect: {words}"));
+        }
+        (!none_allowed).then_some(remaining)
     }
 
     pub(super) fn resolve(

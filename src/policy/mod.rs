@@ -36,6 +36,7 @@ mod resource;
 mod role;
 mod rule;
 mod simulate;
+mod takeout;
 mod template;
 mod value;
 mod words;
@@ -65,6 +66,7 @@ pub use readers::{People, Reader, Reading, Standing, difference, readers, standi
 pub use record::{Grammar, PolicyRecord};
 pub use rule::{Part, Scope};
 pub use simulate::{Scenario, ScenarioError, simulate};
+pub use takeout::{TakeOut, TakeOutError, TakenOut};
 
 #[cfg(test)]
 mod tests;

@@ -183,13 +183,15 @@ fn state(list: &[Reading], subject: &Reader, people: &dyn People) -> Option<Opti
     let mut state = None;
     for reading in list {
         let covers = is(&reading.who) || matches!(reading.who, Reader::Everyone { .. });
-        let exception = reading.except.iter().find(|e| is(&e.who));
-        let when = match exception {
-            _ if !covers => continue,
-            Some(Reading { when: None, .. }) => continue,
-            Some(Reading { when: Some(when), .. }) => Some(format!("not ({when})")),
-            None => reading.when.clone(),
-        };
+        let excepted: Vec<&Reading> = reading.except.iter().filter(|e| is(&e.who)).collect();
+        if !covers || excepted.iter().any(|e| e.when.is_none()) {
+            continue;
+        }
+        let unless = excepted.iter().filter_map(|e| e.when.as_deref());
+        let parts: Vec<String> = (reading.when.iter().cloned())
+            .chain(unless.map(|when| format!("not ({when})")))
+            .collect();
+        let when = (!parts.is_empty()).then(|| parts.join(" and "));
         match (&state, when) {
             (_, None) => return Some(None),
             (None, when) => state = Some(when),
@@ -417,6 +419,15 @@ impl<'a> Inquiry<'a> {
             }
             Some((except, all))
         })?;
+        let outright: Vec<Reader> = except
+            .iter()
+            .filter(|e| e.when.is_none())
+            .map(|e| e.who.clone())
+            .collect();
+        let except = except
+            .into_iter()
+            .filter(|e| e.when.is_none() || !outright.contains(&e.who))
+            .collect();
         let mut parts: Vec<String> = Vec::new();
         when.into_iter().for_each(|w| {
             if !parts.contains(&w) {
@@ -609,13 +620,17 @@ impl<'a> Inquiry<'a> {
             Effect::Allow => ("allow", "allows"),
             Effect::Deny => ("deny", "denies"),
         };
-        let mut words = format!("{} {verb} it", place(self.layers, basis));
+        let statement = crate::id::printable(self.layers.statement_id(basis).unwrap_or("?"));
+        let mut words = match layer {
+            Layer::Secret => format!("statement {statement} {verb} it"),
+            _ => format!("{} {verb} it", place(self.layers, basis)),
+        };
         if let Some(when) = &when {
             words += &format!(" when {when}");
         }
         Standing {
             layer: layer.code(),
-            statement: self.layers.statement_id(basis).unwrap_or("?").to_string(),
+            statement,
             effect,
             when,
             words,

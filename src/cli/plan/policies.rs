@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use super::{Plan, document, local, name, parse_label};
 use crate::cli::args::policies::{BreakGlass, Explain, Guardrail, Identity};
-use crate::control::protocol::{Attached, LayerChange, LayerKey, LayerKind, Question, Request, Subject};
+use crate::control::protocol::{
+    Attached, LayerChange, LayerKey, LayerKind, Local, Question, Request, Subject, Whom, WhyAbout,
+};
 use crate::id::{SecretName, quoted};
 use crate::policy::Scenario;
 use crate::problem::{Exit, Problem};
@@ -81,15 +83,21 @@ pub fn explain(typed: Explain) -> Result<Plan, Problem> {
     let Some(secret) = &typed.name else {
         return Ok(Plan::Simulate(Box::new(scenario(typed)?)));
     };
-    let who = typed.who.as_deref().ok_or_else(|| {
-        Problem::new(Exit::Usage, "nothing was explained", "--as does not say who asks")
-            .next("write --as user:NAME or --as uid:N")
-    })?;
+    let who = match (typed.who.as_deref(), typed.pid) {
+        (_, Some(pid)) => Whom::Process(pid),
+        (Some(who), None) => Whom::Somebody(local(who)?),
+        (None, None) => {
+            return Err(
+                Problem::new(Exit::Usage, "nothing was explained", "--as does not say who asks")
+                    .next("write --as user:NAME, --as uid:N, --as unit:NAME.service or --pid N"),
+            );
+        }
+    };
     Ok(Plan::Ask(Request::PolicyExplain {
         name: name(secret)?,
         question: Question {
             subject: Subject {
-                who: local(who)?,
+                who,
                 groups: typed.groups,
                 unit: typed.unit,
             },
@@ -159,6 +167,27 @@ pub fn break_glass(typed: BreakGlass) -> Result<Plan, Problem> {
         reason: typed.reason,
         dry_run: typed.dry_run,
     }))
+}
+
+/// Whom `why` is asked about.
+pub(super) fn about(who: &str) -> Result<WhyAbout, Problem> {
+    match local(who)? {
+        Local::User(name) => Ok(WhyAbout::User(name)),
+        Local::Uid(uid) => Ok(WhyAbout::Uid(uid.0)),
+        Local::Unit(unit) => Ok(WhyAbout::Unit(unit)),
+        other => Err(not_a_process(&other)),
+    }
+}
+
+/// A group or a part of wardfs, where a process is meant.
+pub(in crate::cli) fn not_a_process(who: &Local) -> Problem {
+    let why = "a process has a user and may be in a unit; a group is one of many that it may be in";
+    Problem::new(
+        Exit::Usage,
+        format!("{} is no process", quoted(&who.to_string())),
+        why,
+    )
+    .next("write user:NAME, uid:N or unit:NAME.service")
 }
 
 fn attached(text: &str) -> Result<Attached, Problem> {

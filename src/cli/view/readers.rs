@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::View;
 use crate::id::printable;
 use crate::policy::Reading;
 
@@ -14,6 +15,45 @@ pub fn lines(list: &Value) -> Vec<String> {
         Err(_) => printable(one.as_str().unwrap_or("somebody (see --json)")),
     };
     all.map(line).collect()
+}
+
+/// What `policy revoke` and `policy undeny` did, or would do.
+pub fn taken_out(reply: &Value) -> View {
+    let text = |row: &Value, key: &str| printable(row[key].as_str().unwrap_or_default());
+    let rows = |key: &str| reply[key].as_array().map(Vec::as_slice).unwrap_or_default();
+    let dry_run = reply["dry_run"] == true;
+    let verb = if dry_run { "Would take" } else { "Took" };
+    let name = text(reply, "name");
+    let mut all: Vec<String> = Vec::new();
+    for row in rows("taken") {
+        let (who, statement) = (text(row, "who"), text(row, "statement"));
+        all.push(format!("{verb} {who} out of statement {statement} of {name}"));
+    }
+    for row in rows("remaining") {
+        all.push(format!("  still  {}: {}", text(row, "who"), text(row, "words")));
+    }
+    for (key, verb) in [("gain", "gains"), ("lose", "loses")] {
+        for who in rows(key) {
+            all.push(format!(
+                "  {} {verb} reading it",
+                printable(who.as_str().unwrap_or_default())
+            ));
+        }
+    }
+    if rows("gain").is_empty() && rows("lose").is_empty() {
+        all.push("  nobody gains or loses reading it".into());
+    }
+    let read_by = lines(&reply["readers"]);
+    let nobody = vec!["nobody".to_string()];
+    let read_by = if read_by.is_empty() { nobody } else { read_by };
+    View {
+        text: all.join("\n") + "\n" + &super::facts(&[("  read by", read_by.join("\n"))]),
+        asked: dry_run,
+        notes: dry_run
+            .then(|| "Nothing was changed".to_string())
+            .into_iter()
+            .collect(),
+    }
 }
 
 /// All in a cell of a table: their names, of many the first, and a sign where something is left open.
