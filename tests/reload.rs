@@ -93,8 +93,8 @@ fn a_service_that_ends_says_why_and_other_signals_do_not_end_it() {
     }
     let why = |product: &Product| {
         let records = product.records();
-        let ends = records.iter().filter(|r| r["eventName"] == "Shutdown");
-        ends.last().expect("a record")["message"]
+        let mut ends = records.iter().filter(|r| r["eventName"] == "Shutdown");
+        ends.next_back().expect("a record")["message"]
             .as_str()
             .expect("words")
             .to_string()
