@@ -202,7 +202,7 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
         Command::Versions { name: n } => Plan::Ask(Request::Versions { name: name(&n)? }),
         Command::Guardrail(command) => Plan::Ask(policies::guardrail(command)?),
         Command::Identity(command) => Plan::Ask(policies::identity(command)?),
-        Command::Policy(policy) => plan_policy(policy)?,
+        Command::Policy(policy) => policies::policy(policy)?,
         Command::Why(w) => Plan::Why {
             target: why::Target::parse(&w.secret)?,
             denial: match w.who.is_some() || w.pid.is_some() {
@@ -343,91 +343,6 @@ fn typed_value(name: &SecretName) -> Problem {
         "wardfs put {name} < FILE, or wardfs put {name} --value-file FILE, or wardfs put {name} alone to be asked; \
          and change the value you typed: it has been shown"
     ))
-}
-
-fn plan_policy(policy: args::Policy) -> Result<Plan, Problem> {
-    let rules = |who: &[String], rule: fn(Local) -> Rule| {
-        who.iter()
-            .map(|w| local(w).map(rule))
-            .collect::<Result<Vec<_>, _>>()
-    };
-    Ok(Plan::Ask(match policy {
-        args::Policy::Get { name: n } => Request::PolicyGet { name: name(&n)? },
-        args::Policy::Set {
-            name: n,
-            file,
-            dry_run: true,
-            strict,
-        } => {
-            return Ok(Plan::PolicyDryRun {
-                name: name(&n)?,
-                text: document(&file)?,
-                strict,
-            });
-        }
-        args::Policy::Set {
-            name: n,
-            file,
-            strict,
-            dry_run: false,
-        } => Request::PolicySet {
-            name: name(&n)?,
-            text: document(&file)?,
-            strict,
-        },
-        args::Policy::Allow { name: n, who } => Request::PolicyAdd {
-            name: name(&n)?,
-            rules: rules(&who, Rule::Allow)?,
-        },
-        args::Policy::Deny { name: n, who } => Request::PolicyAdd {
-            name: name(&n)?,
-            rules: rules(&who, Rule::Deny)?,
-        },
-        args::Policy::Revoke {
-            name: n,
-            who,
-            dry_run,
-        } => Request::PolicyTakeOut {
-            name: name(&n)?,
-            from: protocol::TakenFrom::Allows,
-            who: who.iter().map(|w| local(w)).collect::<Result<_, _>>()?,
-            dry_run,
-        },
-        args::Policy::Undeny {
-            name: n,
-            who,
-            dry_run,
-        } => Request::PolicyTakeOut {
-            name: name(&n)?,
-            from: protocol::TakenFrom::Denies,
-            who: who.iter().map(|w| local(w)).collect::<Result<_, _>>()?,
-            dry_run,
-        },
-        args::Policy::Check {
-            first,
-            second,
-            name: flag,
-            strict,
-        } => {
-            let (named, file) = match second {
-                Some(file) => (Some(first.to_string_lossy().into_owned()), file),
-                None => (None, first),
-            };
-            if named.is_some() && flag.is_some() {
-                return Err(
-                    Problem::new(Exit::Usage, "nothing was checked", "the secret is named twice")
-                        .next("leave --name away"),
-                );
-            }
-            Request::PolicyCheck {
-                name: named.or(flag).map(|n| name(&n)).transpose()?,
-                text: document(&file)?,
-                strict,
-                comparison: protocol::Comparison::None,
-            }
-        }
-        args::Policy::Explain(typed) => return policies::explain(*typed),
-    }))
 }
 
 fn trial(dry_run: bool) -> Trial {

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::readers::People;
+use super::reading::People;
 use super::record::PolicyRecord;
 use crate::id::{Gid, Uid};
 

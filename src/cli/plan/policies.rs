@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{Plan, document, local, name, parse_label};
-use crate::cli::args::policies::{BreakGlass, Explain, Guardrail, Identity};
+use crate::cli::args::policies::{BreakGlass, Explain, Guardrail, Identity, Policy};
+use crate::control::protocol::{self, Rule};
 use crate::control::protocol::{
     Attached, LayerChange, LayerKey, LayerKind, Local, Question, Request, Subject, Whom, WhyAbout,
 };
@@ -29,6 +30,92 @@ pub enum Target {
     Policy(SecretName, Option<String>),
     /// A guardrail.
     Guardrail(String),
+}
+
+/// A command about a secret's own policy.
+pub fn policy(policy: Policy) -> Result<Plan, Problem> {
+    let rules = |who: &[String], rule: fn(Local) -> Rule| {
+        who.iter()
+            .map(|w| local(w).map(rule))
+            .collect::<Result<Vec<_>, _>>()
+    };
+    Ok(Plan::Ask(match policy {
+        Policy::Get { name: n } => Request::PolicyGet { name: name(&n)? },
+        Policy::Set {
+            name: n,
+            file,
+            dry_run: true,
+            strict,
+        } => {
+            return Ok(Plan::PolicyDryRun {
+                name: name(&n)?,
+                text: document(&file)?,
+                strict,
+            });
+        }
+        Policy::Set {
+            name: n,
+            file,
+            strict,
+            dry_run: false,
+        } => Request::PolicySet {
+            name: name(&n)?,
+            text: document(&file)?,
+            strict,
+        },
+        Policy::Allow { name: n, who } => Request::PolicyAdd {
+            name: name(&n)?,
+            rules: rules(&who, Rule::Allow)?,
+        },
+        Policy::Deny { name: n, who } => Request::PolicyAdd {
+            name: name(&n)?,
+            rules: rules(&who, Rule::Deny)?,
+        },
+        Policy::Revoke {
+            name: n,
+            who,
+            dry_run,
+        } => Request::PolicyTakeOut {
+            name: name(&n)?,
+            from: protocol::TakenFrom::Allows,
+            who: who.iter().map(|w| local(w)).collect::<Result<_, _>>()?,
+            dry_run,
+        },
+        Policy::Undeny {
+            name: n,
+            who,
+            dry_run,
+        } => Request::PolicyTakeOut {
+            name: name(&n)?,
+            from: protocol::TakenFrom::Denies,
+            who: who.iter().map(|w| local(w)).collect::<Result<_, _>>()?,
+            dry_run,
+        },
+        Policy::Check {
+            first,
+            second,
+            name: flag,
+            strict,
+        } => {
+            let (named, file) = match second {
+                Some(file) => (Some(first.to_string_lossy().into_owned()), file),
+                None => (None, first),
+            };
+            if named.is_some() && flag.is_some() {
+                return Err(
+                    Problem::new(Exit::Usage, "nothing was checked", "the secret is named twice")
+                        .next("leave --name away"),
+                );
+            }
+            Request::PolicyCheck {
+                name: named.or(flag).map(|n| name(&n)).transpose()?,
+                text: document(&file)?,
+                strict,
+                comparison: protocol::Comparison::None,
+            }
+        }
+        Policy::Explain(typed) => return explain(*typed),
+    }))
 }
 
 pub fn guardrail(command: Guardrail) -> Result<Request, Problem> {
