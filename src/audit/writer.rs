@@ -27,7 +27,7 @@ mod recovery;
 /// How long a failed log is left alone before it is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 /// The log's file grows its allocation by this much at a time.
-const GROWTH: u64 = 1 << 20;
+pub(super) const GROWTH: u64 = 1 << 20;
 
 /// What does not change while a log is open.
 pub(super) struct Context {
@@ -407,7 +407,7 @@ impl Writer {
         number: u64,
         lost: bool,
     ) -> Result<(SegmentKey, State, u64, Option<u64>), LogError> {
-        let size = ctx.options.reserve_bytes + GROWTH;
+        let size = ctx.options.first_segment();
         let allocated =
             match i64::try_from(size).map(|s| fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, s)) {
                 Ok(Ok(())) => Some(size),
