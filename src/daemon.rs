@@ -17,7 +17,7 @@ use crate::policy::{Administration, Deciding, Difference};
 use crate::problem::{Exit, Problem};
 use crate::report::Report;
 use crate::sys::mount::Layered;
-use crate::sys::{accounts, caller, harden, mount, notifier, notify, nss};
+use crate::sys::{accounts, caller, files, harden, mount, notifier, notify, nss};
 use crate::vault::{Opener, Rollback, Settings, Trial, Vault, VaultError};
 use crate::vfs::{Coming, Vfs};
 
@@ -68,6 +68,13 @@ pub fn socket_path(store: &Path) -> PathBuf {
 /// Where a daemon of this store notes where it has mounted: if it is killed, `status` finds what it leaves behind.
 fn mount_note(store: &Path) -> PathBuf {
     socket_path(store).with_file_name("mount")
+}
+
+/// A link in its place is not followed.
+fn take_note(note: &Path, target: &Path) -> std::io::Result<()> {
+    let _ = std::fs::remove_file(note);
+    let mut file = std::fs::File::create_new(note)?;
+    std::io::Write::write_all(&mut file, target.as_os_str().as_bytes())
 }
 
 /// What the vault needs to know of a configuration.
@@ -491,7 +498,7 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
         notifier.warm(plan.config.threads + 1);
     }
     let note = mount_note(&plan.store);
-    if let Err(e) = std::fs::write(&note, plan.target.as_os_str().as_bytes()) {
+    if let Err(e) = take_note(&note, &plan.target) {
         tracing::warn!("{} cannot be written: {e}", note.display());
     }
     record(&vault, Event::Startup);
@@ -660,16 +667,17 @@ impl Drop for Release {
 /// Who may do what is the policy's question: everybody may reach the socket. In a store's own directory that
 /// takes the right to walk through it, and no more.
 fn prepare_socket_directory(store: &Path, socket: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    use std::os::unix::fs::DirBuilderExt;
     let Some(dir) = socket.parent() else { return Ok(()) };
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o755)
         .create(dir)?;
     if dir.starts_with(store) {
-        std::fs::set_permissions(store, PermissionsExt::from_mode(0o711))?;
+        // The store's own path may lead through a link.
+        files::chmod_directory(&store.canonicalize()?, 0o711)?;
     }
-    std::fs::set_permissions(dir, PermissionsExt::from_mode(0o755))
+    files::chmod_directory(dir, 0o755)
 }
 
 /// Has refused look-ups recorded a moment later, so that what the kernel asks twice is one record.

@@ -305,7 +305,7 @@ impl Server {
         }
     }
 
-    /// One of the uid's places, and for a stranger one of all strangers'.
+    /// One of the account's places (sub ids count for who they are lent to), and for a stranger one of all strangers'.
     fn place(&self, uid: Uid) -> Result<(Option<Place>, Place), String> {
         let of_all = match uid == self.owner {
             true => None,
@@ -318,8 +318,9 @@ impl Server {
                 Some(self.strangers.take(0).ok_or_else(full)?)
             }
         };
-        let full = || format!("uid {uid} has {} open", self.places.each());
-        Ok((of_all, self.places.take(uid.0).ok_or_else(full)?))
+        let owner = accounts::owner(uid);
+        let full = || format!("uid {owner} has {} open", self.places.each());
+        Ok((of_all, self.places.take(owner.0).ok_or_else(full)?))
     }
 
     fn asked(self: &Arc<Self>, peer: &Arc<Peer>, sender: Sender, text: Vec<u8>) {

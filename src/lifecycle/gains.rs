@@ -15,7 +15,7 @@ pub(super) enum Custom {
     /// Nothing.
     None,
     /// A new value has become current, and the one before it `previous`, as in AWS: who grants `previous` grants
-    /// yesterday's value.
+    /// yesterday's value. Not the value before that one, which is without a label now.
     Replaced(VersionNo),
 }
 
@@ -108,7 +108,9 @@ impl Lifecycle {
                 let own = meta.labels.iter().filter(|(_, no)| **no == version.meta.no);
                 own.map(|(label, _)| label.clone()).collect()
             };
-            let (had, has) = (labels(&before), labels(after));
+            let lost = secret.meta.labels.get("previous") == Some(&version.meta.no);
+            let had = labels(if lost { &secret.meta } else { &before });
+            let has = labels(after);
             if had == has {
                 return None;
             }
