@@ -247,7 +247,6 @@ fn a_private_store_is_its_owners() {
         "wardfs describe app/x",
         "wardfs versions app/x",
         "wardfs policy get app/x",
-        "wardfs status",
         "wardfs audit tail",
         "wardfs audit verify",
         "wardfs store check",
@@ -256,6 +255,7 @@ fn a_private_store_is_its_owners() {
         by(USER, line).ok();
     }
     assert_eq!(by(USER, "wardfs get app/x").code(), 4);
+    assert_eq!(by(USER, "wardfs status").code(), 7, "nothing is mounted");
     // Nobody else gets at it.
     let other = by(B, "wardfs list");
     assert!(!other.status.success() && other.out.is_empty(), "{other:?}");
@@ -442,7 +442,11 @@ fn json_on_everything_that_prints() {
             let mut args = vec!["--json"];
             args.extend(command.iter().map(String::as_str));
             let said = product.run(&args);
-            assert!(said.status.success(), "mounted: {mounted}: {command:?}: {said:?}");
+            let code = match command.first().map(String::as_str) {
+                Some("status") if !mounted => 7,
+                _ => 0,
+            };
+            assert_eq!(said.code(), code, "mounted: {mounted}: {command:?}: {said:?}");
             each_line_is_json(&said);
             assert!(!said.out.contains('\u{1b}'), "{said:?}");
         }
