@@ -1,8 +1,7 @@
 //! The writing end of the chain: one line, one write(2), and the way back after a failure.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -365,7 +364,7 @@ impl Writer {
         let path = segment::path(&ctx.dir, number);
         if lost {
             // A directory that an administrator put back is made private again before anything is in it.
-            let _ = std::fs::set_permissions(&ctx.dir, Permissions::from_mode(0o700));
+            let _ = crate::sys::files::chmod_directory(&ctx.dir, 0o700);
         }
         let dir = segment::open_dir(&ctx.dir)?;
         let file = segment::open(&path, Mode::Create)?;
