@@ -302,7 +302,7 @@ fn with_few_threads_a_daemon_serves_or_says_why_not() {
     let put = |name: &str| home.ok(&["put", "--user", name, "--value-file", "value", "--allow", "uid:9"]);
     put("app/db");
     let (mut refused, mut served) = (0, 0);
-    for most in 1..24 {
+    for most in 1..32 {
         let mut command = home.command(&["mount", "--user", "secrets"]);
         with_threads(&mut command, most);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -1,7 +1,9 @@
 //! Whose request is served next. The kernel's queue is first come, first served: a thousand blocked threads of one owner
 //! stand before another's one. So it is emptied as fast as it fills. A thread that has read a request serves it at once
 //! while others read; the last one that reads leaves it in its owner's own queue and reads on. Who has served one takes
-//! the next from the queues, owners by turns. An owner who asks for little is served at once all the same.
+//! the next from the queues, owners by turns. An owner who asks for little is served at once all the same. What the kernel
+//! asks while it holds something that others need has queues of its own, which have every second turn: it does not stand
+//! behind what its own owner asked for besides.
 //!
 //! One thread more than asked for makes this possible. It rests while there is no crowd: the kernel wakes whoever waited
 //! longest, so that one thread more that reads is a thread switched to more often, for nothing.
@@ -92,6 +94,15 @@ thread_local! {
     static SEAT: RefCell<Option<Seat>> = const { RefCell::new(None) };
 }
 
+/// What a job keeps others from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// Nothing.
+    Ordinary,
+    /// The kernel holds a name, an inode or a page until it is answered.
+    Urgent,
+}
+
 /// When a job was served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Served {
@@ -120,12 +131,12 @@ impl<C> Fair<C> {
 
     /// Serves the job of `owner`, or leaves it to its turn; then jobs whose turn it is; then rests if that is this thread's
     /// part. A job that panics is over.
-    pub fn serve(&self, owner: u32, job: impl FnOnce(&C) + Send + 'static) -> Served {
+    pub fn serve(&self, owner: u32, urgency: Urgency, job: impl FnOnce(&C) + Send + 'static) -> Served {
         let _ = SEAT.try_with(|seat| {
             let mut seat = seat.borrow_mut();
             seat.get_or_insert_with(|| Seat(self.threads.clone()));
         });
-        let (arrival, call) = self.lock().arrive(owner, &self.waiting, Instant::now);
+        let (arrival, call) = self.lock().arrive((owner, urgency), &self.waiting, Instant::now);
         if let Some(resting) = call {
             self.threads.call(resting);
         }
@@ -136,7 +147,7 @@ impl<C> Fair<C> {
             }
             Arrival::Queue => {
                 let job = Box::new(job);
-                self.lock().queue(owner, job);
+                self.lock().queue((owner, urgency), job);
                 Served::InTurn
             }
         };
@@ -181,9 +192,10 @@ struct Turns<J> {
     ended: usize,
     /// Threads that serve; all others read, or are about to.
     busy: usize,
-    /// Owners with jobs, in the order of their turns. None is empty.
-    order: VecDeque<u32>,
-    queues: FxHashMap<u32, VecDeque<J>>,
+    urgent: Line<J>,
+    ordinary: Line<J>,
+    /// Which of them has the next turn.
+    turn: Urgency,
     queued: usize,
     few: Few,
     /// The thread that rests, and how many have.
@@ -201,6 +213,43 @@ enum Next<J> {
     Read,
     /// Until this number is called.
     Rest(u64),
+}
+
+/// Owners with jobs, in the order of their turns. None is empty.
+struct Line<J> {
+    order: VecDeque<u32>,
+    queues: FxHashMap<u32, VecDeque<J>>,
+}
+
+impl<J> Default for Line<J> {
+    fn default() -> Self {
+        Line {
+            order: VecDeque::new(),
+            queues: FxHashMap::default(),
+        }
+    }
+}
+
+impl<J> Line<J> {
+    fn push(&mut self, owner: u32, job: J) {
+        let queue = self.queues.entry(owner).or_default();
+        if queue.is_empty() {
+            self.order.push_back(owner);
+        }
+        queue.push_back(job);
+    }
+
+    fn pop(&mut self) -> Option<J> {
+        let owner = self.order.pop_front()?;
+        let queue = self.queues.get_mut(&owner)?;
+        let job = queue.pop_front();
+        if queue.is_empty() {
+            self.queues.remove(&owner);
+        } else {
+            self.order.push_back(owner);
+        }
+        job
+    }
 }
 
 /// What was served out of turn lately.
@@ -240,8 +289,9 @@ impl<J> Turns<J> {
             threads,
             ended: 0,
             busy: 0,
-            order: VecDeque::new(),
-            queues: FxHashMap::default(),
+            urgent: Line::default(),
+            ordinary: Line::default(),
+            turn: Urgency::Urgent,
             queued: 0,
             few: Few {
                 since: None,
@@ -263,7 +313,7 @@ impl<J> Turns<J> {
     /// A thread has brought a job; the one that is to rest no more, if any.
     fn arrive(
         &mut self,
-        owner: u32,
+        (owner, urgency): (u32, Urgency),
         waiting: impl FnOnce() -> bool,
         now: impl Fn() -> Instant,
     ) -> (Arrival, Option<u64>) {
@@ -273,7 +323,7 @@ impl<J> Turns<J> {
         if self.queued == 0 && (alone || self.another_reads()) {
             return (Arrival::Serve, call);
         }
-        match !self.queues.contains_key(&owner) && self.few.take(owner, now()) {
+        match !self.line(urgency).queues.contains_key(&owner) && self.few.take(owner, now()) {
             true => (Arrival::Serve, call),
             false => (Arrival::Queue, call),
         }
@@ -302,12 +352,15 @@ impl<J> Turns<J> {
         None
     }
 
-    fn queue(&mut self, owner: u32, job: J) {
-        let queue = self.queues.entry(owner).or_default();
-        if queue.is_empty() {
-            self.order.push_back(owner);
+    fn line(&mut self, urgency: Urgency) -> &mut Line<J> {
+        match urgency {
+            Urgency::Urgent => &mut self.urgent,
+            Urgency::Ordinary => &mut self.ordinary,
         }
-        queue.push_back(job);
+    }
+
+    fn queue(&mut self, (owner, urgency): (u32, Urgency), job: J) {
+        self.line(urgency).push(owner, job);
         self.queued += 1;
     }
 
@@ -335,14 +388,12 @@ impl<J> Turns<J> {
     }
 
     fn pop(&mut self) -> Option<J> {
-        let owner = self.order.pop_front()?;
-        let queue = self.queues.get_mut(&owner)?;
-        let job = queue.pop_front();
-        if queue.is_empty() {
-            self.queues.remove(&owner);
-        } else {
-            self.order.push_back(owner);
-        }
+        let (first, then) = match self.turn {
+            Urgency::Urgent => (Urgency::Urgent, Urgency::Ordinary),
+            Urgency::Ordinary => (Urgency::Ordinary, Urgency::Urgent),
+        };
+        self.turn = then;
+        let job = self.line(first).pop().or_else(|| self.line(then).pop());
         self.queued -= usize::from(job.is_some());
         job
     }
@@ -353,6 +404,7 @@ mod tests {
     use super::*;
 
     const THREADS: usize = 3;
+    const ORDINARY: Urgency = Urgency::Ordinary;
 
     fn turns() -> Turns<&'static str> {
         let mut turns = Turns::new(THREADS);
@@ -363,9 +415,9 @@ mod tests {
 
     /// Queues what cannot be served at once.
     fn bring(turns: &mut Turns<&'static str>, owner: u32, job: &'static str, now: Instant) -> Arrival {
-        let (arrival, _) = turns.arrive(owner, || false, || now);
+        let (arrival, _) = turns.arrive((owner, ORDINARY), || false, || now);
         if arrival == Arrival::Queue {
-            turns.queue(owner, job);
+            turns.queue((owner, ORDINARY), job);
         }
         arrival
     }
@@ -436,6 +488,21 @@ mod tests {
         assert_eq!(bring(&mut turns, 2, "later", later), Arrival::Serve);
     }
 
+    /// The kernel holds what others need: it does not stand behind its owner's thousand reads, nor do all others' reads
+    /// stand behind a thousand look-ups.
+    #[test]
+    fn what_the_kernel_holds_something_for_has_every_second_turn() {
+        let now = Instant::now();
+        let mut turns = flooded(now);
+        for job in ["held 1", "held 2", "held 3"] {
+            turns.queue((1, Urgency::Urgent), job);
+        }
+        turns.queue((2, ORDINARY), "other");
+        let order: Vec<_> = (0..7).filter_map(|_| turns.pop()).collect();
+        let expected = ["held 1", "flood", "held 2", "other", "held 3", "flood", "flood"];
+        assert_eq!(order, expected);
+    }
+
     #[test]
     fn many_owners_are_not_few() {
         let now = Instant::now();
@@ -454,7 +521,7 @@ mod tests {
         );
         assert_eq!(order[0], "flood");
         assert!(order[1..order.len() - 999].iter().all(|j| *j == "x"));
-        assert!(turns.queues.is_empty() && turns.order.is_empty() && turns.queued == 0);
+        assert!(turns.ordinary.queues.is_empty() && turns.ordinary.order.is_empty() && turns.queued == 0);
     }
 
     #[test]
@@ -488,15 +555,15 @@ mod tests {
         let now = Instant::now();
         let mut turns: Turns<&str> = Turns::new(2);
         let (first, second) = (
-            turns.arrive(1, || true, || now),
-            turns.arrive(1, || false, || now),
+            turns.arrive((1, ORDINARY), || true, || now),
+            turns.arrive((1, ORDINARY), || false, || now),
         );
         assert_eq!((first, second), ((Arrival::Serve, None), (Arrival::Serve, None)));
         assert_eq!(turns.next(), Next::Read, "nobody else reads");
         assert_eq!(turns.next(), Next::Rest(1));
         for _ in 0..100 {
             for waiting in [true, false] {
-                let alone = turns.arrive(1, || waiting, || now);
+                let alone = turns.arrive((1, ORDINARY), || waiting, || now);
                 assert_eq!(
                     alone,
                     (Arrival::Serve, None),
@@ -507,19 +574,25 @@ mod tests {
         }
         // A crowd: one waits behind each.
         for n in 1..=CROWD {
-            let arrived = turns.arrive(1, || true, || now);
+            let arrived = turns.arrive((1, ORDINARY), || true, || now);
             assert_eq!(arrived, (Arrival::Serve, (n == CROWD).then_some(1)));
             assert_eq!(turns.next(), Next::Read, "and nobody rests");
         }
         // What was called may come late: it does not end another's rest.
         let later = now + QUIET;
-        assert_eq!(turns.arrive(1, || false, || later), (Arrival::Serve, None));
+        assert_eq!(
+            turns.arrive((1, ORDINARY), || false, || later),
+            (Arrival::Serve, None)
+        );
         assert_eq!(turns.next(), Next::Rest(2), "the crowd is over");
         turns.rested(1);
         assert_eq!(turns.resting, Some(2));
         turns.ended = 1;
         turns.rested(2);
-        assert_eq!(turns.arrive(1, || false, || later), (Arrival::Serve, None));
+        assert_eq!(
+            turns.arrive((1, ORDINARY), || false, || later),
+            (Arrival::Serve, None)
+        );
         assert_eq!(turns.next(), Next::Read, "the other one has ended");
     }
 
@@ -550,7 +623,7 @@ mod tests {
                 let fair = fair.clone();
                 std::thread::spawn(move || {
                     for n in 0..2000 {
-                        fair.serve(owner % 2, move |count: &AtomicUsize| {
+                        fair.serve(owner % 2, ORDINARY, move |count: &AtomicUsize| {
                             count.fetch_add(1, Ordering::Relaxed);
                             assert!(n % 100 != 0);
                         });
@@ -563,7 +636,7 @@ mod tests {
         }
         std::panic::set_hook(hook);
         // A thread that ends does not read any more: what it left is the next one's that brings something.
-        fair.serve(9, |_| {});
+        fair.serve(9, ORDINARY, |_| {});
         assert_eq!(fair.context().load(Ordering::Relaxed), 10_000);
         assert_eq!(fair.threads.ended.load(Ordering::Relaxed), 5);
         assert_eq!(fair.lock().busy, 0);

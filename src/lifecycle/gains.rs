@@ -68,6 +68,64 @@ impl Lifecycle {
         )))
     }
 
+    /// What a new secret is made with is its maker's, but for rules that stand above it: those bind it whatever ARN its maker
+    /// gives it, unless he owns the store.
+    ///
+    /// # Errors
+    /// The refusal, which is recorded.
+    pub(super) fn gains_by_arn<C: Caller>(
+        &self,
+        draft: &Draft<'_>,
+        made: &SecretMeta,
+        caller: &mut C,
+        what: &str,
+    ) -> Result<(), Problem> {
+        if made.arn.is_none() || self.owns(caller) {
+            return Ok(());
+        }
+        let arn = made.arn.as_deref();
+        let compiled = made
+            .policy
+            .as_deref()
+            .map(|record| record.compile(&made.name, arn));
+        let compiled = compiled
+            .transpose()
+            .map_err(|e| VaultError::Policy(made.name.clone(), e))?;
+        let policy = compiled.as_ref();
+        let shared = draft.state().layers.shared();
+        for action in Action::READING {
+            let request = policy::Request {
+                tags: &made.tags,
+                ..policy::Request::new(action, Purpose::of(action), made.id, &made.name)
+            };
+            let (before, after) = (
+                Side { policy, request },
+                Side {
+                    policy,
+                    request: policy::Request { arn, ..request },
+                },
+            );
+            let Some(gain) = gain(shared, &before, &after, Extent::Every) else {
+                continue;
+            };
+            let statement = {
+                let layers = self.access.layers(draft.state(), None);
+                self.access.refuse_new(&made.name, gain.basis, caller);
+                statement(
+                    &Layers {
+                        secret: policy,
+                        ..layers
+                    },
+                    gain,
+                )
+            };
+            let why = format!("by that ARN {statement} would let somebody read it who may not by its name");
+            return Err(Problem::new(Exit::Denied, what, why)
+                .next("leave --arn away, or ask root to make the secret"));
+        }
+        Ok(())
+    }
+
     fn somebody(
         &self,
         draft: &Draft<'_>,

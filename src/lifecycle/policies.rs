@@ -4,13 +4,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Lifecycle, Rule};
-use crate::access::{Caller, Faces};
+use crate::access::{Asked, Caller, Faces};
 use crate::audit::{Event, Value as Parameter};
 use crate::clock::Timestamp;
 use crate::id::SecretName;
-use crate::policy::{Action, Claim, Concern, Effect, ExtendError, Local, PolicyError, PolicyRecord, Warning};
+use crate::policy::{
+    Action, Claim, Concern, Effect, ExtendError, Local, PolicyError, PolicyRecord, Purpose, Warning,
+};
 use crate::problem::{Exit, Problem};
-use crate::vault::ChangeKind;
+use crate::vault::{ChangeKind, Secret};
 
 /// How a policy is changed.
 #[derive(Debug, Clone, Copy)]
@@ -157,6 +159,9 @@ impl Lifecycle {
                 decided.map(drop).map_err(refused)?;
             }
         }
+        if comparison == Comparison::WithToday {
+            self.describes(secret.as_deref(), name, caller)?;
+        }
         let what = "the policy is not valid";
         let name = name.unwrap_or(&any);
         let arn = secret.as_ref().and_then(|s| s.meta.arn.as_deref());
@@ -181,6 +186,28 @@ impl Lifecycle {
             answer["lose"] = json!(lose);
         }
         Ok(answer)
+    }
+
+    /// Who is told who would gain and lose is told who reads now.
+    fn describes<C: Caller>(
+        &self,
+        secret: Option<&Secret>,
+        name: Option<&SecretName>,
+        caller: &mut C,
+    ) -> Result<(), Problem> {
+        let (what, action) = ("the policy was not compared", Action::DescribeSecret);
+        let Some(secret) = secret else {
+            let why = name.map_or("no secret is named".into(), |n| format!("there is no secret {n}"));
+            return Err(Problem::new(Exit::NotFound, what, why).next("see the names: wardfs list"));
+        };
+        self.sound(secret, caller, what)?;
+        let decided = (self.access).decide(secret, action, Purpose::Describe, Asked::secret(), caller);
+        let refusal = match decided {
+            Ok(_grant) => return Ok(()),
+            Err(refusal) => refusal,
+        };
+        let _told = self.access.refuse(secret, refusal, Event::DescribeSecret, caller);
+        Err(refusal.problem(what, action))
     }
 
     /// What keeps those out who were allowed; `None` where nobody was.

@@ -60,7 +60,7 @@ impl Draft<'_> {
         secret: SecretId,
         name: &SecretName,
         key: &KeyId,
-        id: VersionId,
+        (id, maker): (VersionId, crate::id::Uid),
         created: crate::clock::Timestamp,
         value: &crate::secret::SecretBytes,
     ) -> Result<VersionNo, VaultError> {
@@ -88,6 +88,7 @@ impl Draft<'_> {
                 created,
                 size,
                 digest,
+                maker: Some(maker),
                 wrapped,
             },
             sealed,

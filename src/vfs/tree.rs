@@ -118,10 +118,8 @@ impl Vfs {
                 version.meta.id.as_str().len(),
             ));
         }
-        if by_id.is_ok() {
-            // Whether an id exists is told only to those who may see the secret.
-            self.standing(secret, Event::LookupSecret, caller)?;
-        }
+        // Whether an id or a label exists is told only to those who may see the secret.
+        self.standing(secret, Event::LookupSecret, caller)?;
         Err(VfsError::NoEntry)
     }
 
