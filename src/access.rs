@@ -16,6 +16,7 @@ mod asked;
 mod caller;
 mod known;
 mod proof;
+mod readers;
 mod recent;
 mod record;
 mod sight;
@@ -27,6 +28,7 @@ pub use asked::Asked;
 pub use caller::{Caller, CallerKey};
 pub use known::KnownCaller;
 pub use proof::{AccessError, Bytes, Choice, Pin, Range, Standing};
+pub use readers::{Faces, Readership};
 pub use recent::Remembered;
 pub use sight::{Enough, Side, Sight};
 

@@ -183,6 +183,15 @@ impl crate::policy::Directory for Names {
     fn groups(&self) -> Vec<(String, crate::id::Gid)> {
         nss::SystemDirectory.groups()
     }
+    fn user_name(&self, uid: crate::id::Uid) -> Option<String> {
+        nss::SystemDirectory.user_name(uid)
+    }
+    fn group_name(&self, gid: crate::id::Gid) -> Option<String> {
+        nss::SystemDirectory.group_name(gid)
+    }
+    fn groups_of(&self, uid: crate::id::Uid) -> Vec<crate::id::Gid> {
+        nss::SystemDirectory.groups_of(uid)
+    }
 }
 
 /// Makes a store in `dir`, with its key and its commented configuration; gives the key's file and the recovery

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::access::{Access, AccessError, Asked, Caller};
+use crate::access::{Access, AccessError, Asked, Caller, Faces};
 use crate::audit::{Body, Event, Identity, Outcome, Record, Value as Parameter};
 use crate::id::SecretName;
 use crate::policy::{Action, Deciding, Directory, Purpose};
@@ -21,12 +21,14 @@ mod layers;
 mod policies;
 mod put;
 mod tags;
+mod take_out;
 
 pub use break_glass::Repair;
 pub use labels::LabelMove;
-pub use policies::{Care, PolicyEdit};
+pub use policies::{Care, Comparison, PolicyEdit};
 pub use put::{Put, Rule};
 pub use tags::TagChange;
+pub use take_out::TakenFrom;
 
 /// Changing secrets.
 pub struct Lifecycle {
@@ -180,9 +182,9 @@ impl Lifecycle {
     fn who_reads(&self, name: &SecretName, mut warnings: Vec<String>) -> Value {
         let state = self.access.vault().state();
         let secret = state.secrets.by_name(name.as_str());
+        let people = Faces::new(&*self.directory);
         let readers = secret
-            .and_then(|s| s.policy.as_ref())
-            .map(crate::policy::readers)
+            .map(|s| self.access.readers(&state, s, &people))
             .unwrap_or_default();
         if readers.is_empty() {
             warnings.push(format!(

@@ -6,19 +6,20 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::access::{Access, AccessError, Asked, Caller, KnownCaller};
+use crate::access::{Access, AccessError, Asked, Caller, Faces, KnownCaller, Readership};
 use crate::audit::Event;
-use crate::id::{Gid, Pid, SecretName, Tid, Uid, printable};
+use crate::id::{DYNAMIC_IDS, Gid, Pid, SecretName, Tid, Uid, printable};
 use crate::policy::{Action, Directory, Purpose};
 use crate::problem::{Exit, Problem};
 use crate::sys::caller::{Header, Observer};
 use crate::vault::{Secret, Version};
 
+mod drift;
 mod explain;
 mod layers;
 mod why;
 
-pub use explain::{Question, Subject};
+pub use explain::{Question, Subject, Whom};
 pub use layers::LayerKind;
 pub use why::WhyAbout;
 
@@ -85,6 +86,8 @@ impl Report {
         let under = under.map(|u| u.trim_matches('/')).unwrap_or_default();
         let mut secrets: Vec<Value> = Vec::new();
         let mut work = Work::begin(caller.uid() == owner);
+        let people = Faces::new(&*self.directory);
+        let mut readership = Readership::new(&self.access, &state, &people);
         for s in state.secrets.secrets_under(under) {
             work.step("the secrets were not listed", caller)?;
             let shown = s.is_active()
@@ -94,6 +97,19 @@ impl Report {
                 continue;
             }
             let mut row = self.summary(s);
+            let described = (self.access)
+                .decide(
+                    s,
+                    Action::DescribeSecret,
+                    Purpose::Describe,
+                    Asked::secret(),
+                    caller,
+                )
+                .is_ok();
+            row["readers"] = match described && s.broken.is_none() {
+                true => json!(readership.of(s)),
+                false => Value::Null,
+            };
             if s.broken.is_some() {
                 row["broken"] = json!(true);
             }
@@ -133,13 +149,9 @@ impl Report {
         answer["mode"] = json!(look.mode.map(|m| format!("{m:04o}")));
         answer["arn"] = json!(secret.meta.arn);
         answer["key"] = json!(secret.meta.key);
-        answer["readers"] = json!(
-            secret
-                .policy
-                .as_ref()
-                .map(crate::policy::readers)
-                .unwrap_or_default()
-        );
+        let people = Faces::new(&*self.directory);
+        answer["readers"] = json!(self.access.readers(&state, secret, &people));
+        answer["drift"] = drift::of_secret(secret, &people);
         answer["you_may_read"] = json!(
             self.access
                 .peek(secret, caller)
@@ -193,6 +205,16 @@ impl Report {
         match self.directory.users().into_iter().find(|(_, u)| *u == uid) {
             Some((user, _)) => format!("uid {uid} ({})", printable(&user)),
             None => format!("uid {uid}"),
+        }
+    }
+
+    /// Who asks, as an answer names him.
+    fn called(&self, caller: &KnownCaller) -> String {
+        match &caller.unit {
+            Some(Some(unit)) if caller.pid.is_none() && DYNAMIC_IDS.contains(&caller.uid.0) => {
+                format!("unit {}", printable(unit))
+            }
+            _ => self.name_of(caller.uid),
         }
     }
 
@@ -254,6 +276,23 @@ fn labels(secret: &Secret) -> Value {
         Some((label.to_string(), json!(secret.versions.get(no)?.meta.id)))
     };
     Value::Object(secret.meta.labels.iter().filter_map(row).collect())
+}
+
+/// Some process of a unit: of a user whom no rule names, as systemd lends a uid to one with DynamicUser=.
+fn of_unit(unit: &str) -> KnownCaller {
+    let id = *DYNAMIC_IDS.end();
+    let mut caller = KnownCaller::supposed(Uid(id), Gid(id), Vec::new());
+    caller.unit = Some(Some(unit.to_string()));
+    caller
+}
+
+/// # Errors
+/// If there is no such process.
+fn running(pid: u32, what: &str) -> Result<KnownCaller, Problem> {
+    process(pid).ok_or_else(|| {
+        Problem::new(Exit::NotFound, what, format_args!("there is no process {pid}"))
+            .next("give the pid of a process that runs")
+    })
 }
 
 /// The facts of a running process, as a request of its main thread would show them.

@@ -144,6 +144,7 @@ fn a_deny_on_a_role_binds_its_sessions() {
     let session = "arn:aws:sts::111122223333:assumed-role/app/i-0abc";
     writeln!(settings, "\"{session}\" = \"uid:{A}\"").expect("written");
     product.mount();
+    product.run(&["config", "accept", "--yes"]).ok();
     product.put(
         "app/db",
         "s3cret",

@@ -158,6 +158,11 @@ fn every_output_has_the_form_of_its_schema() {
         ok("policy set", &["app/db", &policy, "--dry-run"], b"");
         ok("policy allow", &["app/db", "gid:34"], b"");
         ok("policy deny", &["app/db", "uid:61009"], b"");
+        ok("policy allow", &["app/db", "uid:61009"], b"");
+        ok("policy revoke", &["app/db", "gid:34", "--dry-run"], b"");
+        ok("policy revoke", &["app/db", "gid:34"], b"");
+        ok("policy undeny", &["app/db", "uid:61009"], b"");
+        ok("policy revoke", &["app/db", "uid:61009"], b"");
         ok("policy check", &[&policy], b"");
         ok("policy explain", &["app/db", "--as", &who], b"");
         ok(
@@ -186,6 +191,7 @@ fn every_output_has_the_form_of_its_schema() {
         ok("guardrail set", &["keep", &deny], b"");
         ok("why", &["app/binary"], b"");
         ok("why", &["app/db", "--uid", "61001"], b"");
+        ok("why", &["app/db", "--as", "uid:61001"], b"");
         ok("why", &["app/db", "--uid", "61005"], b"");
         ok("status", &[], b"");
         ok("store check", &[], b"");

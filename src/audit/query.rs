@@ -72,6 +72,8 @@ impl Entry {
 pub struct Query {
     /// Of this uid, counts that name it included.
     pub uid: Option<u32>,
+    /// Of a process in this systemd unit, where the record says so.
+    pub unit: Option<String>,
     /// About this secret.
     pub secret: Option<String>,
     /// With this `eventName`.
@@ -109,8 +111,10 @@ impl Query {
                 .ok()
                 .map(|t| Timestamp(t.as_microsecond()))
         };
-        self.uid
-            .is_none_or(|uid| entry.uid() == Some(uid) || entry.counts(uid))
+        is(&self.unit, entry.text("unit"))
+            && self
+                .uid
+                .is_none_or(|uid| entry.uid() == Some(uid) || entry.counts(uid))
             && is(&self.secret, entry.secret())
             && self
                 .event

@@ -37,7 +37,7 @@ Examples:
   printf s3cret | wardfs put app/db/password --allow user:www-data
   wardfs mount /run/secrets
   cat /run/secrets/app/db/password
-  wardfs why /run/secrets/app/db/password --user nobody
+  wardfs why /run/secrets/app/db/password --as user:nobody
   wardfs audit tail
 
 Exit codes: 0 done, 1 failed, 2 usage or bad input, 3 denied by policy, 4 not found, 5 conflict,
@@ -121,6 +121,20 @@ impl Cli {
             return Err(definition.error(
                 clap::error::ErrorKind::ArgumentConflict,
                 "--user and --store each name a store: give one of them",
+            ));
+        }
+        if own
+            && let Command::List {
+                under: Some(name), ..
+            } = &cli.command
+            && crate::sys::nss::SystemDirectory.uid_of(name).is_some()
+        {
+            return Err(definition.error(
+                clap::error::ErrorKind::ArgumentConflict,
+                format!(
+                    "--user means your own store here, and {name} is a user of this machine: what {name} may read says \
+                     wardfs why SECRET --as user:{name}; for the directory {name}/ of your own store write wardfs --user list {name}/"
+                ),
             ));
         }
         if own {
@@ -261,6 +275,7 @@ Examples:
         after_help = "\
 Examples:
   wardfs policy allow app/db/password user:www-data unit:app.service
+  wardfs policy revoke app/db/password user:www-data
   wardfs policy get app/db/password > policy.json
   wardfs policy check app/db/password policy.json
   wardfs policy set app/db/password policy.json"
@@ -293,12 +308,12 @@ Examples:
 
     /// Say why a read was refused, and what would allow it
     ///
-    /// Without --user, --uid or --pid: the latest refusal on record. With one of them: a decision made now,
-    /// without reading anything. About others only root may ask.
+    /// Without --as or --pid: the latest refusal on record. With one of them: a decision made now, without reading
+    /// anything, and exit 0 if it is allowed, 3 if it is denied. About others only root may ask.
     #[command(after_help = "\
 Examples:
   wardfs why /run/secrets/app/db/password
-  wardfs why app/db/password --user nobody
+  wardfs why app/db/password --as user:nobody
   wardfs why app/db/password --pid 4242 --json")]
     Why(Why),
 

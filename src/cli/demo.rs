@@ -65,13 +65,7 @@ fn named(mask: AddWatchFlags) -> String {
 
 /// The strings of a JSON list.
 fn listed(list: &Value) -> String {
-    let all: Vec<_> = list
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect();
-    all.join(", ")
+    super::view::readers::lines(list).join(", ")
 }
 
 const ROOT_ACTS: &[Act] = &[

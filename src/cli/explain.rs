@@ -71,5 +71,8 @@ fn text(reply: &Value) -> String {
     for change in reply["change"].as_array().into_iter().flatten() {
         lines.push(format!("  {}", printable(change.as_str().unwrap_or_default())));
     }
+    for drift in super::view::readers::drift(&reply["drift"]) {
+        lines.push(format!("  drift: {drift}"));
+    }
     lines.join("\n") + "\n"
 }

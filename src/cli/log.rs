@@ -8,6 +8,7 @@ use super::run::Stop;
 use crate::audit::{self, Entry, Follower, LogError, Query};
 use crate::clock::Timestamp;
 use crate::id::{printable, quoted};
+use crate::policy::Local;
 use crate::problem::{Exit, Problem};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -24,17 +25,26 @@ const POLL: Duration = Duration::from_millis(200);
 /// [`Exit::Usage`] for a time or name that is not understood, [`Exit::NotFound`] for a user who is not there.
 pub fn query_of(typed: args::Query) -> Result<Query, Problem> {
     let now = jiff::Timestamp::from_microsecond(Timestamp::now().0).unwrap_or_default();
-    let uid = match (typed.uid, typed.user) {
+    let who = typed.who.as_deref().map(plan::local).transpose()?;
+    let (uid, user, unit) = match who {
+        None => (typed.uid, typed.user, None),
+        Some(Local::User(name)) => (None, Some(name), None),
+        Some(Local::Uid(uid)) => (Some(uid.0), None, None),
+        Some(Local::Unit(unit)) => (None, None, Some(unit)),
+        Some(other) => return Err(plan::policies::not_a_process(&other)),
+    };
+    let uid = match (uid, user) {
         (Some(uid), _) => Some(plan::real_uid(uid)?),
         (None, Some(user)) => Some(users::get_user_by_name(&user).map(|u| u.uid()).ok_or_else(|| {
             let what = format!("there is no user {}", quoted(&user));
             Problem::new(Exit::NotFound, what, "this system knows no such name")
-                .next("give --uid for a user who is gone")
+                .next("give uid:N for a user who is gone")
         })?),
         (None, None) => None,
     };
     Ok(Query {
         uid,
+        unit,
         secret: typed
             .secret
             .map(|s| plan::name(&s))

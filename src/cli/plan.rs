@@ -55,6 +55,8 @@ pub enum Plan {
         target: why::Target,
         /// For whom.
         about: WhyAbout,
+        /// What a denial is.
+        denial: Denial,
     },
     /// The latest records, and those to come.
     Tail {
@@ -121,6 +123,15 @@ pub struct Restore {
     pub trial: Trial,
     /// Whether the recovery key is read from standard input.
     pub recovery_key: bool,
+}
+
+/// What it is for a command to find that somebody may not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denial {
+    /// An answer like another.
+    Told,
+    /// Exit 3.
+    Exit,
 }
 
 /// Where a value is read from.
@@ -191,14 +202,19 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
         Command::Versions { name: n } => Plan::Ask(Request::Versions { name: name(&n)? }),
         Command::Guardrail(command) => Plan::Ask(policies::guardrail(command)?),
         Command::Identity(command) => Plan::Ask(policies::identity(command)?),
-        Command::Policy(policy) => plan_policy(policy)?,
+        Command::Policy(policy) => policies::policy(policy)?,
         Command::Why(w) => Plan::Why {
             target: why::Target::parse(&w.secret)?,
-            about: match (w.user, w.uid, w.pid) {
-                (Some(user), _, _) => WhyAbout::User(user),
-                (_, Some(uid), _) => WhyAbout::Uid(real_uid(uid)?),
-                (_, _, Some(pid)) => WhyAbout::Pid(pid),
-                (None, None, None) => WhyAbout::Latest,
+            denial: match w.who.is_some() || w.pid.is_some() {
+                true => Denial::Exit,
+                false => Denial::Told,
+            },
+            about: match (w.who, w.user, w.uid, w.pid) {
+                (Some(who), ..) => policies::about(&who)?,
+                (_, Some(user), ..) => WhyAbout::User(user),
+                (_, _, Some(uid), _) => WhyAbout::Uid(real_uid(uid)?),
+                (.., Some(pid)) => WhyAbout::Pid(pid),
+                (None, None, None, None) => WhyAbout::Latest,
             },
         },
         Command::Delete(delete) => Plan::Ask(plan_delete(delete)?),
@@ -329,70 +345,6 @@ fn typed_value(name: &SecretName) -> Problem {
     ))
 }
 
-fn plan_policy(policy: args::Policy) -> Result<Plan, Problem> {
-    let rules = |who: &[String], rule: fn(Local) -> Rule| {
-        who.iter()
-            .map(|w| local(w).map(rule))
-            .collect::<Result<Vec<_>, _>>()
-    };
-    Ok(Plan::Ask(match policy {
-        args::Policy::Get { name: n } => Request::PolicyGet { name: name(&n)? },
-        args::Policy::Set {
-            name: n,
-            file,
-            dry_run: true,
-            strict,
-        } => {
-            return Ok(Plan::PolicyDryRun {
-                name: name(&n)?,
-                text: document(&file)?,
-                strict,
-            });
-        }
-        args::Policy::Set {
-            name: n,
-            file,
-            strict,
-            dry_run: false,
-        } => Request::PolicySet {
-            name: name(&n)?,
-            text: document(&file)?,
-            strict,
-        },
-        args::Policy::Allow { name: n, who } => Request::PolicyAdd {
-            name: name(&n)?,
-            rules: rules(&who, Rule::Allow)?,
-        },
-        args::Policy::Deny { name: n, who } => Request::PolicyAdd {
-            name: name(&n)?,
-            rules: rules(&who, Rule::Deny)?,
-        },
-        args::Policy::Check {
-            first,
-            second,
-            name: flag,
-            strict,
-        } => {
-            let (named, file) = match second {
-                Some(file) => (Some(first.to_string_lossy().into_owned()), file),
-                None => (None, first),
-            };
-            if named.is_some() && flag.is_some() {
-                return Err(
-                    Problem::new(Exit::Usage, "nothing was checked", "the secret is named twice")
-                        .next("leave --name away"),
-                );
-            }
-            Request::PolicyCheck {
-                name: named.or(flag).map(|n| name(&n)).transpose()?,
-                text: document(&file)?,
-                strict,
-            }
-        }
-        args::Policy::Explain(typed) => return policies::explain(*typed),
-    }))
-}
-
 fn trial(dry_run: bool) -> Trial {
     match dry_run {
         true => Trial::DryRun,
@@ -446,7 +398,7 @@ fn directory(text: &str) -> Result<String, Problem> {
     Ok(name(text.strip_suffix('/').unwrap_or(text))?.to_string())
 }
 
-fn local(text: &str) -> Result<Local, Problem> {
+pub fn local(text: &str) -> Result<Local, Problem> {
     text.parse::<Local>().map_err(|e| {
         Problem::new(Exit::Usage, format!("{} does not say who", quoted(text)), e)
             .next("write user:NAME, uid:N, group:NAME, gid:N or unit:NAME.service")

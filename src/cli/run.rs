@@ -1,7 +1,7 @@
 //! A plan → done, with the answer printed.
 
 use super::plan::policies::Target;
-use super::plan::{Plan, ValueFrom, Which};
+use super::plan::{Denial, Plan, ValueFrom, Which};
 use super::render::Output;
 use super::value::{self, Limit};
 use super::{
@@ -60,7 +60,11 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
         Plan::PolicyDryRun { name, text, strict } => {
             dry_run::policy(name, text, strict, &mut *world.backend(store)?, output)
         }
-        Plan::Why { target, about } => refusal(&target, &about, &mut *world.backend(store)?, output),
+        Plan::Why {
+            target,
+            about,
+            denial,
+        } => refusal(&target, (&about, denial), &mut *world.backend(store)?, output),
         Plan::Tail { lines, follow } => log::tail(store, lines, follow, output),
         Plan::Query(query) => log::query(store, &query, output),
         Plan::Mount {
@@ -317,7 +321,7 @@ fn show(request: &Request, reply: &Value, output: &mut Output) -> Result<(), Sto
 
 fn refusal(
     target: &why::Target,
-    about: &WhyAbout,
+    (about, denial): (&WhyAbout, Denial),
     backend: &mut dyn Backend,
     output: &mut Output,
 ) -> Result<(), Stop> {
@@ -336,7 +340,13 @@ fn refusal(
             about: about.clone(),
         };
         match backend.call(&request, None) {
-            Ok(reply) => return show(&request, &reply, output),
+            Ok(reply) => {
+                show(&request, &reply, output)?;
+                return match denial {
+                    Denial::Exit if reply["decision"] != "allow" => Err(Stop::Answered(Exit::Denied)),
+                    Denial::Exit | Denial::Told => Ok(()),
+                };
+            }
             Err(problem) if problem.exit == Exit::NotFound => answer = Err(problem),
             Err(problem) => return Err(problem.into()),
         }

@@ -46,9 +46,9 @@ pub fn check(store: &Path, file: Option<&Path>, world: &dyn World, output: &mut 
         ));
     }
     // The store's own is held against what the store has sealed, where that can be asked.
-    let (sealed, unasked) = match file {
+    let (sealed, drift, unasked) = match file {
         None => sealed(store, world),
-        Some(_) => (json!([]), None),
+        Some(_) => (json!([]), json!([]), None),
     };
     warnings.extend(unasked);
     let agrees = sealed.as_array().is_none_or(Vec::is_empty);
@@ -56,7 +56,7 @@ pub fn check(store: &Path, file: Option<&Path>, world: &dyn World, output: &mut 
         let settings = json!(config);
         output.json(
             &json!({ "ok": agrees, "file": path.to_string_lossy(), "present": present,
-            "settings": settings, "differences": sealed, "warnings": warnings }),
+            "settings": settings, "differences": sealed, "drift": drift, "warnings": warnings }),
         )?;
         return if agrees {
             Ok(())
@@ -74,6 +74,9 @@ pub fn check(store: &Path, file: Option<&Path>, world: &dyn World, output: &mut 
     for warning in warnings {
         output.line(&format!("warning: {warning}"))?;
     }
+    for line in view::readers::drift(&drift) {
+        output.line(&format!("drift: {line}"))?;
+    }
     for line in view::differences(&sealed) {
         output.line(&line)?;
     }
@@ -89,18 +92,22 @@ pub fn check(store: &Path, file: Option<&Path>, world: &dyn World, output: &mut 
     }
 }
 
-/// How the file differs from what is sealed; or why that is not known.
-fn sealed(store: &Path, world: &dyn World) -> (Value, Option<String>) {
-    let status = world
-        .backend(store)
-        .and_then(|mut backend| backend.call(&Request::Status, None));
-    match status {
-        Ok(status) => (
+/// How the file differs from what is sealed, and which accounts drifted; or why that is not known.
+fn sealed(store: &Path, world: &dyn World) -> (Value, Value, Option<String>) {
+    let asked = world.backend(store).and_then(|mut backend| {
+        let status = backend.call(&Request::Status, None)?;
+        let drift = backend.call(&Request::Drift, None)?["drift"].clone();
+        Ok((status, drift))
+    });
+    match asked {
+        Ok((status, drift)) => (
             json!(status["config"].as_array().cloned().unwrap_or_default()),
+            drift,
             None,
         ),
-        Err(e) if e.exit == Exit::NotFound => (json!([]), None),
+        Err(e) if e.exit == Exit::NotFound => (json!([]), json!([]), None),
         Err(e) => (
+            json!([]),
             json!([]),
             Some(format!("what the store has sealed could not be asked: {}", e.why)),
         ),

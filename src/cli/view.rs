@@ -1,6 +1,7 @@
 //! Replies as people read them. With `--json` a reply is printed as it is.
 
 mod layers;
+pub mod readers;
 
 use super::log::one_line;
 use super::render::{cell, count, facts, list, table, time};
@@ -41,6 +42,7 @@ pub fn view(request: &Request, reply: &Value) -> View {
         Request::PolicyGet { name } => policy(name.as_str(), reply),
         Request::PolicySet { name, .. } => told(format!("Policy of {name} set\n{}", readers(reply))),
         Request::PolicyAdd { name, .. } => told(format!("Policy of {name} changed\n{}", readers(reply))),
+        Request::PolicyTakeOut { .. } => readers::taken_out(reply),
         Request::PolicyCheck { .. } => View {
             asked: true,
             ..told(format!("The policy is valid\n{}", readers(reply)))
@@ -57,6 +59,8 @@ pub fn view(request: &Request, reply: &Value) -> View {
         // Printed by its own, with the file's name.
         Request::Backup => asked(String::new()),
         Request::StoreCheck => asked(check(reply)),
+        // Part of other answers.
+        Request::Drift => asked(String::new()),
         Request::Status => View {
             notes: differences(&reply["config"]),
             ..asked(status(reply))
@@ -86,22 +90,17 @@ fn warnings(reply: &Value) -> Vec<String> {
     warnings.iter().map(|w| format!("warning: {}", cell(w))).collect()
 }
 
-fn lines_of(value: &Value) -> Option<String> {
-    let items = value.as_array().filter(|items| !items.is_empty())?;
-    Some(items.iter().map(cell).collect::<Vec<_>>().join("\n"))
-}
-
 /// Who may read, or that nobody does.
 fn readers(reply: &Value) -> String {
-    let rows = [(
-        "  read by",
-        lines_of(&reply["readers"]).unwrap_or_else(|| "nobody".into()),
-    )];
-    if reply["readers"].is_null() {
-        String::new()
-    } else {
-        facts(&rows)
+    match reply["readers"].is_null() {
+        true => String::new(),
+        false => facts(&[("  read by", read_by(reply).unwrap_or_else(|| "nobody".into()))]),
     }
+}
+
+fn read_by(reply: &Value) -> Option<String> {
+    let lines = readers::lines(&reply["readers"]);
+    (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
 fn put(reply: &Value) -> String {
@@ -116,7 +115,7 @@ fn put(reply: &Value) -> String {
     let nobody = || format!("nobody yet: wardfs policy allow {name} user:NAME");
     let mut rows = vec![
         ("  version", cell(&reply["version"])),
-        ("  read by", lines_of(&reply["readers"]).unwrap_or_else(nobody)),
+        ("  read by", read_by(reply).unwrap_or_else(nobody)),
     ];
     if reply["root_may_read"] == false {
         rows.push(("  root", "may not read it: nothing allows root".into()));
@@ -180,6 +179,7 @@ fn names(reply: &Value) -> View {
                 short(&s["labels"]["current"]),
                 cell(&s["size"]),
                 time(&s["changed"]),
+                readers::cell(&s["readers"]),
                 hidden.into(),
                 if s["broken"] == true {
                     "DAMAGED: wardfs store check".into()
@@ -190,7 +190,15 @@ fn names(reply: &Value) -> View {
         })
         .collect();
     let text = table(
-        &["NAME", "CURRENT", "SIZE", "CHANGED", "VISIBILITY", "DESCRIPTION"],
+        &[
+            "NAME",
+            "CURRENT",
+            "SIZE",
+            "CHANGED",
+            "READERS",
+            "VISIBILITY",
+            "DESCRIPTION",
+        ],
         &rows,
     );
     View {
@@ -224,11 +232,10 @@ fn describe(reply: &Value) -> String {
         rows.extend(given(key));
     }
     if !reply["readers"].is_null() {
-        rows.push((
-            "read by",
-            lines_of(&reply["readers"]).unwrap_or_else(|| "nobody".into()),
-        ));
+        rows.push(("read by", read_by(reply).unwrap_or_else(|| "nobody".into())));
     }
+    let drift = readers::drift(&reply["drift"]);
+    rows.extend((!drift.is_empty()).then(|| ("drift", drift.join("\n"))));
     if let Some(may) = reply["you_may_read"].as_bool() {
         rows.push(("you", if may { "may read it" } else { "may not read it" }.into()));
     }
@@ -359,6 +366,9 @@ fn check(reply: &Value) -> String {
             cell(&problem["name"])
         };
         text += &format!("✗ {name}: {}\n", cell(&problem["what"]));
+    }
+    for line in readers::drift(&reply["drift"]) {
+        text += &format!("  drift: {line}\n");
     }
     text
 }

@@ -10,7 +10,7 @@ use crate::id::ROOT;
 use crate::lifecycle::{Care, Lifecycle, PolicyEdit};
 use crate::problem::{Exit, Problem};
 use crate::report::Report;
-use crate::vault::{Vault, VaultError};
+use crate::vault::{Trial, Vault, VaultError};
 
 use super::protocol::{Enclosed, LayerChange, Request};
 
@@ -91,9 +91,23 @@ impl Desk {
                 self.lifecycle
                     .set_policy(name, PolicyEdit::Add(rules), Care::Warn, caller)
             }
-            Request::PolicyCheck { name, text, strict } => {
-                self.lifecycle
-                    .check_policy(name.as_ref(), text, Care::strict(*strict), caller)
+            Request::PolicyTakeOut {
+                name,
+                from,
+                who,
+                dry_run,
+            } => {
+                let trial = if *dry_run { Trial::DryRun } else { Trial::Real };
+                self.lifecycle.take_out(name, (*from, who), trial, caller)
+            }
+            Request::PolicyCheck {
+                name,
+                text,
+                strict,
+                comparison,
+            } => {
+                let how = (Care::strict(*strict), *comparison);
+                self.lifecycle.check_policy(name.as_ref(), text, how, caller)
             }
             Request::PolicyExplain { name, question } => self.report.explain(name, question, caller),
             Request::Layers { kind } => self.report.layers(*kind, caller),
@@ -111,6 +125,7 @@ impl Desk {
             Request::Delete { name, purge, dry_run } => self.lifecycle.delete(name, *purge, *dry_run, caller),
             Request::Backup => self.backup(enclosed, told, caller),
             Request::StoreCheck => self.store_check(told, caller),
+            Request::Drift => Ok(json!({ "drift": self.report.drift(caller) })),
             Request::Status => Ok(self.status(caller)),
             Request::ConfigAccept { dry_run, digest } => {
                 self.lifecycle
@@ -162,6 +177,7 @@ impl Desk {
         let ok = findings.problems.is_empty();
         let mut answer = json!(findings);
         answer["ok"] = json!(ok);
+        answer["drift"] = json!(self.report.drift(caller));
         Ok(answer)
     }
 

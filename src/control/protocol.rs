@@ -9,9 +9,9 @@ use crate::id::SecretName;
 use crate::problem::Problem;
 use crate::secret::SecretBytes;
 
-pub use crate::lifecycle::{LabelMove, Put, Rule, TagChange};
-pub use crate::policy::Attached;
-pub use crate::report::{LayerKind, Question, Subject, WhyAbout};
+pub use crate::lifecycle::{Comparison, LabelMove, Put, Rule, TagChange, TakenFrom};
+pub use crate::policy::{Attached, Local};
+pub use crate::report::{LayerKind, Question, Subject, Whom, WhyAbout};
 pub use crate::vault::{LayerKey, Visibility};
 
 /// The protocol's version, and the oldest reader that understands it.
@@ -110,6 +110,17 @@ pub enum Request {
         /// Who is allowed or denied reading.
         rules: Vec<Rule>,
     },
+    /// Take principals out of statements.
+    PolicyTakeOut {
+        /// Whose.
+        name: SecretName,
+        /// Out of which.
+        from: TakenFrom,
+        /// Whom.
+        who: Vec<Local>,
+        /// Only say what would change.
+        dry_run: bool,
+    },
     /// Validate a document as `PolicySet` would, and change nothing.
     PolicyCheck {
         /// For which secret's name.
@@ -119,6 +130,9 @@ pub enum Request {
         /// Whether what warns is refused.
         #[serde(default)]
         strict: bool,
+        /// Whether it is compared with the policy in force.
+        #[serde(default)]
+        comparison: Comparison,
     },
     /// What the policy says to somebody, and what would change it.
     PolicyExplain {
@@ -169,6 +183,8 @@ pub enum Request {
     Backup,
     /// Check every record of the store.
     StoreCheck,
+    /// Accounts that went or changed since policies were set.
+    Drift,
     /// The serving process and its counters.
     Status,
     /// Put in force what the configuration's file decides.

@@ -1,15 +1,18 @@
 //! Setting policies: resolving their names, adding rules to them.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Lifecycle, Rule};
-use crate::access::Caller;
+use crate::access::{Asked, Caller, Faces};
 use crate::audit::{Event, Value as Parameter};
 use crate::clock::Timestamp;
 use crate::id::SecretName;
-use crate::policy::{Action, Concern, Effect, ExtendError, Local, PolicyError, PolicyRecord, Warning};
+use crate::policy::{
+    Action, Claim, Concern, Effect, ExtendError, Local, PolicyError, PolicyRecord, Purpose, Warning,
+};
 use crate::problem::{Exit, Problem};
-use crate::vault::ChangeKind;
+use crate::vault::{ChangeKind, Secret};
 
 /// How a policy is changed.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +30,17 @@ pub enum Care {
     Warn,
     /// It is refused.
     Strict,
+}
+
+/// Whether a document that is only checked is compared with the policy in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Comparison {
+    /// It stands alone.
+    #[default]
+    None,
+    /// Who would gain and who would lose reading is said.
+    WithToday,
 }
 
 impl Care {
@@ -95,8 +109,15 @@ impl Lifecycle {
             Ok((meanings, body))
         });
         let meanings = answer.map_err(|e| self.unprefixed(e, &what))?;
+        let remaining = match edit {
+            PolicyEdit::Add(rules) => self.over_denies(name, rules, &mut warnings),
+            PolicyEdit::Replace(_) => None,
+        };
         let mut answer = self.who_reads(name, warnings);
         answer["resolved"] = json!(meanings);
+        if let Some(remaining) = remaining {
+            answer["remaining"] = json!(remaining);
+        }
         Ok(answer)
     }
 
@@ -109,7 +130,7 @@ impl Lifecycle {
         &self,
         name: Option<&SecretName>,
         text: &str,
-        care: Care,
+        (care, comparison): (Care, Comparison),
         caller: &mut C,
     ) -> Result<Value, Problem> {
         let (what, action) = ("the policy was not checked", Action::ValidateResourcePolicy);
@@ -136,6 +157,9 @@ impl Lifecycle {
                 decided.map(drop).map_err(refused)?;
             }
         }
+        if comparison == Comparison::WithToday {
+            self.describes(secret.as_deref(), name, caller)?;
+        }
         let what = "the policy is not valid";
         let name = name.unwrap_or(&any);
         let arn = secret.as_ref().and_then(|s| s.meta.arn.as_deref());
@@ -143,7 +167,71 @@ impl Lifecycle {
         care.judge(&found, what)?;
         let compiled = record.compile(name, arn).map_err(|e| bad_policy(what, &e))?;
         let warnings: Vec<String> = found.iter().map(ToString::to_string).collect();
-        Ok(json!({ "valid": true, "readers": crate::policy::readers(&compiled), "warnings": warnings }))
+        let people = Faces::new(&*self.directory);
+        let secret = secret.as_deref();
+        let readers = |policy| {
+            self.access
+                .readers_as(&state, (secret, name), Some(policy), &people)
+        };
+        let after = readers((&compiled, &record));
+        let mut answer = json!({ "valid": true, "readers": after, "warnings": warnings });
+        if comparison == Comparison::WithToday {
+            let before = secret
+                .map(|s| self.access.readers(&state, s, &people))
+                .unwrap_or_default();
+            let (gain, lose) = crate::policy::difference(&before, &after, &people);
+            answer["gain"] = json!(gain);
+            answer["lose"] = json!(lose);
+        }
+        Ok(answer)
+    }
+
+    /// Who is told who would gain and lose is told who reads now.
+    fn describes<C: Caller>(
+        &self,
+        secret: Option<&Secret>,
+        name: Option<&SecretName>,
+        caller: &mut C,
+    ) -> Result<(), Problem> {
+        let (what, action) = ("the policy was not compared", Action::DescribeSecret);
+        let Some(secret) = secret else {
+            let why = name.map_or("no secret is named".into(), |n| format!("there is no secret {n}"));
+            return Err(Problem::new(Exit::NotFound, what, why).next("see the names: wardfs list"));
+        };
+        self.sound(secret, caller, what)?;
+        let decided = (self.access).decide(secret, action, Purpose::Describe, Asked::secret(), caller);
+        let refusal = match decided {
+            Ok(_grant) => return Ok(()),
+            Err(refusal) => refusal,
+        };
+        let _told = self.access.refuse(secret, refusal, Event::DescribeSecret, caller);
+        Err(refusal.problem(what, action))
+    }
+
+    /// What keeps those out who were allowed; `None` where nobody was.
+    fn over_denies(
+        &self,
+        name: &SecretName,
+        rules: &[Rule],
+        warnings: &mut Vec<String>,
+    ) -> Option<Vec<Value>> {
+        let state = self.access.vault().state();
+        let secret = state.secrets.by_name(name.as_str())?;
+        let (policy, record) = (secret.policy.as_ref()?, secret.meta.policy.as_deref()?);
+        let allowed = rules.iter().filter_map(|rule| match rule {
+            Rule::Allow(who) => Some(who),
+            Rule::Deny(_) => None,
+        });
+        let claims: Vec<Claim> = allowed.filter_map(|who| record.meant(who)).collect();
+        let none_allowed = !rules.iter().any(|rule| matches!(rule, Rule::Allow(_)));
+        let people = Faces::new(&*self.directory);
+        let about = (&*claims, Effect::Deny);
+        let remaining = self.remaining((&state, secret), Some((policy, record)), about, &people);
+        for row in &remaining {
+            let [who, words] = ["who", "words"].map(|key| row[key].as_str().unwrap_or_default());
+            warnings.push(format!("{who}: no effect: {words}"));
+        }
+        (!none_allowed).then_some(remaining)
     }
 
     pub(super) fn resolve(

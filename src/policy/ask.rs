@@ -4,7 +4,7 @@
 //! it cannot be known. So it allows nothing, and a Deny denies by it, with `Not…` or without.
 
 use super::document::Effect;
-use super::facts::{Facts, Request};
+use super::facts::{Breadth, Facts, Request};
 use super::layers::Shared;
 use super::pattern::{eq_ignore_case, glob};
 use super::resource::secret_id_matches;
@@ -253,6 +253,9 @@ impl<'a, F: Facts + ?Sized> Asker<'a, F> {
                     }
                     own.for_each(|(_, name)| visit(has, Some(&[Value::Text(name)])));
                 };
+                if self.is_kind() {
+                    return visit(Tri::Unknown, None);
+                }
                 named(self.facts.uid(), Tri::Yes, visit);
                 self.other_uids(&mut |uid| match uid {
                     Some(uid) => named(uid, Tri::Unknown, visit),
@@ -277,7 +280,10 @@ impl<'a, F: Facts + ?Sized> Asker<'a, F> {
                         }
                     }
                 };
-                group(gid, Tri::Yes, visit);
+                let kind = self.is_kind();
+                if !kind {
+                    group(gid, Tri::Yes, visit);
+                }
                 match self.facts.groups() {
                     Some(groups) => groups
                         .iter()
@@ -288,11 +294,15 @@ impl<'a, F: Facts + ?Sized> Asker<'a, F> {
                         visit(Tri::Unknown, None);
                     }
                 }
+                if kind {
+                    return visit(Tri::Unknown, None);
+                }
                 self.other_groups(&mut |gid| match gid {
                     Some(gid) => group(gid, Tri::Unknown, visit),
                     None => visit(Tri::Unknown, None),
                 });
             }
+            Origin::Uid | Origin::Gid if self.is_kind() => visit(Tri::Unknown, None),
             Origin::Uid => {
                 visit(Tri::Yes, Some(&[Value::Number(self.facts.uid().0.into())]));
                 self.other_uids(&mut |uid| match uid {
@@ -402,8 +412,16 @@ impl<'a, F: Facts + ?Sized> Asker<'a, F> {
         })
     }
 
+    /// Whether it is a kind of callers who asks: some have an id that is not known of all.
+    fn is_kind(&self) -> bool {
+        self.facts.breadth() == Breadth::Kind
+    }
+
     /// Whether the uid is one of those.
     fn uid(&mut self, is: impl Fn(Uid) -> bool) -> Tri {
+        if self.is_kind() {
+            return Tri::Unknown;
+        }
         if is(self.facts.uid()) {
             return Tri::Yes;
         }
@@ -418,6 +436,9 @@ impl<'a, F: Facts + ?Sized> Asker<'a, F> {
 
     /// Whether the gid is one of those. Who has several groups can choose which of them is his gid.
     fn gid(&mut self, is: impl Fn(Gid) -> bool) -> Tri {
+        if self.is_kind() {
+            return Tri::Unknown;
+        }
         if is(self.facts.gid()) {
             return Tri::Yes;
         }
@@ -445,10 +466,12 @@ impl<'a, F: Facts + ?Sized> Asker<'a, F> {
 
     /// The same, of what his process shows alone.
     pub fn own_groups(&mut self, is: impl Fn(Gid) -> bool) -> Tri {
-        if is(self.facts.gid()) {
+        let kind = self.is_kind();
+        if !kind && is(self.facts.gid()) {
             return Tri::Yes;
         }
         match self.facts.groups() {
+            Some(groups) if kind && !groups.iter().any(|g| is(*g)) => Tri::Unknown,
             Some(groups) => groups.iter().any(|g| is(*g)).into(),
             None => {
                 self.lacking = true;

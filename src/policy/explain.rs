@@ -61,6 +61,15 @@ impl Documents {
         }
     }
 
+    /// A part of a statement, as a clause.
+    pub(super) fn condition(&self, basis: Basis, part: Part) -> String {
+        match (self.statement(basis), part) {
+            (_, Part::Resource) => "its resource is this secret".into(),
+            (Some(statement), part) => words_of(part, statement),
+            (None, _) => "its conditions hold".into(),
+        }
+    }
+
     fn statement(&self, basis: Basis) -> Option<&Statement> {
         let index = basis.statement? as usize;
         let among = |all: &'_ [Document]| -> Option<(usize, usize)> {
@@ -158,7 +167,7 @@ pub fn explain<F: Facts + ?Sized>(
     }
 }
 
-fn place(layers: &Layers<'_>, basis: Basis) -> String {
+pub(super) fn place(layers: &Layers<'_>, basis: Basis) -> String {
     let id = printable(layers.statement_id(basis).unwrap_or("?"));
     match basis.layer {
         Layer::Guardrail => format!("guardrail statement {id}"),

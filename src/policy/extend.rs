@@ -47,7 +47,12 @@ impl PolicyRecord {
         };
         let mut added = Vec::new();
         let mut by_number = Vec::new();
+        let mut kept = Vec::new();
         for (effect, who) in rules {
+            // Whoever is denied may be gone by now: he is whom the policy has meant.
+            if *effect == Effect::Deny && record.means_one_gone(who, directory) {
+                kept.push(who.clone());
+            }
             let who = match record.number_for(who, directory)? {
                 Some(number) => {
                     by_number.push((who, number.clone()));
@@ -68,6 +73,7 @@ impl PolicyRecord {
         for principal in document.statements.iter().flat_map(|s| &s.principal.items) {
             if let Principal::Local(local) = principal
                 && added.contains(&local.value)
+                && !kept.contains(&local.value)
             {
                 resolver.local(&local.value, local.at, None)?;
             }
@@ -115,6 +121,15 @@ impl PolicyRecord {
             }),
             (None, Some(id)) if self.text.to_ascii_lowercase().contains(key) => Ok(Some(number(id))),
             _ => Ok(None),
+        }
+    }
+
+    /// Whether it knows a name of which there is no account now.
+    fn means_one_gone(&self, who: &Local, directory: &dyn Directory) -> bool {
+        match who {
+            Local::User(name) => self.users.contains_key(name) && directory.uid_of(name).is_none(),
+            Local::Group(name) => self.groups.contains_key(name) && directory.gid_of(name).is_none(),
+            _ => false,
         }
     }
 

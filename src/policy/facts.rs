@@ -10,6 +10,10 @@ use crate::id::{Gid, Label, SecretId, SecretName, Uid, VersionId};
 /// What is known of the caller. The costly facts are asked for only if the outcome depends on them; one may be
 /// asked for more than once in a decision, so an implementation keeps its first answer.
 pub trait Facts {
+    /// Whether it is one caller who asks, or any of a kind.
+    fn breadth(&self) -> Breadth {
+        Breadth::One
+    }
     /// The kernel's word.
     fn uid(&self) -> Uid;
     /// The kernel's word.
@@ -39,6 +43,15 @@ pub trait Facts {
     fn given(&self) -> Option<&Given> {
         None
     }
+}
+
+/// Of how many callers facts are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Breadth {
+    /// Of one.
+    One,
+    /// Of all of a kind, who have in common what the facts say; what they do not say differs, ids included.
+    Kind,
 }
 
 /// What can be seen of a process beside its ids. Hardening, and no boundary.

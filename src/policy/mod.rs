@@ -16,6 +16,7 @@ mod decide;
 mod deciding;
 mod diagnostic;
 mod document;
+mod drift;
 mod edit;
 mod explain;
 mod extend;
@@ -23,23 +24,27 @@ mod facts;
 mod foreign;
 mod gain;
 mod json;
+mod kind;
 mod layers;
 mod operator;
 mod parse;
 mod pattern;
 mod principal;
 mod reach;
+mod readers;
+mod reading;
 mod record;
 mod resource;
 mod role;
 mod rule;
 mod simulate;
+mod takeout;
 mod template;
 mod value;
 mod words;
 
 pub use action::{Action, Purpose, UnknownAction};
-pub use compile::{Compilations, Compiled, readers};
+pub use compile::{Compilations, Compiled};
 pub use condition::Key;
 pub use decide::{
     Administration, Basis, Decision, Grant, Layer, Layers, Reason, Refusal, Traced, decide, trace,
@@ -47,10 +52,11 @@ pub use decide::{
 pub use deciding::{Deciding, Difference};
 pub use diagnostic::{Concern, PolicyError, Warning};
 pub use document::{Clause, Condition, Document, Effect, Place, Principal, Statement, Version};
+pub use drift::Drift;
 pub use edit::Change;
 pub use explain::{Answer, Documents, Explanation, explain};
 pub use extend::ExtendError;
-pub use facts::{Facts, Given, NO_TAGS, ProcessState, Request};
+pub use facts::{Breadth, Facts, Given, NO_TAGS, ProcessState, Request};
 pub use gain::{Extent, Gain, Side, gain};
 pub use json::Text;
 pub use layers::{Attached, GuardrailRecord, IdentityRecord, MAX_GUARDRAILS, MAX_IDENTITIES, Shared};
@@ -58,9 +64,12 @@ pub use operator::{Comparison, Operator, Order, Quantifier};
 pub use parse::MAX_BYTES;
 pub use principal::{Directory, Local, LocalError, PrincipalMap};
 pub use reach::{Claim, Elsewhere, Kept, elsewhere};
+pub use readers::{Standing, readers, standing};
+pub use reading::{People, Reader, Reading, difference};
 pub use record::{Grammar, PolicyRecord};
 pub use rule::{Part, Scope};
 pub use simulate::{Scenario, ScenarioError, simulate};
+pub use takeout::{TakeOut, TakeOutError, TakenOut};
 
 #[cfg(test)]
 mod tests;

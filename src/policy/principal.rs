@@ -204,6 +204,24 @@ pub trait Directory {
     fn users(&self) -> Vec<(String, Uid)>;
     /// All groups that can be enumerated.
     fn groups(&self) -> Vec<(String, Gid)>;
+    /// The name of the uid; the first of several.
+    fn user_name(&self, uid: Uid) -> Option<String> {
+        self.users()
+            .into_iter()
+            .find(|(_, u)| *u == uid)
+            .map(|(name, _)| name)
+    }
+    /// The name of the gid; the first of several.
+    fn group_name(&self, gid: Gid) -> Option<String> {
+        self.groups()
+            .into_iter()
+            .find(|(_, g)| *g == gid)
+            .map(|(name, _)| name)
+    }
+    /// All groups of the uid's account, its own first; none if it is no account's.
+    fn groups_of(&self, _: Uid) -> Vec<Gid> {
+        Vec::new()
+    }
 }
 
 /// `[principals]` of `wardfs.toml`: for an ARN, the local principals that count as it.

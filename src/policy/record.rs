@@ -3,19 +3,24 @@
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
+use super::action::{Action, Purpose};
 use super::compile::{self, Compiled, Output, Tables, Use, World};
 use super::condition::{Key, dynamic, of_texts};
-use super::diagnostic::{PolicyError, Source, Warning, nearest};
+use super::decide::{Administration, Layers};
+use super::diagnostic::{Concern, PolicyError, Source, Warning, nearest};
 use super::document::{Condition, Document, Principal, Statement, Version};
+use super::explain::Documents;
+use super::facts::Request;
 use super::foreign;
 use super::json::Text;
-use super::layers::Attached;
+use super::layers::{Attached, Shared};
 use super::operator::Comparison;
 use super::pattern::{eq_ignore_case, glob, glob_arn, is_wild};
 use super::principal::{Directory, Local, PrincipalMap};
+use super::readers;
 use super::role::{self, Match, Reach};
 use super::template::Template;
-use crate::id::{DYNAMIC_IDS, SecretName};
+use crate::id::{DYNAMIC_IDS, Label, ROOT, SecretId, SecretName};
 
 /// Whose document it is, which decides about its grammar.
 #[derive(Debug, Clone, Copy)]
@@ -140,7 +145,10 @@ impl PolicyRecord {
             World::Here,
             0,
         )?;
-        warnings.extend(output.warnings);
+        warnings.extend(output.warnings.iter().cloned());
+        if let Kind::Secret(name, arn) = kind {
+            warnings.extend(record.unread(output, source, name, arn));
+        }
         warnings.sort_by_key(|w| (w.line, w.column));
         Ok((record, warnings))
     }
@@ -153,7 +161,39 @@ impl PolicyRecord {
 
     /// What compiling it warns of.
     pub(super) fn check(&self, name: &SecretName, arn: Option<&str>) -> Result<Vec<Warning>, PolicyError> {
-        Ok(self.compile_as(Use::Secret(name, arn), World::Here, 0)?.warnings)
+        let output = self.compile_as(Use::Secret(name, arn), World::Here, 0)?;
+        let mut warnings = output.warnings.clone();
+        warnings.extend(self.unread(output, Source(&self.text), name, arn));
+        Ok(warnings)
+    }
+
+    /// A warning if by this policy alone nobody may read the current version.
+    fn unread(
+        &self,
+        output: Output,
+        source: Source<'_>,
+        name: &SecretName,
+        arn: Option<&str>,
+    ) -> Option<Warning> {
+        let compiled = output.of_secret(name, arn);
+        let current = [Label::current()];
+        let request = Request {
+            arn,
+            labels: &current,
+            ..Request::new(Action::GetSecretValue, Purpose::Read, SecretId(0), name)
+        };
+        let layers = Layers {
+            administration: &Administration {
+                owner: ROOT,
+                group: None,
+                root_describes: false,
+            },
+            shared: &Shared::default(),
+            secret: Some(&compiled),
+        };
+        let message = "nobody may read the secret: what no statement allows is denied";
+        readers::nobody(&layers, &request, &|| Documents::new(Some(self), [], []))
+            .then(|| source.warning(0, message).concern(Concern::Lockout))
     }
 
     pub(super) fn compile_as(

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Report;
-use crate::access::{Asked, Caller, KnownCaller};
+use crate::access::{Asked, Caller, Faces, KnownCaller};
 use crate::id::{Gid, Label, SecretName, quoted};
 use crate::policy::{Action, Answer, Documents, Local, Purpose, explain};
 use crate::problem::{Exit, Problem};
@@ -13,12 +13,22 @@ use crate::vault::Visibility;
 /// Somebody, in words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subject {
-    /// A user, by name or number.
-    pub who: Local,
+    /// Who.
+    pub who: Whom,
     /// His groups, by name or number, in the place of those that he has.
     pub groups: Option<Vec<String>>,
     /// The systemd unit that he is in.
     pub unit: Option<String>,
+}
+
+/// A process that there is, or one that is supposed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Whom {
+    /// A user, by name or number; or a unit, of which some process asks.
+    Somebody(Local),
+    /// A running process, by its pid.
+    Process(u32),
 }
 
 /// What is asked about a secret.
@@ -102,7 +112,7 @@ impl Report {
             state.layers.identities().map(|(_, r)| r),
         );
         let explained = explain(&layers, &documents, &request, &mut about);
-        let who = self.name_of(about.uid);
+        let who = self.called(&about);
         let verb = if explained.decision == Answer::Allow {
             "may"
         } else {
@@ -114,6 +124,8 @@ impl Report {
         answer["who"] = json!(who);
         answer["action"] = json!(action.to_string());
         answer["words"] = json!(words);
+        let people = Faces::new(&*self.directory);
+        answer["drift"] = super::drift::of_all(&state, secret, &people);
         Ok(answer)
     }
 
@@ -126,14 +138,19 @@ impl Report {
             )
             .next("name one of this machine, or its number")
         };
-        let uid = match &subject.who {
+        let who = match &subject.who {
+            Whom::Somebody(local) => local,
+            Whom::Process(pid) => return super::running(*pid, what),
+        };
+        let uid = match who {
+            Local::Unit(unit) => return Ok(super::of_unit(unit)),
             Local::User(user) => self.directory.uid_of(user).ok_or_else(|| unknown("user", user))?,
             Local::Uid(uid) => *uid,
             other => {
                 let why =
                     format!("{other} is no user: processes have a uid, and groups and a unit beside it");
                 return Err(Problem::new(Exit::Usage, what, why)
-                    .next("write --as user:NAME or uid:N, with --groups and --unit"));
+                    .next("write --as user:NAME, uid:N or unit:NAME, with --groups and --unit"));
             }
         };
         let mut caller = self.supposed(uid);
@@ -163,7 +180,7 @@ mod tests {
     fn a_question_survives_its_way_over_the_socket() {
         let question = Question {
             subject: Subject {
-                who: Local::Uid(Uid(7)),
+                who: Whom::Somebody(Local::Uid(Uid(7))),
                 groups: Some(vec!["34".into()]),
                 unit: Some("app.service".into()),
             },

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Report, process};
+use super::Report;
 use crate::access::{Asked, Caller};
 use crate::audit::{Entry, Query};
 use crate::clock::Timestamp;
@@ -28,6 +28,8 @@ pub enum WhyAbout {
     Uid(u32),
     /// A decision made now for a running process, with all its facts.
     Pid(u32),
+    /// A decision made now for some process of a unit.
+    Unit(String),
 }
 
 impl Report {
@@ -47,6 +49,7 @@ impl Report {
         let root = caller.uid() == self.access.vault().administration().owner;
         // To answer a stranger would tell him that a hidden secret exists.
         let concealed = !root && self.concealed(name, caller);
+        let asked_about = about;
         let mut about = match about {
             WhyAbout::Latest if concealed => return Err(none_on_record(name, &what)),
             WhyAbout::Latest if root => return self.latest(name, &what, caller),
@@ -59,15 +62,13 @@ impl Report {
                         &what,
                         format_args!("there is no user {}", quoted(user)),
                     )
-                    .next("name a user of this machine, or give --uid N")
+                    .next("name a user of this machine, or its number: --as uid:N")
                 })?;
                 self.supposed(uid)
             }
             WhyAbout::Uid(uid) => self.supposed(Uid(*uid)),
-            WhyAbout::Pid(pid) => process(*pid).ok_or_else(|| {
-                Problem::new(Exit::NotFound, &what, format_args!("there is no process {pid}"))
-                    .next("give the pid of a process that runs")
-            })?,
+            WhyAbout::Pid(pid) => super::running(*pid, &what)?,
+            WhyAbout::Unit(unit) => super::of_unit(unit),
         };
         if !root && about.uid != caller.uid() {
             return Err(
@@ -111,7 +112,7 @@ impl Report {
         let decision = self
             .access
             .decide(secret, Action::GetSecretValue, Purpose::Read, asked, &mut about);
-        let who = self.name_of(about.uid);
+        let who = self.called(&about);
         let layers = self.access.layers(&state, Some(secret));
         Ok(match decision {
             Ok(grant) => {
@@ -126,13 +127,18 @@ impl Report {
             // Which versions there are is told to those alone who may read them.
             Err(_) if version.is_some() && !root => return Err(no_version()),
             Err(refusal) => {
-                let (words, mend) = self.refusal_words(
+                let (words, mut mend) = self.refusal_words(
                     secret,
                     refusal,
                     layers.statement_id(refusal.basis),
                     about.uid,
                     &who,
                 );
+                if let (WhyAbout::Unit(unit), Layer::Default, Some(mend)) =
+                    (asked_about, refusal.basis.layer, &mut mend)
+                {
+                    *mend = format!("wardfs policy allow {name} unit:{unit}");
+                }
                 json!({ "name": name, "who": who, "decision": decision_code(refusal.reason), "reason": refusal.reason.code(),
                         "layer": refusal.basis.layer.code(), "statement": layers.statement_id(refusal.basis), "words": words,
                         "mend": mend, "record": Value::Null })
@@ -354,7 +360,7 @@ fn unnumbered(record: &Value) -> Value {
 
 fn none_on_record(name: &SecretName, what: &str) -> Problem {
     Problem::new(Exit::NotFound, what, "no refusal is on record")
-        .next(format!("ask about somebody: wardfs why {name} --user NAME"))
+        .next(format!("ask about somebody: wardfs why {name} --as user:NAME"))
 }
 
 fn decision_code(reason: Reason) -> &'static str {

@@ -27,6 +27,10 @@ impl SystemDirectory {
     pub fn gid_of(&self, name: &str) -> Option<Gid> {
         users::get_group_by_name(possible(name)?).map(|g| Gid(g.gid()))
     }
+    /// The name of `uid`, if it has one and it is UTF-8.
+    pub fn user_name(&self, uid: Uid) -> Option<String> {
+        users::get_user_by_uid(uid.0).and_then(|u| text(u.name()))
+    }
     /// The name of `gid`, if it has one and it is UTF-8.
     pub fn group_name(&self, gid: Gid) -> Option<String> {
         users::get_group_by_gid(gid.0).and_then(|g| text(g.name()))

@@ -16,6 +16,7 @@
 
 pub mod attackers;
 pub mod disk;
+pub mod etc;
 pub mod many;
 mod mount;
 pub mod product;

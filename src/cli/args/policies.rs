@@ -57,6 +57,44 @@ Examples:
         #[arg(required = true)]
         who: Vec<String>,
     },
+    /// Take access back: takes someone out of the statements that allow
+    ///
+    /// Out of Allow statements alone, also of one that names several; its conditions stay, and a statement that names
+    /// nobody any more goes. WHO is matched by the name or the id that the policy holds, also of an account that is
+    /// gone. Says what still lets them in. Exit 4 where no such statement names one of them.
+    #[command(after_help = "\
+Examples:
+  wardfs policy revoke app/db/password user:intern --dry-run
+  wardfs policy revoke app/db/password user:intern group:backup
+  wardfs policy revoke app/db/password uid:1007 --json")]
+    Revoke {
+        /// The secret
+        name: String,
+        /// user:NAME, uid:N, group:NAME, gid:N or unit:NAME
+        #[arg(required = true)]
+        who: Vec<String>,
+        /// Only say what would be taken out, and who would lose reading
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Take a denial back: takes someone out of the statements that deny
+    ///
+    /// Out of Deny statements alone; NotPrincipal is left as it is. Says who gains reading by it, and what still keeps
+    /// them out. Exit 4 where no such statement names one of them.
+    #[command(after_help = "\
+Examples:
+  wardfs policy undeny app/db/password user:intern --dry-run
+  wardfs policy undeny app/db/password user:intern")]
+    Undeny {
+        /// The secret
+        name: String,
+        /// user:NAME, uid:N, group:NAME, gid:N or unit:NAME
+        #[arg(required = true)]
+        who: Vec<String>,
+        /// Only say what would be taken out, and who would gain reading
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Say whether a document is valid, and change nothing
     #[command(after_help = "\
 Examples:
@@ -85,6 +123,7 @@ Examples:
   wardfs policy explain app/db/password --as user:www-data
   wardfs policy explain app/db/password --as user:www-data --groups backup --unit app.service --json
   wardfs policy explain app/db/password --as uid:0 --action DeleteSecret
+  wardfs policy explain app/db/password --pid 4242
   wardfs policy explain --policy policy.json --principal arn:aws:iam::111122223333:role/app --resource app/db/password
   wardfs policy explain --policy p.json --guardrail g.json --principal user:app --resource app/db --context aws:SourceIp=192.0.2.7")]
     Explain(Box<Explain>),
@@ -219,9 +258,12 @@ pub struct Explain {
     /// The secret, whose policy and layers decide
     #[arg(required_unless_present_any = ["policy", "identity_policy", "guardrail"], conflicts_with_all = ["policy", "identity_policy", "guardrail"])]
     pub name: Option<String>,
-    /// Who asks: user:NAME or uid:N
+    /// Who asks: user:NAME, uid:N, or unit:NAME for a process of that unit whose user no rule names
     #[arg(long = "as", value_name = "WHO", requires = "name")]
     pub who: Option<String>,
+    /// Who asks: this running process, with all its facts
+    #[arg(long, value_name = "N", requires = "name", conflicts_with_all = ["who", "groups", "unit"])]
+    pub pid: Option<u32>,
     /// His groups, by name or number, his own first (default: those he has)
     #[arg(long, value_name = "GROUP,…", value_delimiter = ',')]
     pub groups: Option<Vec<String>>,

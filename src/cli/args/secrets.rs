@@ -128,13 +128,16 @@ pub struct Why {
     /// The secret, or the path of its file under the mount
     #[arg(value_name = "PATH|NAME")]
     pub secret: String,
-    /// Decide now, for this user with all groups
+    /// Decide now, for user:NAME, uid:N or unit:NAME; exit 0 if it is allowed, 3 if it is denied
+    #[arg(long = "as", value_name = "WHO", group = "about")]
+    pub who: Option<String>,
+    /// Decide now, for this user with all groups (as --as user:NAME; always exit 0)
     #[arg(long, value_name = "NAME", group = "about", value_hint = ValueHint::Username)]
     pub user: Option<String>,
-    /// Decide now, for this uid
+    /// Decide now, for this uid (as --as uid:N; always exit 0)
     #[arg(long, value_name = "N", group = "about")]
     pub uid: Option<u32>,
-    /// Decide now, for this running process
+    /// Decide now, for this running process; exit 0 if it is allowed, 3 if it is denied
     #[arg(long, value_name = "N", group = "about")]
     pub pid: Option<u32>,
 }

@@ -26,7 +26,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   wardfs audit query --denied --since 1d
-  wardfs audit query --secret app/db/password --user www-data
+  wardfs audit query --secret app/db/password --who user:www-data
   wardfs audit query --since 2026-11-25T08:00:00Z --until 2026-11-25T09:00:00Z --json")]
     Query(Query),
     /// Verify the whole log against its keys and its anchor
@@ -40,6 +40,9 @@ Examples:
 /// See [`Audit::Query`].
 #[derive(Args, Debug, Default)]
 pub struct Query {
+    /// Of user:NAME, uid:N or unit:NAME
+    #[arg(long, value_name = "WHO", conflicts_with_all = ["uid", "user"])]
+    pub who: Option<String>,
     /// Of this uid
     #[arg(long, value_name = "N", conflicts_with = "user")]
     pub uid: Option<u32>,

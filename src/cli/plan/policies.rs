@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::{Plan, document, local, name, parse_label};
-use crate::cli::args::policies::{BreakGlass, Explain, Guardrail, Identity};
-use crate::control::protocol::{Attached, LayerChange, LayerKey, LayerKind, Question, Request, Subject};
+use crate::cli::args::policies::{BreakGlass, Explain, Guardrail, Identity, Policy};
+use crate::control::protocol::{self, Rule};
+use crate::control::protocol::{
+    Attached, LayerChange, LayerKey, LayerKind, Local, Question, Request, Subject, Whom, WhyAbout,
+};
 use crate::id::{SecretName, quoted};
 use crate::policy::Scenario;
 use crate::problem::{Exit, Problem};
@@ -27,6 +30,92 @@ pub enum Target {
     Policy(SecretName, Option<String>),
     /// A guardrail.
     Guardrail(String),
+}
+
+/// A command about a secret's own policy.
+pub fn policy(policy: Policy) -> Result<Plan, Problem> {
+    let rules = |who: &[String], rule: fn(Local) -> Rule| {
+        who.iter()
+            .map(|w| local(w).map(rule))
+            .collect::<Result<Vec<_>, _>>()
+    };
+    Ok(Plan::Ask(match policy {
+        Policy::Get { name: n } => Request::PolicyGet { name: name(&n)? },
+        Policy::Set {
+            name: n,
+            file,
+            dry_run: true,
+            strict,
+        } => {
+            return Ok(Plan::PolicyDryRun {
+                name: name(&n)?,
+                text: document(&file)?,
+                strict,
+            });
+        }
+        Policy::Set {
+            name: n,
+            file,
+            strict,
+            dry_run: false,
+        } => Request::PolicySet {
+            name: name(&n)?,
+            text: document(&file)?,
+            strict,
+        },
+        Policy::Allow { name: n, who } => Request::PolicyAdd {
+            name: name(&n)?,
+            rules: rules(&who, Rule::Allow)?,
+        },
+        Policy::Deny { name: n, who } => Request::PolicyAdd {
+            name: name(&n)?,
+            rules: rules(&who, Rule::Deny)?,
+        },
+        Policy::Revoke {
+            name: n,
+            who,
+            dry_run,
+        } => Request::PolicyTakeOut {
+            name: name(&n)?,
+            from: protocol::TakenFrom::Allows,
+            who: who.iter().map(|w| local(w)).collect::<Result<_, _>>()?,
+            dry_run,
+        },
+        Policy::Undeny {
+            name: n,
+            who,
+            dry_run,
+        } => Request::PolicyTakeOut {
+            name: name(&n)?,
+            from: protocol::TakenFrom::Denies,
+            who: who.iter().map(|w| local(w)).collect::<Result<_, _>>()?,
+            dry_run,
+        },
+        Policy::Check {
+            first,
+            second,
+            name: flag,
+            strict,
+        } => {
+            let (named, file) = match second {
+                Some(file) => (Some(first.to_string_lossy().into_owned()), file),
+                None => (None, first),
+            };
+            if named.is_some() && flag.is_some() {
+                return Err(
+                    Problem::new(Exit::Usage, "nothing was checked", "the secret is named twice")
+                        .next("leave --name away"),
+                );
+            }
+            Request::PolicyCheck {
+                name: named.or(flag).map(|n| name(&n)).transpose()?,
+                text: document(&file)?,
+                strict,
+                comparison: protocol::Comparison::None,
+            }
+        }
+        Policy::Explain(typed) => return explain(*typed),
+    }))
 }
 
 pub fn guardrail(command: Guardrail) -> Result<Request, Problem> {
@@ -81,15 +170,21 @@ pub fn explain(typed: Explain) -> Result<Plan, Problem> {
     let Some(secret) = &typed.name else {
         return Ok(Plan::Simulate(Box::new(scenario(typed)?)));
     };
-    let who = typed.who.as_deref().ok_or_else(|| {
-        Problem::new(Exit::Usage, "nothing was explained", "--as does not say who asks")
-            .next("write --as user:NAME or --as uid:N")
-    })?;
+    let who = match (typed.who.as_deref(), typed.pid) {
+        (_, Some(pid)) => Whom::Process(pid),
+        (Some(who), None) => Whom::Somebody(local(who)?),
+        (None, None) => {
+            return Err(
+                Problem::new(Exit::Usage, "nothing was explained", "--as does not say who asks")
+                    .next("write --as user:NAME, --as uid:N, --as unit:NAME.service or --pid N"),
+            );
+        }
+    };
     Ok(Plan::Ask(Request::PolicyExplain {
         name: name(secret)?,
         question: Question {
             subject: Subject {
-                who: local(who)?,
+                who,
                 groups: typed.groups,
                 unit: typed.unit,
             },
@@ -159,6 +254,27 @@ pub fn break_glass(typed: BreakGlass) -> Result<Plan, Problem> {
         reason: typed.reason,
         dry_run: typed.dry_run,
     }))
+}
+
+/// Whom `why` is asked about.
+pub(super) fn about(who: &str) -> Result<WhyAbout, Problem> {
+    match local(who)? {
+        Local::User(name) => Ok(WhyAbout::User(name)),
+        Local::Uid(uid) => Ok(WhyAbout::Uid(uid.0)),
+        Local::Unit(unit) => Ok(WhyAbout::Unit(unit)),
+        other => Err(not_a_process(&other)),
+    }
+}
+
+/// A group or a part of wardfs, where a process is meant.
+pub(in crate::cli) fn not_a_process(who: &Local) -> Problem {
+    let why = "a process has a user and may be in a unit; a group is one of many that it may be in";
+    Problem::new(
+        Exit::Usage,
+        format!("{} is no process", quoted(&who.to_string())),
+        why,
+    )
+    .next("write user:NAME, uid:N or unit:NAME.service")
 }
 
 fn attached(text: &str) -> Result<Attached, Problem> {

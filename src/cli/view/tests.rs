@@ -24,12 +24,12 @@ fn put_says_who_may_read_and_that_root_may_not() {
     });
     let seen = view(
         &put,
-        &json!({"name": "app/x", "version": "v1", "created": true, "readers": ["user www-data (uid 33)", "group backup (gid 34)"],
+        &json!({"name": "app/x", "version": "v1", "created": true, "readers": [{"user": "www-data", "uid": 33}, {"group": "backup", "gid": 34, "except": [{"user": "bob", "uid": 7}]}],
             "root_may_read": false, "warnings": ["w\u{1b}"]}),
     );
     assert_eq!(
         seen.text,
-        "Stored app/x, a new secret\n  version  v1\n  read by  user www-data (uid 33)\n           group backup (gid 34)\n  \
+        "Stored app/x, a new secret\n  version  v1\n  read by  user www-data (uid 33)\n           group backup (gid 34), but not user bob (uid 7)\n  \
          root     may not read it: nothing allows root\n"
     );
     assert_eq!(seen.notes, ["warning: w\\u{1b}"]);
@@ -55,17 +55,18 @@ fn list_is_a_table_and_an_empty_one_is_silent_on_standard_output() {
     let seen = view(
         &request,
         &json!({"secrets": [
-            {"name": "app/x", "labels": {"current": "0123456789abcdef"}, "size": 6, "changed": "2026-11-25T08:30:00.1Z", "visibility": "listed", "description": "a\nb"},
-            {"name": "b", "labels": {}, "size": null, "changed": null, "visibility": "hidden", "description": null},
+            {"name": "app/x", "labels": {"current": "0123456789abcdef"}, "size": 6, "changed": "2026-11-25T08:30:00.1Z", "visibility": "listed", "description": "a\nb",
+             "readers": [{"user": "www", "uid": 33, "when": "wardfs:Unit is a.service"}]},
+            {"name": "b", "labels": {}, "size": null, "changed": null, "visibility": "hidden", "description": null, "readers": []},
             {"name": "c", "labels": {}, "visibility": "listed", "description": "d", "broken": true},
         ]}),
     );
     assert_eq!(
         seen.text,
-        "NAME   CURRENT   SIZE  CHANGED               VISIBILITY  DESCRIPTION\n\
-         app/x  01234567  6     2026-11-25 08:30:00Z  listed      a\\nb\n\
-         b      -         -     -                     hidden\n\
-         c      -         -     -                     listed      DAMAGED: wardfs store check\n"
+        "NAME   CURRENT   SIZE  CHANGED               READERS    VISIBILITY  DESCRIPTION\n\
+         app/x  01234567  6     2026-11-25 08:30:00Z  user:www*  listed      a\\nb\n\
+         b      -         -     -                     nobody     hidden\n\
+         c      -         -     -                     -          listed      DAMAGED: wardfs store check\n"
     );
     let seen = view(&request, &json!({"secrets": []}));
     assert_eq!((seen.text.as_str(), seen.notes.len()), ("", 1));

@@ -19,7 +19,6 @@ use crate::policy::resource::{Resource, Subject};
 use crate::policy::role::{self, names};
 use crate::policy::rule::{Origin, Part, Rule, Rules, Spellings, Test, What, Who, Words};
 use crate::policy::template::Template;
-use crate::policy::words;
 use crate::pool::Pool;
 use others::Others;
 
@@ -66,7 +65,6 @@ pub struct Compiled {
 pub(in crate::policy) struct Body {
     rules: Rules,
     ids: Box<[Box<str>]>,
-    readers: Box<[String]>,
 }
 
 /// Policies of which equal parts are kept once.
@@ -109,13 +107,6 @@ impl Compiled {
     }
 }
 
-/// Who may read the value, in words, one entry a principal: `user www-data (uid 33)`, `group backup (gid 34)`,
-/// `unit app.service`, `anyone`, followed by ` when …` if there are conditions. Entries that begin with
-/// `but not ` are what Deny statements take from the others. Empty if nobody may.
-pub fn readers(policy: &Compiled) -> Vec<String> {
-    policy.body.readers.to_vec()
-}
-
 /// The tables of a record.
 pub(super) struct Tables<'a> {
     pub principals: &'a BTreeMap<String, Vec<Local>>,
@@ -128,7 +119,6 @@ pub(super) struct Output {
     pub rules: Rules,
     /// The statements' names.
     pub ids: Vec<Box<str>>,
-    pub readers: Vec<String>,
     pub warnings: Vec<Warning>,
 }
 
@@ -141,7 +131,6 @@ impl Output {
             body: Arc::new(Body {
                 rules: self.rules,
                 ids: self.ids.into(),
-                readers: self.readers.into(),
             }),
         }
     }
@@ -167,7 +156,6 @@ pub(super) fn compile(
         others: Others::default(),
     };
     let mut rules = Rules::default();
-    let mut readers = words::Readers::default();
     let mut ids: Vec<Box<str>> = Vec::with_capacity(document.statements.len());
     for (index, statement) in (first..).zip(&document.statements) {
         ids.push(match statement.sid.as_deref() {
@@ -178,9 +166,6 @@ pub(super) fn compile(
         let Some(rule) = compiler.rule(index, id, statement)? else {
             continue;
         };
-        if rule.actions.contains(Action::GetSecretValue) {
-            readers.add(statement, tables);
-        }
         match statement.effect {
             Effect::Allow => rules.allows.push(rule),
             Effect::Deny => rules.denies.push(rule),
@@ -188,19 +173,9 @@ pub(super) fn compile(
     }
     rules.sort();
     compiler.open_but_for_some(document);
-    let readers = readers.finish();
     compiler.finish(document);
-    let mut warnings = compiler.warnings;
-    if readers.is_empty() && matches!(purpose, Use::Secret(..)) {
-        let message = "nobody may read the secret: what no statement allows is denied";
-        warnings.push(source.warning(0, message).concern(Concern::Lockout));
-    }
-    Ok(Output {
-        rules,
-        ids,
-        readers,
-        warnings,
-    })
+    let warnings = compiler.warnings;
+    Ok(Output { rules, ids, warnings })
 }
 
 struct Compiler<'a> {

@@ -11,6 +11,7 @@ mod foreign;
 mod gains;
 mod layers;
 mod operators;
+mod readers;
 mod roles;
 mod rules;
 mod simulation;

@@ -1030,56 +1030,6 @@ fn the_record_keeps_what_names_stood_for() {
 }
 
 #[test]
-fn readers_are_told_in_words() {
-    let words = |text: &str| readers(&compiled(text));
-    let s = |fields: &str| words(&statement(fields));
-    assert_eq!(
-        s(
-            r#""Effect":"Allow","Principal":{"User":"www-data","Group":"backup","Unit":"app.service","Uid":"5"},"Action":"*""#
-        ),
-        [
-            "user www-data (uid 33)",
-            "group backup (gid 34)",
-            "unit app.service",
-            "uid 5"
-        ]
-    );
-    assert_eq!(
-        s(
-            r#""Effect":"Allow","Principal":"*","Action":"*","Condition":{"StringLike":{"wardfs:Unit":["a*","b*"]},"Null":{"aws:PrincipalArn":"true"}}"#
-        ),
-        ["anyone when wardfs:Unit is like a* or b* and aws:PrincipalArn is absent"]
-    );
-    assert_eq!(
-        s(r#""Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:role/app"},"Action":"*""#),
-        [
-            format!("user alice (uid 1000) as {ROLE}"),
-            format!("unit app.service as {ROLE}")
-        ]
-    );
-    assert_eq!(
-        s(r#""Effect":"Allow","Principal":"*","Action":"secretsmanager:Describe*""#),
-        [""; 0]
-    );
-    assert_eq!(words(GUIDE), [""; 0]);
-    let both = |deny: &str| {
-        words(&format!(
-            r#"{{"Statement":[{{"Effect":"Allow","Principal":{{"User":["bob","alice"]}},"Action":"*","Resource":"*"}},
-            {{"Effect":"Deny",{deny},"Action":"*","Resource":"*"}}]}}"#
-        ))
-    };
-    assert_eq!(
-        both(r#""Principal":{"User":"bob"}"#),
-        ["user alice (uid 1000)", "but not user bob (uid 1001)"]
-    );
-    assert_eq!(both(r#""Principal":"*""#), [""; 0]);
-    assert_eq!(
-        both(r#""NotPrincipal":{"Group":"ops"}"#)[2],
-        "but not anyone except group ops (gid 100)"
-    );
-}
-
-#[test]
 fn an_explanation_names_the_denies_that_bind_whoever_asks() {
     let policy = compiled(&statement(r#""Effect": "Deny", "Principal": "*", "Action": "*""#));
     let shared = Shared::default();
