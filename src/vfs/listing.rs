@@ -36,7 +36,7 @@ impl Vfs {
     /// Opens a directory.
     ///
     /// # Errors
-    /// EACCES, and a record, for who sees nothing in it: without a descriptor nobody can hold the lock of a directory
+    /// EACCES, and a record, for who sees nothing in it: without a descriptor nobody can sleep with the lock of a directory
     /// that he has no business in. The mount's own two open for administrators, empty or not.
     pub fn opendir<C: Caller>(&self, node: Node, caller: &mut C) -> Result<u64, VfsError> {
         let place = self.handles.admit(super::owner(caller))?;
