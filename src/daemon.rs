@@ -1,27 +1,29 @@
 //! A serving process: wiring, readiness, signals, order of shutdown.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::access::{Access, Caller, KnownCaller};
+use crate::access::{Access, Caller};
 use crate::audit::{Event, Identity, Outcome, Record};
 use crate::config::Config;
-use crate::control::{Desk, Server, Service, StoppedService};
+use crate::control::{Desk, Ill, Server, Service, StoppedService};
 use crate::fuse::Session;
-use crate::id::Pid;
 use crate::lifecycle::Lifecycle;
 use crate::policy::{Administration, Deciding, Difference};
 use crate::problem::{Exit, Problem};
 use crate::report::Report;
+use crate::sys::mount::Layered;
 use crate::sys::{accounts, caller, files, harden, mount, notifier, notify, nss};
 use crate::vault::{Opener, Rollback, Settings, Trial, Vault, VaultError};
 use crate::vfs::{Coming, Vfs};
 
 mod announcer;
+mod reload;
+mod signals;
 
 use announcer::Announcer;
 
@@ -39,6 +41,19 @@ pub struct Plan {
     pub target: PathBuf,
     /// The store's configuration, the command line's wishes among it.
     pub config: Config,
+    /// The number of threads that was typed.
+    pub threads: Option<usize>,
+    /// Settings that were typed.
+    pub options: Vec<(String, String)>,
+}
+
+impl Plan {
+    /// The file as it is now, and what was typed.
+    fn read(&self) -> Result<Config, Problem> {
+        let mut config = Config::load(&self.store)?.with(&self.options)?;
+        config.threads = self.threads.unwrap_or(config.threads);
+        Ok(config)
+    }
 }
 
 /// Where the control socket of a store is.
@@ -48,6 +63,18 @@ pub fn socket_path(store: &Path) -> PathBuf {
     } else {
         store.join("run/control.sock")
     }
+}
+
+/// Where a daemon of this store notes where it has mounted: if it is killed, `status` finds what it leaves behind.
+fn mount_note(store: &Path) -> PathBuf {
+    socket_path(store).with_file_name("mount")
+}
+
+/// A link in its place is not followed.
+fn take_note(note: &Path, target: &Path) -> std::io::Result<()> {
+    let _ = std::fs::remove_file(note);
+    let mut file = std::fs::File::create_new(note)?;
+    std::io::Write::write_all(&mut file, target.as_os_str().as_bytes())
 }
 
 /// What the vault needs to know of a configuration.
@@ -83,7 +110,14 @@ pub fn desk(store: &Path, config: &Config) -> Result<(Desk, Arc<Access>), Proble
     let vault = open(store, config)?;
     let access = Arc::new(Access::new(vault.clone(), config.serve_unidentified));
     Ok((
-        desk_over(&access, store, config, Box::new(StoppedService)),
+        desk_over(
+            &access,
+            store,
+            config,
+            Box::new(StoppedService {
+                note: mount_note(store),
+            }),
+        ),
         access,
     ))
 }
@@ -120,9 +154,7 @@ fn compare(vault: &Vault, file: &Deciding) -> Result<(), VaultError> {
                 Difference::words(differences)
             }
         };
-        let mut caller = KnownCaller::root();
-        caller.uid = vault.administration().owner;
-        caller.pid = Some(Pid(std::process::id()));
+        let mut caller = crate::report::myself();
         let record = Record {
             event: Event::ConfigChanged,
             outcome: Outcome::Allowed,
@@ -137,7 +169,7 @@ fn compare(vault: &Vault, file: &Deciding) -> Result<(), VaultError> {
 
 /// As [`open`]; waits a little for a command that has the store, or for a daemon that is ending.
 fn open_patiently(store: &Path, config: &Config) -> Result<Arc<Vault>, Problem> {
-    let begin = std::time::Instant::now();
+    let begin = Instant::now();
     loop {
         match open(store, config) {
             Err(e) if e.exit == Exit::Unavailable && begin.elapsed() < Duration::from_secs(5) => {
@@ -194,8 +226,8 @@ impl crate::policy::Directory for Names {
     }
 }
 
-/// Makes a store in `dir`, with its key and its commented configuration; gives the key's file and the recovery
-/// key, to be shown once.
+/// Makes a store in `dir`, with its key and its commented configuration, and records it; gives the key's file and the
+/// recovery key, to be shown once.
 ///
 /// # Errors
 /// If there is one already, or the directory cannot be written.
@@ -208,6 +240,9 @@ pub fn init(dir: &Path) -> Result<(PathBuf, crate::secret::SecretBytes), Problem
         Problem::new(Exit::Failed, &what, format_args!("{}: {e}", crate::config::FILE))
             .next("write the file yourself: man wardfs.toml")
     })?;
+    let vault = open(dir, &config)?;
+    record(&vault, Event::CreateStore);
+    vault.tick().map_err(|e| e.problem(&what))?;
     Ok((settings.key_file, created.recovery))
 }
 
@@ -300,7 +335,8 @@ fn tell_manager(state: &str) {
 /// The end of service, asked for by a signal, by `unmount`, or by an unmount from outside.
 #[derive(Default)]
 struct Stop {
-    asked: AtomicBool,
+    /// By whom, in words, once it is asked for.
+    asked: OnceLock<String>,
 }
 
 struct Serving {
@@ -308,17 +344,17 @@ struct Serving {
     vfs: Arc<Vfs>,
     target: PathBuf,
     threads: usize,
+    began: Instant,
+    settings: Arc<reload::Settings>,
 }
 
 impl Service for Serving {
     fn status(&self) -> Value {
-        let counters: serde_json::Map<String, Value> = self
-            .vfs
-            .counters
-            .list()
-            .into_iter()
-            .map(|(k, v)| (k.to_string(), json!(v)))
-            .collect();
+        let counted = |list: &[(&str, u64)]| -> serde_json::Map<String, Value> {
+            list.iter().map(|(k, v)| (k.to_string(), json!(v))).collect()
+        };
+        let covered = mount::layered(&self.target).ok().flatten();
+        let covered = covered.filter(Layered::is_covered).map(|_| Ill::Covered.code());
         json!({
             "running": true,
             "pid": std::process::id(),
@@ -326,13 +362,17 @@ impl Service for Serving {
             "threads": self.threads,
             "attributes": self.vfs.attributes().code(),
             "open_handles": self.vfs.open_handles(),
-            "counters": counters,
+            "uptime_seconds": self.began.elapsed().as_secs(),
+            "counters": counted(&self.vfs.counters.list()),
+            "failed_reads": counted(&self.vfs.counters.failed_reads()),
+            "unread": self.settings.unread(),
+            "reasons": Vec::from_iter(covered),
         })
     }
 
-    fn stop(&self) -> Result<Value, Problem> {
+    fn stop(&self, by: &str) -> Result<Value, Problem> {
         unmount::nothing_over(&self.target)?;
-        self.stop.asked.store(true, Ordering::SeqCst);
+        let _first = self.stop.asked.set(format!("unmount was asked for by {by}"));
         Ok(json!({ "mount": self.target }))
     }
 }
@@ -398,8 +438,9 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     // Before there are threads: capabilities are each thread's own.
     harden::drop_capabilities(&[harden::Capability::SysAdmin, harden::Capability::IpcLock])
         .map_err(|e| failed(&e))?;
-    signals(&stop).map_err(not_started)?;
+    let signals = signals::block().map_err(not_started)?;
     accounts::start().map_err(not_started)?;
+    settle(&vault).map_err(not_started)?;
     if let Some(why) = caller::units_unknown() {
         tracing::warn!(
             "{why}: a policy that allows a unit allows nobody, and one that denies a unit denies everybody"
@@ -428,27 +469,37 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
             Coming::Known => {}
         }));
     }
+    let settings = Arc::new(reload::Settings::new(plan));
     let serving = Serving {
         stop: stop.clone(),
         vfs: vfs.clone(),
         target: plan.target.clone(),
         threads: plan.config.threads,
+        began: Instant::now(),
+        settings: settings.clone(),
     };
     let desk = Arc::new(desk_over(&access, &plan.store, &plan.config, Box::new(serving)));
     let socket = socket_path(&plan.store);
     prepare_socket_directory(&plan.store, &socket).map_err(|e| failed(&e))?;
-    let listening = Server::new(desk, plan.config.max_value_bytes, descriptors)
-        .listen(&socket)
-        .map_err(|e| {
-            let next = "the directory of the store must be writable, and its path at most 90 bytes long";
-            let next = advice(Some(&e), next);
-            let what = format!("cannot listen on {}", socket.display());
-            Problem::new(Exit::Unavailable, what, e).next(next)
-        })?;
+    {
+        let (stop, desk, vfs) = (stop.clone(), desk.clone(), vfs.clone());
+        let reload = move || settings.reload(&desk, &vfs);
+        signals::take(signals, stop, reload).map_err(not_started)?;
+    }
+    let listening = Server::new(desk, descriptors).listen(&socket).map_err(|e| {
+        let next = "the directory of the store must be writable, and its path at most 90 bytes long";
+        let next = advice(Some(&e), next);
+        let what = format!("cannot listen on {}", socket.display());
+        Problem::new(Exit::Unavailable, what, e).next(next)
+    })?;
 
     // When the last process was forked that is started before service begins.
     if let Some(notifier) = &notifier {
         notifier.warm(plan.config.threads + 1);
+    }
+    let note = mount_note(&plan.store);
+    if let Err(e) = take_note(&note, &plan.target) {
+        tracing::warn!("{} cannot be written: {e}", note.display());
     }
     record(&vault, Event::Startup);
     ready(&plan.target);
@@ -459,8 +510,13 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
 
     tell_manager("STOPPING=1");
     listening.stop();
-    let _ = std::fs::remove_file(&socket);
-    record(&vault, Event::Shutdown);
+    let _ = (std::fs::remove_file(&socket), std::fs::remove_file(&note));
+    let why = match outside {
+        End::Asked => stop.asked.get().cloned().unwrap_or_default(),
+        End::Unmounted => "it was unmounted from outside".into(),
+        End::Failed => "the session or the notifier ended by itself".into(),
+    };
+    record_with(&vault, Event::Shutdown, Some(&why));
     let unmounted = match outside {
         End::Unmounted => {
             guard.went();
@@ -475,12 +531,12 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
         tracing::error!("the log's last anchor was not written: {e}");
     }
     match outside {
-        End::Asked => unmounted,
+        End::Asked => {
+            tracing::info!("service of {} ended: {why}", plan.target.display());
+            unmounted
+        }
         End::Unmounted => {
-            tracing::warn!(
-                "{} was unmounted from outside; service ended",
-                plan.target.display()
-            );
+            tracing::warn!("service of {} ended: {why}", plan.target.display());
             Ok(())
         }
         End::Failed => Err(failed(&"the session or the notifier ended by itself")
@@ -549,7 +605,7 @@ fn wait(stop: &Stop, watch: &mut mount::UnmountWatch, vault: &Vault, ended: impl
     let (mut failing, mut blind) = (false, false);
     loop {
         let presence = watch.wait(STEP);
-        if stop.asked.load(Ordering::SeqCst) {
+        if stop.asked.get().is_some() {
             return End::Asked;
         }
         match presence {
@@ -581,12 +637,16 @@ fn wait(stop: &Stop, watch: &mut mount::UnmountWatch, vault: &Vault, ended: impl
 }
 
 fn record(vault: &Vault, event: Event) {
-    let mut caller = KnownCaller::root();
-    caller.pid = Some(Pid(std::process::id()));
+    record_with(vault, event, None);
+}
+
+fn record_with(vault: &Vault, event: Event, message: Option<&str>) {
+    let mut caller = crate::report::myself();
     let record = Record {
         event,
         outcome: Outcome::Allowed,
-        via: "command",
+        message,
+        via: caller.door(),
         who: caller.who(Identity::Full),
         ..Record::default()
     };
@@ -620,21 +680,16 @@ fn prepare_socket_directory(store: &Path, socket: &Path) -> std::io::Result<()> 
     files::chmod_directory(dir, 0o755)
 }
 
-/// SIGTERM, SIGINT and SIGHUP end service. They are blocked in every thread and taken by one.
-fn signals(stop: &Arc<Stop>) -> std::io::Result<()> {
-    use nix::sys::signal::{SigSet, Signal};
-    let mut set = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-        set.add(signal);
-    }
-    set.thread_block()?;
-    let stop = stop.clone();
-    std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            if set.wait().is_ok() {
-                stop.asked.store(true, Ordering::SeqCst);
-            }
-        })?;
+/// Has refused look-ups recorded a moment later, so that what the kernel asks twice is one record.
+fn settle(vault: &Arc<Vault>) -> std::io::Result<()> {
+    let (told, vault) = (vault.log().settler(), Arc::downgrade(vault));
+    let settler = std::thread::Builder::new().name("settler".into());
+    settler.spawn(move || {
+        while told.recv().is_ok() {
+            std::thread::sleep(crate::audit::HOLD);
+            let Some(vault) = vault.upgrade() else { return };
+            vault.log().settle();
+        }
+    })?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! change of the vault.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
@@ -15,6 +16,7 @@ use crate::vault::{Draft, Secret, VaultError};
 mod accept;
 mod break_glass;
 mod delete;
+mod effects;
 mod gains;
 mod labels;
 mod layers;
@@ -35,7 +37,7 @@ pub struct Lifecycle {
     access: Arc<Access>,
     directory: Box<dyn Directory + Send + Sync>,
     file: Box<dyn Fn() -> Result<Deciding, Problem> + Send + Sync>,
-    max_value: usize,
+    max_value: AtomicUsize,
 }
 
 impl Lifecycle {
@@ -51,8 +53,18 @@ impl Lifecycle {
             access,
             directory,
             file,
-            max_value,
+            max_value: max_value.into(),
         }
+    }
+
+    /// The longest value that is taken, in bytes.
+    pub fn max_value(&self) -> usize {
+        self.max_value.load(Ordering::Relaxed)
+    }
+
+    /// Takes values of at most so many bytes from now on.
+    pub fn limit_values(&self, bytes: usize) {
+        self.max_value.store(bytes, Ordering::Relaxed);
     }
 
     /// What is in force: what is sealed, or in a store that seals nothing what the file says.

@@ -4,11 +4,12 @@ use std::sync::{Arc, PoisonError};
 
 use rustc_hash::FxHashMap;
 
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
 /// The places of all uids.
 pub struct Places {
-    each: usize,
+    each: AtomicUsize,
     taken: Mutex<FxHashMap<u32, usize>>,
 }
 
@@ -22,21 +23,26 @@ impl Places {
     /// At most `each` for every uid.
     pub fn new(each: usize) -> Arc<Places> {
         Arc::new(Places {
-            each,
+            each: AtomicUsize::new(each),
             taken: Mutex::default(),
         })
     }
 
     /// How many a uid may have.
     pub fn each(&self) -> usize {
-        self.each
+        self.each.load(Ordering::Relaxed)
+    }
+
+    /// Gives every uid so many from now on; who has more keeps them.
+    pub fn set_each(&self, each: usize) {
+        self.each.store(each, Ordering::Relaxed);
     }
 
     /// Takes one of the uid's places; `None` if it has none left.
     pub fn take(self: &Arc<Self>, uid: u32) -> Option<Place> {
         let mut taken = self.taken();
         let count = taken.entry(uid).or_insert(0);
-        if *count >= self.each {
+        if *count >= self.each() {
             return None;
         }
         *count += 1;

@@ -71,10 +71,11 @@ impl Report {
         Report { access, directory }
     }
 
-    /// Names that the caller may read or describe, under a directory if one is given, with all of `tags`.
+    /// The secrets that the caller may read or describe, with all of `tags`: everywhere, or of that name or in that
+    /// directory.
     ///
     /// # Errors
-    /// If nobody waits for the answer any more.
+    /// If nothing has that name that the caller may see, or nobody waits for the answer any more.
     pub fn list<C: Caller>(
         &self,
         under: Option<&str>,
@@ -86,14 +87,21 @@ impl Report {
         let under = under.map(|u| u.trim_matches('/')).unwrap_or_default();
         let mut secrets: Vec<Value> = Vec::new();
         let mut work = Work::begin(caller.uid() == owner);
+        let mut known = under.is_empty();
+        let named = state.secrets.by_name(under).into_iter();
         let people = Faces::new(&*self.directory);
         let mut readership = Readership::new(&self.access, &state, &people);
-        for s in state.secrets.secrets_under(under) {
+        for s in named.chain(state.secrets.secrets_under(under)) {
             work.step("the secrets were not listed", caller)?;
-            let shown = s.is_active()
-                && tags.iter().all(|(k, v)| s.meta.tags.get(k) == Some(v))
-                && (s.broken.is_some() && caller.uid() == owner || self.access.peek(s, caller).is_ok());
-            if !shown {
+            if !s.is_active() {
+                known |= caller.uid() == owner;
+                continue;
+            }
+            if !(s.broken.is_some() && caller.uid() == owner || self.access.peek(s, caller).is_ok()) {
+                continue;
+            }
+            known = true;
+            if !tags.iter().all(|(k, v)| s.meta.tags.get(k) == Some(v)) {
                 continue;
             }
             let mut row = self.summary(s);
@@ -115,7 +123,15 @@ impl Report {
             }
             secrets.push(row);
         }
-        Ok(json!({ "secrets": secrets }))
+        match known {
+            true => Ok(json!({ "secrets": secrets })),
+            false => Err(Problem::new(
+                Exit::NotFound,
+                format!("cannot list {}", printable(under)),
+                "there is no such secret or directory, or you may not see it",
+            )
+            .next("see the names: wardfs list")),
+        }
     }
 
     fn summary(&self, secret: &Secret) -> Value {
@@ -313,4 +329,17 @@ pub fn process(pid: u32) -> Option<KnownCaller> {
     caller.command = Some(facts.command.to_vec());
     caller.login_uid = facts.login_uid;
     Some(caller)
+}
+
+/// This process, as a caller that gives commands.
+pub fn myself() -> KnownCaller {
+    let pid = std::process::id();
+    let mut caller = process(pid).unwrap_or_else(|| {
+        let ids = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let mut caller = KnownCaller::supposed(Uid(ids.0), Gid(ids.1), Vec::new());
+        (caller.groups, caller.unit) = (None, None);
+        caller
+    });
+    caller.door = "command";
+    caller
 }

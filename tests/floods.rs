@@ -370,21 +370,45 @@ fn a_log_that_refuses_reads_is_not_said_to_be_well() {
         .limit(Duration::from_secs(50))
         .call(|| (0..200_000).find_map(|_| std::fs::read(&path).err().and_then(|e| e.raw_os_error())));
     assert_eq!(refused, Some(libc::EIO), "reads are refused");
-    let audit = || product.run(&["--json", "status"]).ok().json()["audit"].clone();
+    let status = || product.run(&["--json", "status"]);
+    let said = status();
+    assert_eq!(said.code(), 7, "{said:?}");
+    let ill = said.json();
     assert_eq!(
-        (&audit()["healthy"], &audit()["full"]),
+        (&ill["audit"]["healthy"], &ill["audit"]["full"]),
         (&json!(false), &json!(true))
     );
-    let said = product.run(&["status"]).ok();
+    assert_eq!(
+        (&ill["healthy"], &ill["reasons"]),
+        (&json!(false), &json!(["log_full"])),
+        "{ill}"
+    );
+    assert!(ill["failed_reads"]["log_full"].as_u64() >= Some(1), "{ill}");
+    let said = product.run(&["status"]);
+    assert_eq!(said.code(), 7, "{said:?}");
     assert!(said.out.contains("reads are refused"), "{said:?}");
+    assert!(said.out.contains("make room on the disk of"), "{said:?}");
+    // Whoever asks learns whether it serves, and no numbers.
+    let theirs = product.run_as(A, &[], &["--json", "status"], b"");
+    assert_eq!(
+        (theirs.code(), &theirs.json()["reasons"]),
+        (7, &json!(["log_full"]))
+    );
+    assert!(theirs.json()["failed_reads"].is_null(), "{theirs:?}");
     // Administration goes on.
     product.put("app/key", VALUE, &[]);
     small.clear();
     support::wait_until(Duration::from_secs(5), "reads are given", || {
         read_as(A, &[], &path).is_ok()
     });
+    let well = status().ok().json();
     assert_eq!(
-        (&audit()["healthy"], &audit()["full"]),
+        (&well["audit"]["healthy"], &well["audit"]["full"]),
         (&json!(true), &Value::Null)
+    );
+    assert_eq!(
+        (&well["healthy"], &well["reasons"]),
+        (&json!(true), &json!([])),
+        "what failed since the start is counted, and is over"
     );
 }

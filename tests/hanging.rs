@@ -47,12 +47,15 @@ fn the_disk_of_the_log() {
         readers.iter_mut().all(|r| !r.ended()),
         "a value without its record"
     );
-    let status = product.run(&["--json", "status"]).ok().json();
+    let status = product.run(&["--json", "status"]);
+    assert_eq!(status.code(), 7, "{status:?}");
+    let status = status.json();
+    assert_eq!(status["reasons"], serde_json::json!(["log_waiting"]));
     assert_eq!(
         status["audit"],
         serde_json::json!({"healthy": false, "waiting": true})
     );
-    let told = product.run(&["status"]).ok().out;
+    let told = product.run(&["status"]).out;
     assert!(told.contains("ITS DISK DOES NOT ANSWER"), "{told}");
     // The kernel lets nobody go whose request a serving thread has taken; the others wait in its queue.
     let mut killed = readers.split_off(THREADS);

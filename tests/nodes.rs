@@ -170,6 +170,75 @@ fn a_refused_read_is_one_record_and_a_look_is_none() {
     assert_eq!(his, ["OpenSecret"]);
 }
 
+/// What of a stranger's is on record, as `eventName`s, after `act`.
+fn recorded(product: &Product, act: impl FnOnce()) -> Vec<String> {
+    let before = product.records().len();
+    Run::uid(STRANGER).call(act);
+    let records = product.records();
+    let his = records[before..].iter().filter(|r| r["uid"] == STRANGER);
+    his.map(|r| r["eventName"].as_str().expect("text").to_string())
+        .collect()
+}
+
+#[test]
+fn each_refusal_is_recorded_as_what_was_tried() {
+    let _deadline = deadline("words");
+    let product = served();
+    product.put(
+        "hid/den",
+        "value",
+        &["--allow", &format!("uid:{A}"), "--visibility", "hidden"],
+    );
+    let path = product.path("app/key");
+    let refused = |code| assert_eq!(code, Err(libc::EACCES));
+    let read = |path: &std::path::Path| {
+        let _ = std::fs::read(path).expect_err("refused");
+    };
+    let access = || {
+        refused(nix::unistd::access(&path, nix::unistd::AccessFlags::R_OK).map_err(|e| e as i32));
+    };
+    assert_eq!(recorded(&product, || read(&path)), ["OpenSecret"]);
+    assert_eq!(
+        recorded(&product, || refused(path.metadata().map(drop).map_err(errno))),
+        ["DescribeSecret"]
+    );
+    assert_eq!(recorded(&product, access), ["DescribeSecret"]);
+    // The kernel has this name in its cache, because its value was announced, and asks a second time after the first no.
+    // On a busy machine the two can be too far apart to be one record.
+    let hidden = product.path("hid/den");
+    let one = (0..100).any(|_| {
+        let before = product.records().len();
+        Run::uid(STRANGER).call(|| read(&hidden));
+        let mut new = Vec::new();
+        support::wait_until(Duration::from_secs(5), "the record", || {
+            new = product.records().split_off(before);
+            !new.is_empty()
+        });
+        assert!(new.iter().all(|r| r["eventName"] == "LookupSecret"), "{new:?}");
+        new.len() == 1 && new[0]["requests"] == 2
+    });
+    assert!(one, "one refused read of a hidden secret is one record");
+    let asked = |more: &[&str]| {
+        let args = [&["audit", "query", "--denied", "--json"][..], more].concat();
+        let lines = product.run(&args).ok().out;
+        let names = lines
+            .lines()
+            .map(|l| serde_json::from_str::<serde_json::Value>(l).expect("JSON"));
+        names
+            .map(|r| r["eventName"].as_str().expect("text").to_string())
+            .collect::<Vec<_>>()
+    };
+    let uid = STRANGER.to_string();
+    let mut reading = asked(&["--event", "GetSecretValue", "--uid", &uid]);
+    reading.dedup();
+    assert_eq!(
+        reading,
+        ["OpenSecret", "LookupSecret"],
+        "who wanted to read, and how far it came"
+    );
+    assert_eq!(asked(&["--event", "OpenSecret", "--uid", &uid]), ["OpenSecret"]);
+}
+
 /// What `stat` and `readdir` of a 32-bit program say, without large file support.
 const LOOK: &str = r#"
 #include <stdio.h>

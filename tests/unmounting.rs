@@ -44,6 +44,9 @@ fn what_lies_over_a_mount_keeps_it_and_is_named() {
     assert_eq!(code, 7, "{err}");
     assert!(err.contains("tmpfs") && err.contains("over it"), "{err}");
     assert!(is_mounted(&product.target()) && over.0.exists());
+    let said = product.run(&["status", "--json"]);
+    assert_eq!(said.code(), 7, "{said:?}");
+    assert_eq!(said.json()["reasons"], serde_json::json!(["mount_covered"]));
     drop(over);
     assert_eq!(
         read_as(A, &[], &product.path("app/key")),
@@ -97,4 +100,44 @@ fn a_stop_that_cannot_unmount_says_so_and_a_dead_mount_is_found_below() {
     drop(over);
     assert_eq!(unmount(&product).0, 0, "the dead one");
     assert!(!is_mounted(&product.target()));
+}
+
+#[test]
+fn status_is_what_a_reader_would_find() {
+    let _deadline = deadline("status");
+    let mut product = served();
+    let status = |product: &Product| {
+        let (json, text) = (product.run(&["status", "--json"]), product.run(&["status"]));
+        assert_eq!(json.code(), text.code());
+        (json.code(), json.json(), text.out)
+    };
+    let (code, well, text) = status(&product);
+    assert_eq!(
+        (code, &well["healthy"], &well["reasons"]),
+        (0, &true.into(), &serde_json::json!([]))
+    );
+    assert!(
+        well["uptime_seconds"].is_u64() && text.starts_with("healthy"),
+        "{well} {text}"
+    );
+    assert_eq!(
+        well["failed_reads"],
+        serde_json::json!({"log_full": 0, "log_unwritable": 0, "damaged": 0, "unavailable": 0})
+    );
+    product.crash();
+    let (code, ill, text) = status(&product);
+    assert_eq!((code, &ill["healthy"]), (7, &false.into()), "{ill}");
+    assert_eq!(ill["reasons"], serde_json::json!(["not_mounted", "dead_mount"]));
+    let target = product.target();
+    let target = target.to_str().expect("text");
+    assert_eq!(ill["dead_mount"], target);
+    assert!(text.contains(&format!("wardfs unmount {target}")), "{text}");
+    product.run(&["unmount", target]).ok();
+    let (code, ill, text) = status(&product);
+    assert_eq!(
+        (code, &ill["reasons"]),
+        (7, &serde_json::json!(["not_mounted"])),
+        "{ill}"
+    );
+    assert!(text.contains("wardfs mount DIR"), "{text}");
 }

@@ -352,3 +352,37 @@ fn with_few_threads_a_daemon_serves_or_says_why_not() {
     assert!(refused > 2 && served > 2, "{refused} refused, {served} served");
     home.ok(&["--user", "audit", "verify"]);
 }
+
+#[test]
+fn what_a_user_does_with_his_own_store_is_on_record_as_his() {
+    let _deadline = Deadline::new(Duration::from_secs(60), "his records");
+    let home = Home::new();
+    let made: serde_json::Value =
+        serde_json::from_str(&home.ok(&["--user", "init", "--json"])).expect("JSON");
+    {
+        let _served = home.mount();
+        home.ok(&["unmount", "--user", "secrets"]);
+        wait_until(Duration::from_secs(5), "the end of the mount", || {
+            !mounted(&home.path("secrets"))
+        });
+    }
+    std::fs::remove_file(home.path(".local/share/wardfs/root.key")).expect("remove");
+    let key = home.path("recovery");
+    std::fs::write(&key, made["recovery_key"].as_str().expect("a key")).expect("write");
+    let mut recover = home.command(&["--user", "store", "recover"]);
+    recover.stdin(std::fs::File::open(&key).expect("open"));
+    let recovered = recover.output().expect("start");
+    assert!(recovered.status.success(), "{recovered:?}");
+    let lines = home.ok(&["--user", "audit", "query", "--json"]);
+    let records: Vec<serde_json::Value> = lines
+        .lines()
+        .map(|l| serde_json::from_str(l).expect("JSON"))
+        .collect();
+    for event in ["CreateStore", "Startup", "Shutdown", "ReplaceKeySlot"] {
+        let of: Vec<_> = records.iter().filter(|r| r["eventName"] == event).collect();
+        assert_eq!(of.len(), 1, "{event}: {records:?}");
+        let (uid, command, pid) = (&of[0]["uid"], &of[0]["command"], of[0]["pid"].as_u64());
+        assert_eq!((uid, command), (&home.user.0.into(), &"wardfs".into()), "{event}");
+        assert!(pid > Some(0), "{event}: {:?}", of[0]);
+    }
+}

@@ -106,14 +106,23 @@ impl Access {
             secret: known,
             reason,
         };
-        let Some(admitted) = self.vault.log().admit(&refused) else {
+        let (log, tid) = (self.vault.log(), caller.thread());
+        let looks_up = record.event == Event::LookupSecret;
+        if looks_up && log.is_asked_again(&refused, tid) {
+            return;
+        }
+        let Some(admitted) = log.admit(&refused) else {
             return;
         };
         let record = Record {
             who: caller.who(Identity::Full),
             ..record
         };
-        if let Err(e) = admitted.write(&record) {
+        let recorded = match looks_up {
+            true => admitted.hold(&record, tid),
+            false => admitted.write(&record),
+        };
+        if let Err(e) = recorded {
             tracing::error!("a refusal could not be recorded: {e}");
         }
     }

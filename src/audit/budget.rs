@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use crate::id::Uid;
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::accounts::owner;
 
@@ -38,7 +38,7 @@ impl Debt {
 /// Each account's debt; sub uids count for the account that has them.
 pub(super) struct Budget {
     low: AtomicBool,
-    per_second: u64,
+    per_second: AtomicU64,
     debts: Mutex<HashMap<u32, Debt>>,
 }
 
@@ -47,9 +47,14 @@ impl Budget {
     pub(super) fn new(per_second: u64) -> Budget {
         Budget {
             low: AtomicBool::new(false),
-            per_second: per_second.max(1),
+            per_second: AtomicU64::new(per_second.max(1)),
             debts: Mutex::default(),
         }
+    }
+
+    /// So many bytes for each from now on.
+    pub(super) fn set(&self, per_second: u64) {
+        self.per_second.store(per_second.max(1), Ordering::Relaxed);
     }
 
     /// Budgets bind while space is `low`. What was written before is not held against anybody.
@@ -70,7 +75,7 @@ impl Budget {
             debts.retain(|_, debt| !debt.owed(now).is_zero());
         }
         let debt = debts.entry(owner(Uid(uid)).0).or_insert(Debt::none(now));
-        debt.add(bytes as f64, self.per_second, now);
+        debt.add(bytes as f64, self.per_second.load(Ordering::Relaxed), now);
     }
 
     /// How long `uid` has to wait before its next record; zero for all who do not flood.

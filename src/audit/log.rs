@@ -3,7 +3,9 @@
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
-use std::sync::{Arc, PoisonError, TryLockError};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{AT_FDCWD, AtFlags};
@@ -20,7 +22,7 @@ use super::error::LogError;
 use super::flood::{Floods, Refused, Ticket, Verdict};
 use super::record::{Body, Event, Record};
 use super::segment::{self, Mode};
-use super::writer::{Context, Stamp, Writer};
+use super::writer::{Context, Held, Live, Stamp, Writer};
 use super::{Anchor, Options, open};
 
 /// Proof that a record is in the log. Only the log makes one, for each record once; the bytes that the record
@@ -43,6 +45,8 @@ impl Receipt {
 pub struct Log {
     ctx: Context,
     chain: Mutex<Writer>,
+    /// Who is told that a record is held back, and settles it.
+    settler: OnceLock<SyncSender<()>>,
     /// Taken before `chain`, never after it.
     floods: Mutex<Floods>,
     budget: Budget,
@@ -65,6 +69,34 @@ impl Admitted<'_> {
     /// If it could not be written. It is counted then, and the count is written when the log can be.
     pub fn write(mut self, record: &Record<'_>) -> Result<(), LogError> {
         let (_, bytes) = self.log.put(record)?;
+        if let Some(ticket) = self.ticket.take() {
+            self.log.floods().charge(ticket, bytes, self.log.now());
+        }
+        Ok(())
+    }
+}
+
+impl Admitted<'_> {
+    /// As [`Admitted::write`], of a refused look-up: held back for a moment, for the same request asked again
+    /// ([`Log::is_asked_again`]), where somebody settles it. The next record of whatever kind is behind it.
+    ///
+    /// # Errors
+    /// As [`Admitted::write`].
+    pub fn hold(mut self, record: &Record<'_>, tid: u32) -> Result<(), LogError> {
+        let (Some(settler), Some(refused)) = (self.log.settler.get(), Refused::of(record)) else {
+            return self.write(record);
+        };
+        let bytes = FIELDS.with(|fields| {
+            let fields = &mut *fields.borrow_mut();
+            fields.clear();
+            record.write(fields);
+            let mut chain = self.log.chain();
+            chain.settle(&self.log.ctx);
+            chain.held = Some(Held::new(&refused, tid, fields));
+            fields.len() as u64 + FRAME
+        });
+        // Full: it is told already.
+        let _ = settler.try_send(());
         if let Some(ticket) = self.ticket.take() {
             self.log.floods().charge(ticket, bytes, self.log.now());
         }
@@ -103,6 +135,7 @@ impl Log {
             dir: dir.into(),
             store,
             key,
+            live: Live::of(&options),
             options,
         };
         let writer = Writer::create(&ctx)?;
@@ -127,6 +160,7 @@ impl Log {
             dir: dir.into(),
             store,
             key,
+            live: Live::of(&options),
             options,
         };
         let oldest = anchor.oldest_segment;
@@ -147,6 +181,7 @@ impl Log {
             floods: Mutex::new(Floods::new(&ctx.options, Instant::now())),
             budget: Budget::new(ctx.options.uid_bytes_per_second),
             chain: Mutex::new(writer),
+            settler: OnceLock::new(),
             ctx,
             #[cfg(test)]
             clock: (Instant::now(), 0.into()),
@@ -226,6 +261,40 @@ impl Log {
             .map_or(Ok(()), |admitted| admitted.write(record))
     }
 
+    /// Holds refused look-ups back from now on; whoever receives calls [`Log::settle`], [`HOLD`] later. Once.
+    ///
+    /// [`HOLD`]: super::HOLD
+    pub fn settler(&self) -> Receiver<()> {
+        let (tell, told) = sync_channel(1);
+        let _ = self.settler.set(tell);
+        told
+    }
+
+    /// Writes what is held back.
+    pub fn settle(&self) {
+        self.chain().settle(&self.ctx);
+    }
+
+    /// Whether this is the request that is held back, asked again by the same thread with no record between: then it is
+    /// counted there.
+    pub fn is_asked_again(&self, refused: &Refused<'_>, tid: u32) -> bool {
+        // Who has the lock writes a record.
+        let Ok(mut chain) = self.chain.try_lock() else {
+            return false;
+        };
+        chain.held.as_mut().is_some_and(|held| held.again(refused, tid))
+    }
+
+    /// Goes on with these options, as far as they can change while it is written: the size of segments, what is little
+    /// space, and each account's budget then.
+    pub fn adjust(&self, options: &Options) {
+        let live = &self.ctx.live;
+        live.segment_bytes.store(options.segment_bytes, Ordering::Relaxed);
+        live.low_space_bytes
+            .store(options.low_space_bytes, Ordering::Relaxed);
+        self.budget.set(options.uid_bytes_per_second);
+    }
+
     /// To be called at least each 250 ms by the owner: writes the counts of refusals that are due, notices a log that was
     /// moved away, and brings a failed one back.
     pub fn tick(&self) {
@@ -251,7 +320,7 @@ impl Log {
         // A file system that does not answer this has other troubles, which an append meets.
         if let Ok(here) = nix::sys::statvfs::statvfs(&self.ctx.dir) {
             let free = here.blocks_available().saturating_mul(here.fragment_size());
-            let low = self.ctx.options.low_space_bytes;
+            let low = self.ctx.live.low_space_bytes.load(Ordering::Relaxed);
             self.budget.bind(free < low);
             self.floods().space(free, low);
         }
@@ -320,7 +389,11 @@ impl Log {
     /// Nothing is written any more, and who would, waits: for the end of a process whose threads go on. False if
     /// somebody's record is still on its way to the disk after `limit`.
     pub fn end(&self, limit: Duration) -> bool {
-        self.chain_within(limit).map(std::mem::forget).is_some()
+        let chain = self.chain_within(limit).map(|mut chain| {
+            chain.settle(&self.ctx);
+            chain
+        });
+        chain.map(std::mem::forget).is_some()
     }
 
     fn chain_within(&self, limit: Duration) -> Option<MutexGuard<'_, Writer>> {
@@ -417,6 +490,7 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
+        self.settle();
         let _ = self.flush_refusals();
     }
 }

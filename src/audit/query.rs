@@ -76,7 +76,7 @@ pub struct Query {
     pub unit: Option<String>,
     /// About this secret.
     pub secret: Option<String>,
-    /// With this `eventName`.
+    /// With this `eventName`; of refused reads also those that came no further than the open or the look-up.
     pub event: Option<String>,
     /// With this `outcome`.
     pub outcome: Option<String>,
@@ -102,6 +102,13 @@ impl Query {
             && self.secret.as_deref().is_none_or(|name| line.contains(name))
     }
 
+    /// Who asks for refused reads means those who wanted to read: most were stopped before there was a READ.
+    fn stopped(&self, event: &str, entry: &Entry) -> bool {
+        self.denied
+            && event == "GetSecretValue"
+            && matches!(entry.text("eventName"), Some("OpenSecret" | "LookupSecret"))
+    }
+
     fn matches(&self, entry: &Entry) -> bool {
         let is =
             |wanted: &Option<String>, found: Option<&str>| wanted.as_deref().is_none_or(|w| Some(w) == found);
@@ -116,10 +123,9 @@ impl Query {
                 .uid
                 .is_none_or(|uid| entry.uid() == Some(uid) || entry.counts(uid))
             && is(&self.secret, entry.secret())
-            && self
-                .event
-                .as_deref()
-                .is_none_or(|event| entry.text("eventName") == Some(event) || entry.besides(event))
+            && self.event.as_deref().is_none_or(|event| {
+                entry.text("eventName") == Some(event) || entry.besides(event) || self.stopped(event, entry)
+            })
             && is(&self.outcome, entry.text("outcome"))
             && (!self.denied || entry.text("outcome") == Some("denied"))
             && self.since.is_none_or(|since| time().is_some_and(|t| t >= since))

@@ -19,6 +19,9 @@ macro_rules! events {
         pub enum Event { $($(#[$doc])* $name,)* }
 
         impl Event {
+            /// All of them.
+            pub const ALL: &[Event] = &[$(Event::$name,)*];
+
             /// The `eventName`.
             pub fn name(self) -> &'static str {
                 match self { $(Event::$name => events!(@text $name $($text)?),)* }
@@ -40,9 +43,11 @@ macro_rules! events {
 events! {
     /// A READ that returned bytes, or one that was refused.
     GetSecretValue ordinary,
-    /// A look-up or open that was refused.
+    /// An open that was refused.
     OpenSecret ordinary,
-    /// Attributes, labels or settings were shown.
+    /// A look-up that was refused: what it was for, the kernel does not say.
+    LookupSecret ordinary,
+    /// Attributes, labels or settings were asked for.
     DescribeSecret ordinary,
     /// Names were listed.
     ListSecrets ordinary,
@@ -223,6 +228,45 @@ pub enum Value<'a> {
     Flag(bool),
     /// Strings.
     List(&'a [&'a str]),
+    /// The same.
+    Texts(&'a [String]),
+    /// Labels: `label`, `from` and `to`, which are versions.
+    Labels(&'a [Changed]),
+    /// Tags: `tag`, `old` and `new`.
+    Tags(&'a [Changed]),
+    /// Settings: `setting`, `old` and `new`.
+    Settings(&'a [Changed]),
+}
+
+/// A label, tag or setting, and what it was and is; `None` where there was or is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// Its name.
+    pub name: String,
+    /// Before.
+    pub old: Option<String>,
+    /// After.
+    pub new: Option<String>,
+}
+
+impl Changed {
+    fn write(all: &[Changed], [name, old, new]: [&str; 3], out: &mut Vec<u8>) {
+        out.push(b'[');
+        for (i, changed) in all.iter().enumerate() {
+            if i > 0 {
+                out.push(b',');
+            }
+            out.push(b'{');
+            let inside = out.len();
+            text(out, name, Some(&changed.name));
+            text(out, old, changed.old.as_deref());
+            text(out, new, changed.new.as_deref());
+            // As in the record itself, the first has no comma before it.
+            out.remove(inside);
+            out.push(b'}');
+        }
+        out.push(b']');
+    }
 }
 
 impl<'a> From<&'a str> for Value<'a> {
@@ -405,6 +449,10 @@ impl Record<'_> {
                 Value::Number(n) => json::number(out, n),
                 Value::Flag(flag) => out.extend_from_slice(if flag { b"true" } else { b"false" }),
                 Value::List(items) => list(out, items.iter().copied()),
+                Value::Texts(items) => list(out, items.iter().map(String::as_str)),
+                Value::Labels(all) => Changed::write(all, ["label", "from", "to"], out),
+                Value::Tags(all) => Changed::write(all, ["tag", "old", "new"], out),
+                Value::Settings(all) => Changed::write(all, ["setting", "old", "new"], out),
             }
         }
         if out.len() == inside {

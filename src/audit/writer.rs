@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -21,7 +22,11 @@ use super::record::optional;
 use super::segment::{self, Mode};
 use super::{Anchor, Options};
 
+mod held;
 mod recovery;
+
+pub use held::HOLD;
+pub(super) use held::Held;
 
 /// How long a failed log is left alone before it is tried again.
 const RETRY: Duration = Duration::from_millis(100);
@@ -34,6 +39,22 @@ pub(super) struct Context {
     pub store: StoreId,
     pub key: SecretBytes,
     pub options: Options,
+    pub live: Live,
+}
+
+/// What of the options can change while the log is written: its segments' size, and what is little space.
+pub(super) struct Live {
+    pub segment_bytes: AtomicU64,
+    pub low_space_bytes: AtomicU64,
+}
+
+impl Live {
+    pub(super) fn of(options: &Options) -> Live {
+        Live {
+            segment_bytes: options.segment_bytes.into(),
+            low_space_bytes: options.low_space_bytes.into(),
+        }
+    }
 }
 
 /// Time and id of a record.
@@ -81,6 +102,8 @@ pub(super) struct Writer {
     torn: bool,
     /// Records refused since the log last took one, to be told when it does again.
     refused: u64,
+    /// The last refusal of a look-up, which an equal one may follow at once.
+    pub held: Option<Held>,
 }
 
 impl Writer {
@@ -112,6 +135,7 @@ impl Writer {
             rotate_after: None,
             torn: torn > 0,
             refused: 0,
+            held: None,
         };
         if torn > 0 {
             // A log that cannot be written at this moment is still open, and mends itself as after any failure.
@@ -143,6 +167,7 @@ impl Writer {
         if fields.len() > MAX_WRITTEN - 512 {
             return Err(LogError::Unfit("it is longer than 128 KiB"));
         }
+        self.settle(ctx);
         let taken = self.admit(ctx, fields.len() as u64 + 512, may_use_reserve);
         let taken = taken.and_then(|()| self.put(ctx, stamp, fields, epoch, false));
         if taken.is_err() {
@@ -156,7 +181,7 @@ impl Writer {
         if self.down.is_some() {
             self.recover(ctx)?;
         }
-        if self.len >= ctx.options.segment_bytes {
+        if self.len >= ctx.live.segment_bytes.load(Ordering::Relaxed) {
             self.rotate(ctx);
         }
         self.room(ctx, need, may_use_reserve)?;

@@ -213,8 +213,8 @@ Examples:
   wardfs list --json"
     )]
     List {
-        /// Only names under this directory
-        #[arg(value_name = "DIRECTORY")]
+        /// Only this secret, or those under this directory
+        #[arg(value_name = "NAME")]
         under: Option<String>,
         /// Only secrets with this tag (repeatable)
         #[arg(long, value_name = "KEY=VALUE", action = ArgAction::Append)]
@@ -350,7 +350,11 @@ Examples:
     )]
     Store(Store),
 
-    /// Show the serving process and its counters
+    /// Show whether readers are served, by which process, and its counters
+    ///
+    /// `healthy` is what a reader would find. Otherwise it is said why not and what mends it, with exit code 7: nothing is
+    /// mounted, a mount has lost its daemon or lies under another one, the log cannot take the record of a read, or secrets
+    /// are damaged. Counters run from the start of the service.
     #[command(after_help = "\
 Examples:
   wardfs status
@@ -360,6 +364,10 @@ Examples:
     /// Serve the secrets as files under a directory
     ///
     /// Makes the directory if need be, serves in the foreground, and prints READY once files can be read.
+    ///
+    /// SIGTERM and SIGINT end the service, and its last record and line say who asked. SIGHUP has wardfs.toml read again:
+    /// max_value_bytes, max_handles_per_uid and of [audit] segment_bytes, low_space_bytes and uid_bytes_per_second change
+    /// at once; the rest takes a new mount, and is said.
     #[command(after_help = "\
 Examples:
   wardfs mount /run/secrets &

@@ -7,7 +7,7 @@ use super::render::Output;
 use super::run::Stop;
 use super::value;
 use super::{Backend, Made, MountPlan, World};
-use crate::access::{Access, AccessError, Choice, KnownCaller, Range};
+use crate::access::{Access, AccessError, Choice, Range};
 use crate::config::Config;
 use crate::control::Desk;
 use crate::control::client::Client;
@@ -84,7 +84,7 @@ impl World for Machine {
             &plan.file,
             (plan.rollback, plan.trial),
             recovery_key,
-            &mut myself(),
+            &mut crate::report::myself(),
         )
     }
 
@@ -102,8 +102,12 @@ impl World for Machine {
             Target::Policy(name, policy) => Repair::Policy(name.clone(), policy.clone()),
             Target::Guardrail(name) => Repair::Guardrail(name.clone()),
         };
-        desk.lifecycle
-            .break_glass(&repair, &broken.reason, broken.dry_run, &mut myself())
+        desk.lifecycle.break_glass(
+            &repair,
+            &broken.reason,
+            broken.dry_run,
+            &mut crate::report::myself(),
+        )
     }
 
     fn directory(&self) -> &dyn crate::policy::Directory {
@@ -128,6 +132,8 @@ impl World for Machine {
             store: plan.store.clone(),
             target: plan.target.clone(),
             config: plan.config.clone(),
+            threads: plan.threads,
+            options: plan.options.clone(),
         };
         daemon::serve(&serving, ready)
     }
@@ -200,8 +206,12 @@ struct Opened {
 
 impl Backend for Opened {
     fn call(&mut self, request: &Request, value: Option<SecretBytes>) -> Result<serde_json::Value, Problem> {
-        self.desk
-            .answer(request, value.map(Enclosed::Value), &mut |_| {}, &mut myself())
+        self.desk.answer(
+            request,
+            value.map(Enclosed::Value),
+            &mut |_| {},
+            &mut crate::report::myself(),
+        )
     }
 
     fn long(
@@ -210,7 +220,9 @@ impl Backend for Opened {
         file: Option<File>,
         told: &mut dyn FnMut(u64),
     ) -> Result<serde_json::Value, Problem> {
-        into(file, |out| self.desk.answer(request, out, told, &mut myself()))
+        into(file, |out| {
+            self.desk.answer(request, out, told, &mut crate::report::myself())
+        })
     }
 
     fn value(&mut self, name: &SecretName, which: &Which) -> Result<SecretBytes, Problem> {
@@ -241,7 +253,7 @@ impl Backend for Opened {
             Which::Label(label) => Choice::Label(label.as_str()),
             Which::Version(id) => Choice::Version(secret.version(id).ok_or_else(missing)?),
         };
-        let mut caller = myself();
+        let mut caller = crate::report::myself();
         let pin = self
             .access
             .open(secret, choice, 0, &mut caller)
@@ -275,17 +287,4 @@ fn into(
             made["bytes"]
         )))),
     }
-}
-
-/// This process, as a caller.
-fn myself() -> KnownCaller {
-    let pid = std::process::id();
-    let mut caller = crate::report::process(pid).unwrap_or_else(|| {
-        let ids = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-        let mut caller = KnownCaller::supposed(crate::id::Uid(ids.0), crate::id::Gid(ids.1), Vec::new());
-        (caller.groups, caller.unit) = (None, None);
-        caller
-    });
-    caller.door = "command";
-    caller
 }

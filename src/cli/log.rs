@@ -1,12 +1,14 @@
 //! Records of the log for people and programs: the latest, those to come, and those that match. Whether they are
 //! genuine is for `audit verify`.
 
+use super::World;
 use super::args;
 use super::plan;
 use super::render::{Output, cell, time};
 use super::run::Stop;
 use crate::audit::{self, Entry, Follower, LogError, Query};
 use crate::clock::Timestamp;
+use crate::control::protocol::Request;
 use crate::id::{printable, quoted};
 use crate::policy::Local;
 use crate::problem::{Exit, Problem};
@@ -50,7 +52,7 @@ pub fn query_of(typed: args::Query) -> Result<Query, Problem> {
             .map(|s| plan::name(&s))
             .transpose()?
             .map(|s| s.to_string()),
-        event: typed.event,
+        event: typed.event.map(|e| event(&e)).transpose()?,
         denied: typed.denied,
         since: typed.since.map(|t| instant("--since", &t, now)).transpose()?,
         until: typed.until.map(|t| instant("--until", &t, now)).transpose()?,
@@ -58,6 +60,25 @@ pub fn query_of(typed: args::Query) -> Result<Query, Problem> {
         limit: typed.limit,
         ..Query::default()
     })
+}
+
+/// The name of something that is recorded.
+fn event(typed: &str) -> Result<String, Problem> {
+    let names = || audit::Event::ALL.iter().map(|e| e.name());
+    if names().any(|name| name == typed) {
+        return Ok(typed.to_string());
+    }
+    let far = |name: &&str| strsim::osa_distance(&name.to_lowercase(), &typed.to_lowercase());
+    // Half a name is as good as one that is misspelt.
+    let begun = |name: &&str| !typed.is_empty() && name.to_lowercase().starts_with(&typed.to_lowercase());
+    let near = names().filter(|n| far(n) <= 3).min_by_key(far);
+    let near = names().find(begun).or(near);
+    let next = match near {
+        Some(name) => format!("did you mean {name}?"),
+        None => format!("the names are: {}", names().collect::<Vec<_>>().join(", ")),
+    };
+    let what = format!("--event {} is not understood", quoted(typed));
+    Err(Problem::new(Exit::Usage, what, "nothing is recorded under this name").next(next))
 }
 
 /// A time, or an age before `now`.
@@ -124,19 +145,62 @@ fn missing(what: String) -> Problem {
 ///
 /// # Errors
 /// When the log cannot be read or the output not written.
-pub fn query(store: &Path, query: &Query, output: &mut Output) -> Result<(), Stop> {
-    let mut names = Names::default();
+pub fn query(store: &Path, query: &Query, world: &dyn World, output: &mut Output) -> Result<(), Stop> {
+    let (mut any, mut names) = (false, Names::default());
     let mut progress = Some(output.progress("reading the log"));
     for found in audit::query(&directory(store), query) {
         // What is found shows that it goes on.
         progress.take();
         match found {
-            Ok(entry) => output.line(&shown(&entry, output.json, &mut names))?,
+            Ok(entry) => {
+                any = true;
+                output.line(&shown(&entry, output.json, &mut names))?;
+            }
             Err(e @ LogError::Unreadable { .. }) => unreadable(&e, output),
             Err(e) => return Err(problem(store, &e).into()),
         }
     }
+    if any {
+        return Ok(());
+    }
+    drop(progress);
+    if let Some(name) = &query.secret {
+        known(store, name, world)?;
+    }
+    output.note("No record matches");
     Ok(())
+}
+
+/// That no record matches is an answer about a name that is in the log, or that the caller may see in the store.
+fn known(store: &Path, name: &str, world: &dyn World) -> Result<(), Problem> {
+    let about = Query {
+        secret: Some(name.into()),
+        limit: Some(1),
+        newest: true,
+        ..Query::default()
+    };
+    if audit::query(&directory(store), &about).any(|found| found.is_ok()) {
+        return Ok(());
+    }
+    let what = format!("there are no records of {}", quoted(name));
+    let unknown = Problem::new(
+        Exit::NotFound,
+        what,
+        "neither the log nor the store knows a secret of this name",
+    )
+    .next("see the names: wardfs list");
+    let Ok(mut backend) = world.backend(store) else {
+        return Err(unknown);
+    };
+    match backend.call(
+        &Request::Describe {
+            name: plan::name(name)?,
+        },
+        None,
+    ) {
+        Err(e) if e.exit == Exit::NotFound => Err(unknown),
+        _ => Ok(()),
+    }
 }
 
 /// Prints the latest `lines` records and, to `follow`, those that come until it is interrupted.
@@ -262,6 +326,12 @@ fn sentence(record: &Value, names: &mut Names) -> String {
         outcome = format!("{outcome} ({})", facts.join(", "));
     }
     add(outcome);
+    for part in changes(parameters) {
+        add(part);
+    }
+    if let Some(n) = record["requests"].as_u64() {
+        add(format!("{n} requests"));
+    }
     if let Some(n) = record["suppressed"].as_u64().filter(|n| *n > 0) {
         add(match record["refusedEvents"].as_object() {
             // As counts were written before: of one kind each.
@@ -277,6 +347,34 @@ fn sentence(record: &Value, names: &mut Names) -> String {
         add(format!("of {} uids", uids.len()));
     }
     text
+}
+
+/// What a change changed, as its record has it.
+fn changes(parameters: &Value) -> Vec<String> {
+    let all = |name: &str| parameters[name].as_array().into_iter().flatten();
+    let mut parts: Vec<String> = ["guardrail", "identity"]
+        .into_iter()
+        .filter_map(|kind| Some(format!("{kind} {}", printable(parameters[kind].as_str()?))))
+        .collect();
+    for list in ["gained", "lost"] {
+        let who: Vec<String> = all(list).filter_map(Value::as_str).map(printable).collect();
+        if !who.is_empty() {
+            parts.push(format!("{list}: {}", who.join(", ")));
+        }
+    }
+    for (list, kind, old, new) in [
+        ("labels", "label", "from", "to"),
+        ("tags", "tag", "old", "new"),
+        ("settings", "setting", "old", "new"),
+    ] {
+        let words = |c: &Value| format!("{kind} {}: {} → {}", cell(&c[kind]), cell(&c[old]), cell(&c[new]));
+        parts.extend(all(list).map(words));
+    }
+    if let Some(digest) = parameters["digest"].as_str() {
+        let begin: String = digest.chars().take(12).collect();
+        parts.push(format!("document {}", printable(&begin)));
+    }
+    parts
 }
 
 #[cfg(test)]

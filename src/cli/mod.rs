@@ -82,6 +82,10 @@ pub struct MountPlan {
     pub target: PathBuf,
     /// Settings, the command line's among them.
     pub config: Config,
+    /// The number of threads that was typed.
+    pub threads: Option<usize>,
+    /// Settings that were typed.
+    pub options: Vec<(String, String)>,
     /// Say READY as JSON.
     pub json: bool,
     /// Say READY and nothing else.

@@ -54,6 +54,7 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
         Plan::Init => init(store, world, output),
         Plan::Put { put, from } => store_value(put, &from, store, world, output),
         Plan::Get { name, which } => get(&name, &which, store, world, output),
+        Plan::Ask(Request::Status) => status(store, world, output),
         Plan::Ask(request) => ask(request, store, world, output),
         Plan::Simulate(scenario) => explain::scenario(&scenario, world.directory(), output),
         Plan::BreakGlass(broken) => break_glass(&broken, store, world, output),
@@ -66,7 +67,7 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
             denial,
         } => refusal(&target, (&about, denial), &mut *world.backend(store)?, output),
         Plan::Tail { lines, follow } => log::tail(store, lines, follow, output),
-        Plan::Query(query) => log::query(store, &query, output),
+        Plan::Query(query) => log::query(store, &query, world, output),
         Plan::Mount {
             target,
             threads,
@@ -78,6 +79,8 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
                 store: store.to_owned(),
                 target,
                 config,
+                threads,
+                options,
                 json: output.json,
                 quiet: output.quiet,
             };
@@ -303,6 +306,16 @@ fn ask(request: Request, store: &Path, world: &dyn World, output: &mut Output) -
         .into());
     }
     Ok(())
+}
+
+/// What a reader would find; [`Exit::Unavailable`] if that is not all that it may read.
+fn status(store: &Path, world: &dyn World, output: &mut Output) -> Result<(), Stop> {
+    let reply = world.backend(store)?.call(&Request::Status, None)?;
+    show(&Request::Status, &reply, output)?;
+    match reply["healthy"] == true {
+        true => Ok(()),
+        false => Err(Stop::Answered(Exit::Unavailable)),
+    }
 }
 
 fn show(request: &Request, reply: &Value, output: &mut Output) -> Result<(), Stop> {

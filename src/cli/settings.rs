@@ -46,17 +46,20 @@ pub fn check(store: &Path, file: Option<&Path>, world: &dyn World, output: &mut 
         ));
     }
     // The store's own is held against what the store has sealed, where that can be asked.
-    let (sealed, drift, unasked) = match file {
-        None => sealed(store, world),
-        Some(_) => (json!([]), json!([]), None),
+    let (status, drift, unasked) = match file {
+        None => asked(store, world),
+        Some(_) => (json!({}), json!([]), None),
     };
     warnings.extend(unasked);
-    let agrees = sealed.as_array().is_none_or(Vec::is_empty);
+    let list = |name: &str| json!(status[name].as_array().cloned().unwrap_or_default());
+    let (sealed, unread) = (list("config"), list("unread"));
+    let empty = |list: &Value| list.as_array().is_none_or(Vec::is_empty);
+    let agrees = empty(&sealed) && empty(&unread);
     if output.json {
         let settings = json!(config);
         output.json(
             &json!({ "ok": agrees, "file": path.to_string_lossy(), "present": present,
-            "settings": settings, "differences": sealed, "drift": drift, "warnings": warnings }),
+            "settings": settings, "differences": sealed, "unread": unread, "drift": drift, "warnings": warnings }),
         )?;
         return if agrees {
             Ok(())
@@ -66,7 +69,7 @@ pub fn check(store: &Path, file: Option<&Path>, world: &dyn World, output: &mut 
     }
     match present {
         true => output.line(&format!("{shown} is valid"))?,
-        false => output.line(&format!("{shown} is not there: the defaults are in force"))?,
+        false => output.line(&format!("{shown} is not there: that means the defaults"))?,
     }
     for (key, value) in json!(config).as_object().into_iter().flatten() {
         output.line(&format!("  {key} = {}", printable(&value.to_string())))?;
@@ -77,12 +80,22 @@ pub fn check(store: &Path, file: Option<&Path>, world: &dyn World, output: &mut 
     for line in view::readers::drift(&drift) {
         output.line(&format!("drift: {line}"))?;
     }
-    for line in view::differences(&sealed) {
+    let pid = view::scalar(&status["pid"]);
+    for line in [view::differences(&sealed), view::unread(&unread, &pid)].concat() {
         output.line(&line)?;
     }
-    match agrees {
-        true => Ok(()),
-        false => Err(Problem::new(
+    match (agrees, empty(&sealed)) {
+        (true, _) => Ok(()),
+        (false, true) => Err(Problem::new(
+            Exit::Conflict,
+            format!("{shown} is not in force"),
+            format!("the service, process {pid}, has not read it as it is now"),
+        )
+        .next(format!(
+            "kill -HUP {pid} puts in force what can change while it serves; the rest takes a new mount"
+        ))
+        .into()),
+        (false, false) => Err(Problem::new(
             Exit::Conflict,
             format!("{shown} is not in force"),
             "the store has sealed other settings, which stay until these are accepted",
@@ -92,24 +105,20 @@ pub fn check(store: &Path, file: Option<&Path>, world: &dyn World, output: &mut 
     }
 }
 
-/// How the file differs from what is sealed, and which accounts drifted; or why that is not known.
-fn sealed(store: &Path, world: &dyn World) -> (Value, Value, Option<String>) {
+/// What the store or its service says of the file, and which accounts drifted; or why that is not known.
+fn asked(store: &Path, world: &dyn World) -> (Value, Value, Option<String>) {
     let asked = world.backend(store).and_then(|mut backend| {
         let status = backend.call(&Request::Status, None)?;
         let drift = backend.call(&Request::Drift, None)?["drift"].clone();
         Ok((status, drift))
     });
     match asked {
-        Ok((status, drift)) => (
-            json!(status["config"].as_array().cloned().unwrap_or_default()),
-            drift,
-            None,
-        ),
-        Err(e) if e.exit == Exit::NotFound => (json!([]), json!([]), None),
+        Ok((status, drift)) => (status, drift, None),
+        Err(e) if e.exit == Exit::NotFound => (json!({}), json!([]), None),
         Err(e) => (
+            json!({}),
             json!([]),
-            json!([]),
-            Some(format!("what the store has sealed could not be asked: {}", e.why)),
+            Some(format!("what is in force could not be asked: {}", e.why)),
         ),
     }
 }

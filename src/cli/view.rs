@@ -2,6 +2,7 @@
 
 mod layers;
 pub mod readers;
+mod status;
 
 use super::log::one_line;
 use super::render::{cell, count, facts, list, table, time};
@@ -34,7 +35,7 @@ pub fn view(request: &Request, reply: &Value) -> View {
     };
     match request {
         Request::Put(_) => told(put(reply)),
-        Request::List { .. } => names(reply),
+        Request::List { tags, .. } => names(!tags.is_empty(), reply),
         Request::Tag(change) => told(tags(change.name.as_str(), reply)),
         Request::Label(change) => told(label(change, reply)),
         Request::Describe { .. } => asked(describe(reply)),
@@ -62,8 +63,12 @@ pub fn view(request: &Request, reply: &Value) -> View {
         // Part of other answers.
         Request::Drift => asked(String::new()),
         Request::Status => View {
-            notes: differences(&reply["config"]),
-            ..asked(status(reply))
+            notes: [
+                differences(&reply["config"]),
+                unread(&reply["unread"], &cell(&reply["pid"])),
+            ]
+            .concat(),
+            ..asked(status::text(reply))
         },
         // Printed by its own, which may ask.
         Request::ConfigAccept { .. } => asked(String::new()),
@@ -80,6 +85,25 @@ pub fn differences(list: &Value) -> Vec<String> {
         format!("warning: {key}: {sealed} is in force, wardfs.toml says {file} (wardfs config accept)")
     })
     .collect()
+}
+
+/// Settings of the file that the service, this process, has not read.
+pub fn unread(list: &Value, pid: &str) -> Vec<String> {
+    let all = list.as_array().into_iter().flatten();
+    all.map(|d| {
+        let [key, running, file] = ["key", "running", "file"].map(|k| cell(&d[k]));
+        let takes = match d["takes"] == "reload" {
+            true => format!("kill -HUP {pid}"),
+            false => "takes a new mount".into(),
+        };
+        format!("warning: {key}: {running} is in force, wardfs.toml says {file} ({takes})")
+    })
+    .collect()
+}
+
+/// A number or text as it is shown.
+pub fn scalar(value: &Value) -> String {
+    cell(value)
 }
 
 fn warnings(reply: &Value) -> Vec<String> {
@@ -152,11 +176,14 @@ fn label(change: &LabelMove, reply: &Value) -> String {
     }
 }
 
-fn names(reply: &Value) -> View {
+fn names(tagged: bool, reply: &Value) -> View {
     let secrets = reply["secrets"].as_array().map(Vec::as_slice).unwrap_or_default();
     if secrets.is_empty() {
         return View {
-            notes: vec!["There are no secrets that you may see".into()],
+            notes: vec![match tagged {
+                true => "No secret that you may see has these tags".into(),
+                false => "There are no secrets that you may see".into(),
+            }],
             asked: true,
             ..View::default()
         };
@@ -371,60 +398,6 @@ fn check(reply: &Value) -> String {
         text += &format!("  drift: {line}\n");
     }
     text
-}
-
-fn status(reply: &Value) -> String {
-    let running = if reply["running"] == true {
-        format!("yes, as process {}", cell(&reply["pid"]))
-    } else {
-        "no: nothing is mounted, commands open the store themselves".into()
-    };
-    let mut rows = vec![("running", running)];
-    let given = |key: &'static str| (!reply[key].is_null()).then(|| (key, cell(&reply[key])));
-    for key in [
-        "version",
-        "mount",
-        "store",
-        "secrets",
-        "epoch",
-        "threads",
-        "locked_bytes",
-    ] {
-        rows.extend(given(key));
-    }
-    let audit = &reply["audit"];
-    if audit.is_object() {
-        let place = || {
-            format!(
-                "record {}, segment {}",
-                cell(&audit["seq"]),
-                cell(&audit["segment"])
-            )
-        };
-        let log = match audit["healthy"].as_bool() {
-            _ if audit["waiting"] == true => "ITS DISK DOES NOT ANSWER: reads wait until it does".into(),
-            Some(true) => format!("it can be written; {}", place()),
-            _ if audit["full"] == true => format!(
-                "NO SPACE: reads are refused until there is some, administration goes on in the reserve; {}",
-                place()
-            ),
-            _ => format!(
-                "IT CANNOT BE WRITTEN: reads are refused until it can; {}",
-                place()
-            ),
-        };
-        rows.push(("log", log));
-    }
-    let counters = reply["counters"].as_object().filter(|c| !c.is_empty());
-    if let Some(counters) = counters {
-        let width = counters.keys().map(|k| k.chars().count()).max().unwrap_or(0);
-        let lines: Vec<String> = counters
-            .iter()
-            .map(|(k, v)| format!("{:width$}  {}", printable(k), cell(v)))
-            .collect();
-        rows.push(("counters", lines.join("\n")));
-    }
-    facts(&rows)
 }
 
 fn verify(reply: &Value) -> String {

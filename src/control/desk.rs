@@ -1,7 +1,5 @@
 //! One request, one answer, whoever brings it.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use crate::access::Caller;
@@ -12,30 +10,31 @@ use crate::problem::{Exit, Problem};
 use crate::report::Report;
 use crate::vault::{Trial, Vault, VaultError};
 
+use super::health;
 use super::protocol::{Enclosed, LayerChange, Request};
-
-/// How long `status` waits for a record that is on its way to the disk.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What only a serving process can tell or do.
 pub trait Service: Send + Sync {
-    /// For `status`: pid, mount, counters.
+    /// For `status`: pid, mount, counters, and what is ill of the mount itself (`reasons`).
     fn status(&self) -> Value;
-    /// Begins the end of service.
+    /// Begins the end of service, asked for by whom these words name.
     ///
     /// # Errors
     /// If nothing is served.
-    fn stop(&self) -> Result<Value, Problem>;
+    fn stop(&self, by: &str) -> Result<Value, Problem>;
 }
 
 /// For a command that opened the store itself.
-pub struct StoppedService;
+pub struct StoppedService {
+    /// The file in which a daemon notes where it has mounted.
+    pub note: std::path::PathBuf,
+}
 
 impl Service for StoppedService {
     fn status(&self) -> Value {
-        json!({ "running": false })
+        health::unserved(&self.note)
     }
-    fn stop(&self) -> Result<Value, Problem> {
+    fn stop(&self, _by: &str) -> Result<Value, Problem> {
         Err(
             Problem::new(Exit::NotFound, "cannot unmount", "no daemon serves this store")
                 .next("see what is mounted: wardfs status"),
@@ -134,7 +133,9 @@ impl Desk {
             Request::AuditVerify => self.verify(told, caller),
             Request::Unmount => {
                 self.owner_only("cannot unmount", Event::Unmount, caller)?;
-                self.service.stop()
+                let pid = caller.who(Identity::Full).pid;
+                let process = pid.map_or_else(String::new, |pid| format!("process {pid} of "));
+                self.service.stop(&format!("{process}uid {}", caller.uid()))
             }
         }
     }
@@ -185,7 +186,10 @@ impl Desk {
         let mut answer = self.service.status();
         answer["version"] = json!(env!("CARGO_PKG_VERSION"));
         answer["store"] = json!(self.vault.dir());
-        // The rest is for those who administer; anybody may learn where the mount is.
+        let (audit, ill) = health::log(&self.vault);
+        let ills = [ill, health::damage(&self.vault.state())];
+        health::diagnosed(&mut answer, &ills.into_iter().flatten().collect::<Vec<_>>());
+        // The rest is for those who administer; anybody may learn where the mount is, and whether it serves.
         let administers = caller.uid() == self.vault.administration().owner
             || self
                 .vault
@@ -196,19 +200,7 @@ impl Desk {
             let state = self.vault.state();
             answer["secrets"] = json!(state.secrets.iter().filter(|s| s.is_active()).count());
             answer["epoch"] = json!(state.epoch);
-            let log = self.vault.log();
-            answer["audit"] = match log.head_within(PATIENCE) {
-                Some(head) => {
-                    let healthy = log.healthy().is_ok();
-                    let mut audit = json!({ "seq": head.seq, "segment": head.segment, "healthy": healthy });
-                    if healthy && log.takes_reads().is_err() {
-                        audit["healthy"] = json!(false);
-                        audit["full"] = json!(true);
-                    }
-                    audit
-                }
-                None => json!({ "healthy": false, "waiting": true }),
-            };
+            answer["audit"] = audit;
             let differences = self.lifecycle.differences();
             if !differences.is_empty() {
                 answer["config"] = json!(differences);
@@ -216,6 +208,8 @@ impl Desk {
             answer["locked_bytes"] = json!(crate::sys::mem::locked_bytes());
         } else if let Some(object) = answer.as_object_mut() {
             object.remove("counters");
+            object.remove("failed_reads");
+            object.remove("unread");
         }
         answer
     }

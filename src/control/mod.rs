@@ -3,6 +3,7 @@
 
 mod crowd;
 mod desk;
+mod health;
 mod peer;
 mod server;
 mod shun;
@@ -11,4 +12,5 @@ pub mod client;
 pub mod protocol;
 
 pub use desk::{Desk, Service, StoppedService};
+pub use health::Ill;
 pub use server::{Listening, Server};

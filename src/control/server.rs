@@ -52,7 +52,6 @@ const LONG: usize = 2;
 /// The listening side.
 pub struct Server {
     desk: Arc<Desk>,
-    max_value: usize,
     owner: Uid,
     /// Connections of each uid.
     places: Arc<Places>,
@@ -76,12 +75,11 @@ impl Listening {
 }
 
 impl Server {
-    /// Answers with `desk`; values are at most `max_value` bytes, and the process may have `descriptors`.
-    pub fn new(desk: Arc<Desk>, max_value: usize, descriptors: usize) -> Self {
+    /// Answers with `desk`; the process may have `descriptors`.
+    pub fn new(desk: Arc<Desk>, descriptors: usize) -> Self {
         let owner = desk.vault.administration().owner;
         Server {
             desk,
-            max_value,
             owner,
             places: Places::new(PER_UID),
             strangers: Places::new(OF_STRANGERS.min(descriptors / 4)),
@@ -520,12 +518,10 @@ impl Server {
             let next = "use the command that came with the daemon";
             return Err(refused(Exit::Usage, "the request takes none".into(), next.into()));
         }
-        let bounds = || format!("a value is 1 to {} bytes", self.max_value);
-        if len > self.max_value {
-            let why = format!(
-                "the value has {len} bytes; at most {} are allowed",
-                self.max_value
-            );
+        let max_value = self.desk.lifecycle.max_value();
+        let bounds = || format!("a value is 1 to {max_value} bytes");
+        if len > max_value {
+            let why = format!("the value has {len} bytes; at most {} are allowed", max_value);
             return Err(refused(Exit::Usage, why, bounds()));
         }
         if len == 0 {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::effects::Effects;
 use super::{Lifecycle, denied};
 use crate::access::Caller;
 use crate::audit::{Event, Identity, Outcome, Record};
@@ -47,11 +48,14 @@ impl Lifecycle {
         let accepted = !dry_run && !differences.is_empty();
         if accepted {
             let message = Difference::words(&differences);
+            let effects = Effects::of_readers(&gain, &lose);
+            let parameters = effects.parameters();
             let answer = self.access.vault().change(|draft| -> Result<_, Problem> {
                 draft.accept(file);
                 let record = Record {
                     event: Event::AcceptConfig,
                     outcome: Outcome::Allowed,
+                    parameters: &parameters,
                     message: Some(&message),
                     via: caller.door(),
                     who: caller.who(Identity::Full),

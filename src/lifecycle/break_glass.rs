@@ -51,7 +51,7 @@ impl Lifecycle {
         }
         let mut warnings = Vec::new();
         let answer = self.access.vault().change(|draft| -> Result<_, Problem> {
-            let secret = match repair {
+            let (secret, effects) = match repair {
                 Repair::Policy(name, policy) => {
                     let secret = self.existing(draft, name, caller, &what)?;
                     let mut meta = secret.meta.clone();
@@ -64,13 +64,14 @@ impl Lifecycle {
                         }
                     };
                     meta.meta_changed = Timestamp::now();
-                    draft.put_secret(meta, ChangeKind::Settings);
-                    Some(name.as_str())
+                    draft.put_secret(meta.clone(), ChangeKind::Settings);
+                    let effects = self.effects(draft, Some(&secret), &meta, None)?;
+                    (Some(name.as_str()), effects)
                 }
                 Repair::Guardrail(name) => {
                     let meta = super::layers::existing(&key(name), draft.state(), &what)?;
                     draft.remove_layer(&meta);
-                    None
+                    (None, self.layer_effects(draft, &key(name))?)
                 }
             };
             if dry_run {
@@ -84,6 +85,7 @@ impl Lifecycle {
                 event: Event::BreakGlass,
                 outcome: Outcome::Allowed,
                 secret,
+                parameters: &effects.parameters(),
                 message: Some(&message),
                 via: caller.door(),
                 who: caller.who(Identity::Full),

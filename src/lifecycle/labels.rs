@@ -80,11 +80,12 @@ impl Lifecycle {
                 return Err(self.missing(name, &what));
             }
             let target = to.as_ref().map(|id| version(&secret, id, &what)).transpose()?;
-            let body = self.body(event, name, about.map(VersionId::as_str), caller);
+            let about = about.map(VersionId::as_str);
             let held = secret.meta.labels.get(label).copied();
             if let Some(target) = target
                 && held == Some(target.meta.no)
             {
+                let body = self.body(event, name, about, caller);
                 return Ok((labels(&secret.meta, &secret), body));
             }
             at_its_place(label, holder.as_ref(), from.as_ref(), to.as_ref(), &what)?;
@@ -103,6 +104,8 @@ impl Lifecycle {
             self.gains((draft, &secret, &meta), Custom::None, event, caller, &what)?;
             meta.meta_changed = now;
             let after = labels(&meta, &secret);
+            let effects = self.effects(draft, Some(&secret), &meta, None)?;
+            let body = self.body_with(event, name, about, &effects.parameters(), caller);
             draft.put_secret(meta, kind);
             Ok((after, body))
         });

@@ -13,7 +13,7 @@ use crate::policy::{
     Request, Warning, decide,
 };
 use crate::problem::{Exit, Problem};
-use crate::vault::{LayerKey, LayerRecord, State};
+use crate::vault::{Draft, LayerKey, LayerRecord, State, VaultError};
 
 /// Longest name of a guardrail, in bytes.
 const MAX_NAME: usize = 128;
@@ -66,7 +66,7 @@ impl Lifecycle {
             care.judge(&found, &what)?;
             warnings.extend(found.iter().map(ToString::to_string));
             draft.put_layer(record, caller.uid());
-            Ok(((), layer_body(key, event, caller)))
+            Ok(((), self.layer_body(draft, key, event, caller)?))
         });
         answer.map_err(|e| self.unprefixed(e, &what))?;
         Ok(json!({ "name": key.name(), "warnings": warnings }))
@@ -93,7 +93,7 @@ impl Lifecycle {
             self.layers_allowed(action, event, caller, &what)?;
             let meta = existing(key, draft.state(), &what)?;
             draft.remove_layer(&meta);
-            Ok(((), layer_body(key, event, caller)))
+            Ok(((), self.layer_body(draft, key, event, caller)?))
         });
         answer.map_err(|e| self.unprefixed(e, &what))?;
         Ok(json!({ "name": key.name(), "removed": true, "dry_run": false }))
@@ -144,6 +144,26 @@ impl Lifecycle {
                 "with this guardrail root can remove no guardrail any more: only wardfs store break-glass --guardrail could",
             )),
         })
+    }
+
+    fn layer_body<C: Caller>(
+        &self,
+        draft: &Draft<'_>,
+        key: &LayerKey,
+        event: Event,
+        caller: &mut C,
+    ) -> Result<Body, VaultError> {
+        let (words, effects) = (key.words(), self.layer_effects(draft, key)?);
+        let record = Record {
+            event,
+            outcome: Outcome::Allowed,
+            parameters: &effects.parameters(),
+            message: Some(&words),
+            via: caller.door(),
+            who: caller.who(Identity::Full),
+            ..Record::default()
+        };
+        Ok(record.body())
     }
 
     pub(super) fn layers_allowed<C: Caller>(
@@ -202,17 +222,4 @@ pub(super) fn existing(
     state.layers.get(key).cloned().ok_or_else(|| {
         Problem::new(Exit::NotFound, what, "there is none").next(format!("see what there is: {list}"))
     })
-}
-
-fn layer_body<C: Caller>(key: &LayerKey, event: Event, caller: &mut C) -> Body {
-    let words = key.words();
-    Record {
-        event,
-        outcome: Outcome::Allowed,
-        message: Some(&words),
-        via: caller.door(),
-        who: caller.who(Identity::Full),
-        ..Record::default()
-    }
-    .body()
 }

@@ -103,9 +103,11 @@ impl Lifecycle {
             meta.policy = Some(record.into());
             meta.meta_changed = Timestamp::now();
             let told = told(&meanings);
-            let resolved = [("resolved", Parameter::List(&told))];
-            let body = self.body_with(Event::PutResourcePolicy, name, None, &resolved, caller);
-            draft.put_secret(meta, ChangeKind::Settings);
+            draft.put_secret(meta.clone(), ChangeKind::Settings);
+            let effects = self.effects(draft, Some(&secret), &meta, None)?;
+            let mut more = effects.parameters();
+            more.push(("resolved", Parameter::List(&told)));
+            let body = self.body_with(Event::PutResourcePolicy, name, None, &more, caller);
             Ok((meanings, body))
         });
         let meanings = answer.map_err(|e| self.unprefixed(e, &what))?;

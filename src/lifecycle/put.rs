@@ -218,14 +218,16 @@ impl Lifecycle {
             let told = meanings.as_deref().map(told);
             let besides = (!besides.is_empty()).then_some(("besides", Parameter::List(&besides)));
             let resolved = told.as_deref().map(|told| ("resolved", Parameter::List(told)));
-            let more: Vec<_> = besides.into_iter().chain(resolved).collect();
-            let body = self.body_with(event, &meta.name, Some(id.as_str()), &more, caller);
             let kind = match (created, becomes_current) {
                 (true, _) => ChangeKind::Created,
                 (false, true) => ChangeKind::Value,
                 (false, false) => ChangeKind::Settings,
             };
-            draft.put_secret(meta, kind);
+            draft.put_secret(meta.clone(), kind);
+            let effects = self.effects(draft, old.as_deref(), &meta, Some((no, &id)))?;
+            let more = besides.into_iter().chain(resolved).chain(effects.parameters());
+            let more: Vec<_> = more.collect();
+            let body = self.body_with(event, &meta.name, Some(id.as_str()), &more, caller);
             let outcome = if created { Outcome::Created } else { Outcome::Added };
             Ok(((id, outcome), body))
         });
@@ -242,11 +244,11 @@ impl Lifecycle {
             return Err(Problem::new(Exit::Usage, what, "the value is empty")
                 .next("pipe it in: printf %s \"$VALUE\" | wardfs put NAME, or use --value-file"));
         }
-        if value.len() > self.max_value {
+        if value.len() > self.max_value() {
             return Err(Problem::new(
                 Exit::Usage,
                 what,
-                format_args!("the value is longer than {} bytes", self.max_value),
+                format_args!("the value is longer than {} bytes", self.max_value()),
             )
             .next("raise max_value_bytes in wardfs.toml (1048576 at most), or store it elsewhere"));
         }

@@ -62,8 +62,9 @@ impl Lifecycle {
             self.gains((draft, &secret, &meta), Custom::None, event, caller, &what)?;
             meta.meta_changed = Timestamp::now();
             let tags = meta.tags.clone();
-            let body = self.body(event, name, None, caller);
-            draft.put_secret(meta, ChangeKind::Settings);
+            draft.put_secret(meta.clone(), ChangeKind::Settings);
+            let effects = self.effects(draft, Some(&secret), &meta, None)?;
+            let body = self.body_with(event, name, None, &effects.parameters(), caller);
             Ok((tags, body))
         });
         let tags = answer.map_err(|e| self.unprefixed(e, &what))?;

@@ -227,7 +227,7 @@ impl Report {
         // What `policy allow` gives is reading, and with it looking at the file.
         let reading = match refused.event {
             "GetSecretValue" | "OpenSecret" => true,
-            "DescribeSecret" => refused.via == "mount",
+            "LookupSecret" | "DescribeSecret" => refused.via == "mount",
             _ => false,
         };
         let mend = (refused.reason == "implicit_deny" && reading)

@@ -37,6 +37,14 @@ impl Draft<'_> {
         &self.before
     }
 
+    /// What will be there after it, as it is drafted so far.
+    ///
+    /// # Errors
+    /// If a policy does not compile.
+    pub fn after(&self) -> Result<State, VaultError> {
+        self.vault.next_state(self).map(|(state, _)| state)
+    }
+
     /// A number that no secret had before.
     pub fn new_secret(&mut self) -> SecretId {
         self.next_secret += 1;

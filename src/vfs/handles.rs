@@ -66,6 +66,11 @@ impl Handles {
         }
     }
 
+    /// Gives each uid at most so many from now on.
+    pub fn limit(&self, max_per_uid: usize) {
+        self.places.set_each(max_per_uid);
+    }
+
     /// A number for a handle to come.
     pub fn reserve(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)

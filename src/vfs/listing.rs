@@ -4,6 +4,7 @@
 use std::cell::Cell;
 
 use crate::access::{AccessError, Caller, Enough, Side, Sight};
+use crate::audit::Event;
 use crate::store::snapshot::{DirId, Found, Place};
 use crate::vault::Secret;
 
@@ -50,7 +51,7 @@ impl Vfs {
         let state = self.access().vault().peek();
         if let Node::VersionsOf(id) = node {
             let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
-            return self.has_versions_for(secret, caller);
+            return self.has_versions_for(secret, Event::DescribeSecret, caller);
         }
         let (_, side) = directory(&state, node)?;
         let dir = directory_id(node).ok_or(VfsError::NotDirectory)?;

@@ -15,6 +15,7 @@ use crate::vault::{Change, ChangeKind, Secret, State, Version};
 mod announce;
 mod attr;
 mod caller;
+mod counters;
 mod errno;
 mod handles;
 #[cfg(all(test, feature = "interleavings"))]
@@ -30,6 +31,8 @@ mod xattr;
 pub use announce::Announced;
 pub use attr::{Attr, Attributes, Kind, Look};
 pub use caller::{Answered, RequestCaller};
+pub use counters::Counters;
+use counters::Failure;
 pub use errno::{Errno, Level, VfsError};
 pub use handles::{Handle, Handles, OpenFile};
 pub use listing::ListingEntry;
@@ -65,47 +68,6 @@ pub trait Waker: Send + Sync {
     /// # Errors
     /// If it cannot be told.
     fn forget_attributes(&self, ino: u64) -> std::io::Result<()>;
-}
-
-/// Counters of the service; names as `status` shows them.
-#[derive(Default)]
-pub struct Counters {
-    /// LOOKUPs answered or refused.
-    pub lookups: AtomicU64,
-    /// OPENs answered or refused.
-    pub opens: AtomicU64,
-    /// READs answered or refused.
-    pub reads: AtomicU64,
-    /// Requests refused by policy.
-    pub refused: AtomicU64,
-    /// Requests for something that this file system does not do.
-    pub unsupported: AtomicU64,
-    /// Panics of handlers that were caught.
-    pub panics: AtomicU64,
-    /// READs that had to wait for their uid's turn.
-    pub held: AtomicU64,
-    /// Requests that waited for their owner's turn.
-    pub queued: AtomicU64,
-    /// Refusals that were answered later, in a flood of them.
-    pub delayed: AtomicU64,
-}
-
-impl Counters {
-    /// Names and values.
-    pub fn list(&self) -> [(&'static str, u64); 9] {
-        let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
-        [
-            ("lookups", get(&self.lookups)),
-            ("opens", get(&self.opens)),
-            ("reads", get(&self.reads)),
-            ("refused", get(&self.refused)),
-            ("unsupported", get(&self.unsupported)),
-            ("panics", get(&self.panics)),
-            ("held", get(&self.held)),
-            ("queued", get(&self.queued)),
-            ("delayed", get(&self.delayed)),
-        ]
-    }
 }
 
 /// The file system.
@@ -145,6 +107,11 @@ impl Vfs {
             probing: AtomicU64::new(attr::NOT_PROBING),
             started: Timestamp::now(),
         }
+    }
+
+    /// Gives each uid at most so many open handles from now on; those that are open stay.
+    pub fn limit_handles(&self, max_per_uid: usize) {
+        self.handles.limit(max_per_uid);
     }
 
     /// Whether a READ of `uid` waits for its turn, because its records flood a log that has little space.
@@ -248,7 +215,7 @@ impl Vfs {
             let pin = self
                 .access
                 .open(secret, choice, number, caller)
-                .map_err(|e| self.refused(e))?;
+                .map_err(|e| self.not_read(e))?;
             let (id, no, size) = (pin.secret, pin.version.meta.no, pin.version.meta.size);
             let sizes = self.handles.sizes();
             let slot = match node {
@@ -334,7 +301,7 @@ impl Vfs {
         if !matches!(bytes, Ok(Some(_))) {
             lock(&file.retries).nothing_given(thread, offset);
         }
-        bytes.map_err(|e| self.refused(e))
+        bytes.map_err(|e| self.not_read(e))
     }
 
     fn refuse_read<C: Caller>(&self, file: &OpenFile, reason: Reason, caller: &mut C) {
@@ -407,6 +374,13 @@ impl Vfs {
             | Node::VersionsOf(_) => Err(VfsError::IsDirectory),
             Node::LabelLink(_) => Err(VfsError::Invalid),
         }
+    }
+
+    fn not_read(&self, e: AccessError) -> VfsError {
+        if let Some(failure) = Failure::of(&e) {
+            count(self.counters.failed(failure));
+        }
+        self.refused(e)
     }
 
     fn refused(&self, e: AccessError) -> VfsError {

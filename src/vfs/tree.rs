@@ -58,7 +58,7 @@ impl Vfs {
             return match side {
                 Side::Values => self.lookup_secret(secret, caller),
                 Side::Versions => {
-                    self.has_versions_for(secret, caller)?;
+                    self.has_versions_for(secret, Event::LookupSecret, caller)?;
                     Ok(self.versions_attr(secret))
                 }
             };
@@ -86,7 +86,7 @@ impl Vfs {
                 Ok(self.bare_attr(secret))
             }
             _ => {
-                let standing = self.standing(secret, Event::DescribeSecret, caller)?;
+                let standing = self.standing(secret, Event::LookupSecret, caller)?;
                 Ok(self.secret_attr(secret, self.slot(secret), standing, caller))
             }
         }
@@ -104,51 +104,51 @@ impl Vfs {
         // An id is one version for good: a label of the same letters, which older stores can have, is not found.
         let by_id = name.parse::<VersionId>();
         if let Some(version) = by_id.as_ref().ok().and_then(|id| secret.version(id)) {
-            self.check_version(secret, version, caller)?;
+            self.check_version(secret, version, Event::LookupSecret, caller)?;
             return Ok(self.version_attr(secret, version, caller));
         }
         let by_label = name.parse::<Label>().ok().filter(|l| l.as_str() == name);
         if let Some(label) = by_label
             && secret.meta.labels.contains_key(&label)
         {
-            let version = self.choose(secret, &label, caller)?;
-            self.check_version(secret, version, caller)?;
+            let version = self.choose(secret, &label, Event::LookupSecret, caller)?;
+            self.check_version(secret, version, Event::LookupSecret, caller)?;
             return Ok(self.link_attr(
                 Node::label_link(secret.meta.id, &label),
                 version.meta.id.as_str().len(),
             ));
         }
         // Whether an id or a label exists is told only to those who may see the secret.
-        self.standing(secret, Event::DescribeSecret, caller)?;
+        self.standing(secret, Event::LookupSecret, caller)?;
         Err(VfsError::NoEntry)
     }
 
     /// Whether the caller may see the directory of a secret's versions: who may see the secret, or may read one of
-    /// them, as a policy can say that names labels or ids.
+    /// them, as a policy can say that names labels or ids. A refusal is recorded as `event`.
     pub(super) fn has_versions_for<C: Caller>(
         &self,
         secret: &Secret,
+        event: Event,
         caller: &mut C,
     ) -> Result<(), VfsError> {
         let state = self.access().vault().peek();
         if Sight::new(self.access(), &state, Side::Versions, caller).sees(secret) {
             return Ok(());
         }
-        self.standing(secret, Event::DescribeSecret, caller).map(drop)
+        self.standing(secret, event, caller).map(drop)
     }
 
     fn check_version<C: Caller>(
         &self,
         secret: &Secret,
         version: &crate::vault::Version,
+        event: Event,
         caller: &mut C,
     ) -> Result<(), VfsError> {
         self.access()
             .may_read_version(secret, version, caller)
             .map_err(|refusal| {
-                let e = self
-                    .access()
-                    .refuse(secret, refusal, Event::DescribeSecret, caller);
+                let e = self.access().refuse(secret, refusal, event, caller);
                 self.refused(e)
             })
     }
@@ -186,12 +186,12 @@ impl Vfs {
             }
             Node::VersionsOf(id) => {
                 let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
-                self.has_versions_for(secret, caller)?;
+                self.has_versions_for(secret, Event::DescribeSecret, caller)?;
                 Ok(self.versions_attr(secret))
             }
             Node::Version(no) => {
                 let (secret, version) = version(&state, no).ok_or(VfsError::NoEntry)?;
-                self.check_version(secret, version, caller)?;
+                self.check_version(secret, version, Event::DescribeSecret, caller)?;
                 Ok(self.version_attr(secret, version, caller))
             }
             Node::LabelLink(_) => Ok(self.link_attr(node, self.readlink(node, caller)?.len())),
@@ -220,8 +220,8 @@ impl Vfs {
             .keys()
             .find(|l| Node::label_link(secret.meta.id, l) == node)
             .ok_or(VfsError::NoEntry)?;
-        let version = self.choose(secret, label, caller)?;
-        self.check_version(secret, version, caller)?;
+        let version = self.choose(secret, label, Event::DescribeSecret, caller)?;
+        self.check_version(secret, version, Event::DescribeSecret, caller)?;
         Ok(version.meta.id.to_string())
     }
 
@@ -230,10 +230,11 @@ impl Vfs {
         &self,
         secret: &'s Secret,
         label: &Label,
+        event: Event,
         caller: &mut C,
     ) -> Result<&'s Arc<crate::vault::Version>, VfsError> {
         if secret.labelled(label.as_str()).is_none() {
-            self.standing(secret, Event::DescribeSecret, caller)?;
+            self.standing(secret, event, caller)?;
         }
         let choice = crate::access::Choice::Label(label.as_str());
         let chosen = self.access().choose(secret, choice, caller);
@@ -263,13 +264,15 @@ impl Vfs {
         };
         let state = self.access().vault().peek();
         let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
-        match self.standing(secret, Event::OpenSecret, caller)? {
+        match self.standing(secret, Event::DescribeSecret, caller)? {
             crate::access::Standing::Describer if read => {
                 let refusal = crate::policy::Refusal {
                     reason: crate::policy::Reason::ImplicitDeny,
                     basis: crate::policy::Basis::DEFAULT,
                 };
-                let e = self.access().refuse(secret, refusal, Event::OpenSecret, caller);
+                let e = self
+                    .access()
+                    .refuse(secret, refusal, Event::DescribeSecret, caller);
                 Err(self.refused(e))
             }
             _ => Ok(()),

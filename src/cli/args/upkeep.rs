@@ -148,7 +148,8 @@ pub enum ConfigCommand {
     ///
     /// Warns of what is valid and cannot work: an unknown group, a missing key file, principals that nobody is. Of the
     /// settings that decide who may do what, those that the store has sealed are in force; where the file differs, both
-    /// are shown, and the exit code is 5.
+    /// are shown, and the exit code is 5. So it is where the service has not read the file as it is now: SIGHUP has it
+    /// read again.
     #[command(after_help = "\
 Examples:
   wardfs config check

@@ -33,7 +33,13 @@ fn numbers(text: &str) -> Vec<u64> {
 fn programs_get_every_line_as_it_is_and_damage_hides_nothing() {
     let dir = store();
     let (mut output, out, err) = Output::captured(true);
-    query(dir.path(), &Query::default(), &mut output).unwrap();
+    query(
+        dir.path(),
+        &Query::default(),
+        &crate::cli::glue::Machine,
+        &mut output,
+    )
+    .unwrap();
     assert_eq!(numbers(&out.text()), [1, 2, 3, 4, 5, 6]);
     assert!(
         out.text()
@@ -154,7 +160,12 @@ fn times_are_told_in_three_ways() {
 fn a_log_that_is_not_there_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let (mut output, _, _) = Output::captured(false);
-    let Err(Stop::Problem(problem)) = query(dir.path(), &Query::default(), &mut output) else {
+    let Err(Stop::Problem(problem)) = query(
+        dir.path(),
+        &Query::default(),
+        &crate::cli::glue::Machine,
+        &mut output,
+    ) else {
         panic!()
     };
     assert_eq!(problem.exit, Exit::NotFound);
