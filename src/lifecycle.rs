@@ -65,7 +65,7 @@ impl Lifecycle {
     fn unaccepted(&self) -> Option<String> {
         let (sealed, file) = (self.settings().ok()?, (self.file)().ok()?);
         (sealed.principals != file.principals).then(|| {
-            "wardfs.toml maps principals otherwise than is in force: wardfs config accept, then set it again".into()
+            "wardfs.toml maps principals otherwise than is in force: wardfs config accept; then set it again".into()
         })
     }
 

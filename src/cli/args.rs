@@ -77,6 +77,9 @@ pub struct Global {
     /// Say more of what happens; twice for everything
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
+    /// The words with which the store was named, as a shell reads them; none where it was not.
+    #[arg(skip)]
+    pub named: String,
 }
 
 impl Cli {
@@ -123,12 +126,49 @@ impl Cli {
                 "--user and --store each name a store: give one of them",
             ));
         }
+        if store {
+            let dir = std::path::absolute(&cli.global.store).unwrap_or_else(|_| cli.global.store.clone());
+            cli.global.named = format!("--store {}", shell_word(&dir.to_string_lossy()));
+        }
         if own {
+            cli.global.named = "--user".into();
             cli.global.store = own_store().ok_or_else(|| {
                 definition.error(clap::error::ErrorKind::Io, "there is no home directory (HOME)")
             })?;
         }
         Ok(cli)
+    }
+}
+
+/// The words with which a line that was not understood names its store.
+pub fn named(line: impl Iterator<Item = OsString>) -> String {
+    let words: Vec<OsString> = line.collect();
+    if words.iter().any(|w| w == "--user") {
+        return "--user".into();
+    }
+    let store = words
+        .iter()
+        .enumerate()
+        .find_map(|(i, word)| match word.to_str()? {
+            "--store" => words.get(i + 1)?.to_str().map(str::to_owned),
+            word => word.strip_prefix("--store=").map(str::to_owned),
+        });
+    store.map_or_else(String::new, |dir| format!("--store {}", shell_word(&dir)))
+}
+
+/// The words that can follow `wardfs`.
+pub fn names() -> Vec<String> {
+    let definition = <Cli as clap::CommandFactory>::command();
+    let all = definition.get_subcommands().filter(|c| !c.is_hide_set());
+    all.map(|c| c.get_name().to_string()).collect()
+}
+
+/// `text` as one word of a shell.
+pub fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/_.,:=@%+-".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
     }
 }
 
@@ -179,13 +219,29 @@ Examples:
     /// Print a value, to those who may read it
     ///
     /// The bytes are written exactly as they are stored. A value that is no UTF-8 text has the field
-    /// \"value_base64\" instead of \"value\" with --json.
+    /// \"value_base64\" instead of \"value\" with --json; to a terminal what is no text goes only after a yes, or with
+    /// --force.
     #[command(after_help = "\
 Examples:
   wardfs get app/db/password
   wardfs get app/db/password --label previous
+  wardfs get app/db/password --version b7c1f6de
+  wardfs get /run/secrets/app/db/password
   wardfs get app/tls/key > key.pem")]
     Get(Get),
+
+    /// Give readers the previous value again
+    ///
+    /// Moves current to the version that is previous, which makes the other one previous: a second rollback takes it
+    /// back.
+    #[command(after_help = "\
+Examples:
+  wardfs rollback app/db/password
+  wardfs rollback app/db/password --json")]
+    Rollback {
+        /// The secret
+        name: String,
+    },
 
     /// List the secrets that you may see
     #[command(

@@ -75,7 +75,7 @@ fn above(backend: &mut dyn Backend) -> Option<String> {
     match guardrails["guardrails"].as_array()?.len() {
         0 => None,
         count => Some(format!(
-            "guardrails ({count}) stand above this policy and may deny what it allows: wardfs policy explain says what holds"
+            "guardrails ({count}) stand above this policy and may deny what it allows: `wardfs policy explain NAME --as user:NAME` says what holds"
         )),
     }
 }

@@ -17,7 +17,7 @@ use crate::id::{SecretName, printable};
 use crate::lifecycle::Repair;
 use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
-use crate::vault::{Trial, VaultError};
+use crate::vault::{Trial, Unmeant, VaultError};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
@@ -89,13 +89,15 @@ impl World for Machine {
     }
 
     fn break_glass(&self, store: &Path, broken: &Broken) -> Result<serde_json::Value, Problem> {
-        if Client::connect(&daemon::socket_path(store))?.is_some() {
+        if let Some(mut client) = Client::connect(&daemon::socket_path(store))? {
+            let status = client.call(&Request::Status, None)?;
+            let mount = super::args::shell_word(status["mount"].as_str().unwrap_or("DIR"));
             return Err(Problem::new(
                 Exit::Unavailable,
                 "the glass was not broken",
                 "a daemon serves this store, and this works only without one",
             )
-            .next("stop it first: wardfs unmount DIR"));
+            .next(format!("stop it first: wardfs unmount {mount}")));
         }
         let (desk, _access) = daemon::desk(store, &Config::load(store)?)?;
         let repair = match &broken.what {
@@ -239,7 +241,10 @@ impl Backend for Opened {
         let secret = state.secrets.by_name(name.as_str()).ok_or_else(missing)?;
         let choice = match which {
             Which::Label(label) => Choice::Label(label.as_str()),
-            Which::Version(id) => Choice::Version(secret.version(id).ok_or_else(missing)?),
+            Which::Version(named) => Choice::Version(secret.meant(named).map_err(|e| match e {
+                Unmeant::Several => value::ambiguous(name, named),
+                Unmeant::Nothing => missing(),
+            })?),
         };
         let mut caller = myself();
         let pin = self

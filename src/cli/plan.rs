@@ -5,7 +5,7 @@ pub mod policies;
 use super::args::{self, Command};
 use super::{generate, manual, why};
 use crate::control::protocol::{self, Request, Rule, WhyAbout};
-use crate::id::{Label, NameError, SecretName, VersionId, printable, quoted};
+use crate::id::{Label, NameError, SecretName, VersionId, VersionName, printable, quoted};
 use crate::policy::Local;
 use crate::problem::{Exit, Problem};
 use crate::vault::{Rollback, Trial};
@@ -30,10 +30,14 @@ pub enum Plan {
     /// Print a value.
     Get {
         /// Whose.
-        name: SecretName,
-        /// Which version.
-        which: Which,
+        target: why::Target,
+        /// Which version, if it was said.
+        which: Option<Which>,
+        /// Whether a terminal gets it whatever it is.
+        force: bool,
     },
+    /// Make the previous version current again.
+    Rollback(SecretName),
     /// One question or change, and its answer.
     Ask(Request),
     /// What policies in documents say.
@@ -139,8 +143,8 @@ pub enum ValueFrom {
 pub enum Which {
     /// The one that carries a label.
     Label(Label),
-    /// The one with this id.
-    Version(VersionId),
+    /// The one with this label, id, or beginning of an id.
+    Version(VersionName),
 }
 
 /// Checks what was typed, and reads the policy documents it names.
@@ -152,13 +156,15 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
         Command::Init => Plan::Init,
         Command::Put(put) => plan_put(*put)?,
         Command::Get(get) => Plan::Get {
-            name: name(&get.name)?,
+            target: why::Target::parse(&get.name)?,
             which: match (get.label, get.version) {
-                (_, Some(id)) => Which::Version(version(&id)?),
-                (Some(label), None) => Which::Label(parse_label(&label)?),
-                (None, None) => Which::Label(Label::current()),
+                (_, Some(id)) => Some(Which::Version(version(&id, &get.name)?)),
+                (Some(label), None) => Some(Which::Label(parse_label(&label)?)),
+                (None, None) => None,
             },
+            force: get.force,
         },
+        Command::Rollback { name: n } => Plan::Rollback(name(&n)?),
         Command::List { under, tag } => Plan::Ask(Request::List {
             under: under.map(|u| directory(&u)).transpose()?,
             tags: policies::tags(&tag, "--tag")?,
@@ -176,15 +182,15 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
         }) => Plan::Ask(Request::Label(protocol::LabelMove {
             name: name(&n)?,
             label: parse_label(&label)?,
-            to: Some(version(&to)?),
-            from: from.map(|f| version(&f)).transpose()?,
+            to: Some(version(&to, &n)?),
+            from: from.map(|f| version(&f, &n)).transpose()?,
         })),
         Command::Label(args::Label::Remove { name: n, label, from }) => {
             Plan::Ask(Request::Label(protocol::LabelMove {
                 name: name(&n)?,
                 label: parse_label(&label)?,
                 to: None,
-                from: Some(version(&from)?),
+                from: Some(version(&from, &n)?),
             }))
         }
         Command::Describe { name: n } => Plan::Ask(Request::Describe { name: name(&n)? }),
@@ -304,7 +310,7 @@ fn plan_put(put: args::Put) -> Result<Plan, Problem> {
             args::Visibility::Listed => protocol::Visibility::Listed,
             args::Visibility::Hidden => protocol::Visibility::Hidden,
         }),
-        version: put.token.map(|t| version(&t)).transpose()?,
+        version: put.token.map(|t| token(&t)).transpose()?,
         labels: put
             .label
             .iter()
@@ -324,7 +330,7 @@ fn typed_value(name: &SecretName) -> Problem {
         "every process of this machine can read the arguments of a command, and the shell keeps them in its history",
     )
     .next(format!(
-        "wardfs put {name} < FILE, or wardfs put {name} --value-file FILE, or wardfs put {name} alone to be asked; \
+        "wardfs put {name} < FILE; or wardfs put {name} --value-file FILE; or, to be asked for it: wardfs put {name}; \
          and change the value you typed: it has been shown"
     ))
 }
@@ -409,7 +415,9 @@ fn plan_delete(delete: args::Delete) -> Result<Request, Problem> {
             "there is no recovery window yet (it comes later): a delete destroys every value at once, and --now \
              must say that this is meant",
         )
-        .next(format!("wardfs delete {name} --now --dry-run to see what goes, wardfs delete {name} --now to do it")));
+        .next(format!(
+            "see what goes: wardfs delete {name} --now --dry-run; do it: wardfs delete {name} --now"
+        )));
     }
     Ok(Request::Delete {
         name,
@@ -460,14 +468,19 @@ fn parse_label(text: &str) -> Result<Label, Problem> {
     })
 }
 
-fn version(text: &str) -> Result<VersionId, Problem> {
+/// The id that a new version shall have.
+fn token(text: &str) -> Result<VersionId, Problem> {
     text.parse().map_err(|e: NameError| {
-        Problem::new(
-            Exit::Usage,
-            format!("{} is not the id of a version", quoted(text)),
-            e,
-        )
-        .next("wardfs versions NAME lists them")
+        Problem::new(Exit::Usage, format!("{} is not a token", quoted(text)), e)
+            .next("give a new id, as uuidgen(1) prints one, or leave --token away")
+    })
+}
+
+/// A version of the secret `of`.
+fn version(text: &str, of: &str) -> Result<VersionName, Problem> {
+    text.parse().map_err(|e: NameError| {
+        let what = format!("{} is neither the label nor the id of a version", quoted(text));
+        Problem::new(Exit::Usage, what, e).next(format!("see them: wardfs versions {}", args::shell_word(of)))
     })
 }
 

@@ -3,7 +3,7 @@
 use super::progress::Progress;
 use crate::clock::Timestamp;
 use crate::id::{SecretName, is_invisible, printable};
-use crate::problem::Problem;
+use crate::problem::{Problem, pasteable};
 use crate::secret::SecretBytes;
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal, Write};
@@ -83,7 +83,7 @@ impl Output {
     /// # Errors
     /// When it cannot be written.
     pub fn json(&mut self, value: &Value) -> io::Result<()> {
-        self.line(&json_text(value))
+        self.line(&json_text(&advising(value)))
     }
 
     /// Plaintext, straight through.
@@ -106,7 +106,7 @@ impl Output {
     pub fn note(&mut self, text: &str) {
         if !self.quiet {
             // Nobody is left to be told that standard error does not work.
-            let _ = self.err.write_all(format!("{text}\n").as_bytes());
+            let _ = self.err.write_all(format!("{}\n", pasteable(text)).as_bytes());
         }
     }
 
@@ -202,10 +202,10 @@ pub fn problem_text(problem: &Problem) -> String {
     let mut text = format!(
         "{}\n  why:  {}",
         indented(&problem.what, 2),
-        indented(&problem.why, 8)
+        indented(&pasteable(&problem.why), 8)
     );
     if !problem.next.is_empty() {
-        text += &format!("\n  next: {}", indented(&problem.next, 8));
+        text += &format!("\n  next: {}", indented(&pasteable(&problem.next), 8));
     }
     text
 }
@@ -228,14 +228,37 @@ pub fn json_text(value: &Value) -> String {
     text
 }
 
+/// An answer whose advice can be pasted.
+fn advising(answer: &Value) -> Value {
+    let mut advice = answer.clone();
+    if let Some(text) = advice.get_mut("mend") {
+        say_store(text);
+    }
+    for text in advice
+        .get_mut("warnings")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
+        say_store(text);
+    }
+    advice
+}
+
+fn say_store(text: &mut Value) {
+    if let Some(said) = text.as_str() {
+        *text = json!(pasteable(said));
+    }
+}
+
 /// The same for programs: `exit` is the number, `kind` its name.
 pub fn problem_json(problem: &Problem) -> Value {
     json!({ "error": {
         "exit": problem.exit as u8,
         "kind": problem.exit,
         "what": problem.what,
-        "why": problem.why,
-        "next": problem.next,
+        "why": pasteable(&problem.why),
+        "next": pasteable(&problem.next),
     } })
 }
 

@@ -6,6 +6,7 @@ use super::log::one_line;
 use super::render::{cell, count, facts, list, table, time};
 use crate::control::protocol::{LabelMove, Request};
 use crate::id::printable;
+use crate::problem::pasteable;
 use serde_json::Value;
 
 /// The text of a reply, and remarks for standard error.
@@ -113,7 +114,7 @@ fn put(reply: &Value) -> String {
     } else {
         "a new version"
     };
-    let nobody = || format!("nobody yet: wardfs policy allow {name} user:NAME");
+    let nobody = || pasteable(&format!("nobody yet: wardfs policy allow {name} user:NAME")).into_owned();
     let mut rows = vec![
         ("  version", cell(&reply["version"])),
         ("  read by", lines_of(&reply["readers"]).unwrap_or_else(nobody)),
@@ -182,7 +183,7 @@ fn names(reply: &Value) -> View {
                 time(&s["changed"]),
                 hidden.into(),
                 if s["broken"] == true {
-                    "DAMAGED: wardfs store check".into()
+                    pasteable("DAMAGED: wardfs store check").into_owned()
                 } else {
                     s["description"].as_str().map(printable).unwrap_or_default()
                 },
@@ -312,7 +313,7 @@ fn why(reply: &Value) -> String {
         rows.push(("record", one_line(&reply["record"])));
     }
     if let Some(mend) = reply["mend"].as_str() {
-        rows.push(("to allow it", printable(mend)));
+        rows.push(("to allow it", pasteable(&printable(mend)).into_owned()));
     }
     if !rows.is_empty() {
         text.push('\n');

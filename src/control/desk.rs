@@ -158,7 +158,7 @@ impl Desk {
         let findings = self
             .vault
             .check(told)
-            .map_err(|e| e.problem("cannot check the store"))?;
+            .map_err(|e| e.unopened("cannot check the store"))?;
         let ok = findings.problems.is_empty();
         let mut answer = json!(findings);
         answer["ok"] = json!(ok);

@@ -161,7 +161,8 @@ impl Lifecycle {
             let becomes_current = put.labels.is_empty()
                 || put.labels.contains("current")
                 || !meta.labels.contains_key("current");
-            for label in &put.labels {
+            // What becomes current makes the other one previous, below.
+            for label in put.labels.iter().filter(|l| l.as_str() != "current") {
                 meta.labels.insert(label.clone(), no);
             }
             if becomes_current {
@@ -217,7 +218,7 @@ impl Lifecycle {
     fn check_put(&self, put: &Put, value: &SecretBytes, what: &str) -> Result<(), Problem> {
         if value.is_empty() {
             return Err(Problem::new(Exit::Usage, what, "the value is empty")
-                .next("pipe it in: printf %s \"$VALUE\" | wardfs put NAME, or use --value-file"));
+                .next(format!("see what was to write it; a value goes in like this: printf %s \"$VALUE\" | wardfs put {}", put.name)));
         }
         if value.len() > self.max_value {
             return Err(Problem::new(
@@ -238,9 +239,10 @@ impl Lifecycle {
         tags::check(&put.tags, what)?;
         if put.labels.contains("previous") {
             return Err(
-                Problem::new(Exit::Usage, what, "previous follows current by itself").next(
-                    "leave --label previous away; wardfs label move sets it on a version that is there",
-                ),
+                Problem::new(Exit::Usage, what, "previous follows current by itself").next(format!(
+                    "leave --label previous away; set it on a version that is there: wardfs label move {} previous --to VERSION",
+                    put.name
+                )),
             );
         }
         if let Some(arn) = put.arn.as_deref().filter(|a| !a.is_empty() && !is_arn(a)) {
@@ -407,7 +409,7 @@ impl Lifecycle {
         if let Some(arn) = &put.arn {
             meta.arn = Some(arn.clone()).filter(|a| !a.is_empty());
         }
-        tags::merge(&mut meta.tags, &put.tags, &[], what)?;
+        tags::merge(meta, &put.tags, &[], what)?;
         let arn = meta.arn.as_deref();
         let resolved = match &put.policy {
             Some(text) => Some(self.resolve(text, &meta.name, arn, what)?),
