@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use crate::access::{Access, Caller, KnownCaller};
 use crate::audit::{Event, Identity, Outcome, Record};
 use crate::config::Config;
+use crate::control::client::Client;
+use crate::control::protocol::Request;
 use crate::control::{Desk, Server, Service, StoppedService};
 use crate::fuse::Session;
 use crate::id::Pid;
@@ -140,12 +142,31 @@ fn open_patiently(store: &Path, config: &Config) -> Result<Arc<Vault>, Problem> 
     let begin = std::time::Instant::now();
     loop {
         match open(store, config) {
+            Err(e)
+                if e.exit == Exit::Unavailable
+                    && let Some(served) = served(store) =>
+            {
+                return Err(served);
+            }
             Err(e) if e.exit == Exit::Unavailable && begin.elapsed() < Duration::from_secs(5) => {
                 std::thread::sleep(Duration::from_millis(50));
             }
             other => return other,
         }
     }
+}
+
+/// That a daemon serves the store, and goes on.
+fn served(store: &Path) -> Option<Problem> {
+    let mut client = Client::connect(&socket_path(store)).ok()??;
+    let status = client.call(&Request::Status, None).ok()?;
+    let (mount, pid) = (status["mount"].as_str()?, status["pid"].as_u64()?);
+    if status["stopping"] == true {
+        return None;
+    }
+    let what = format!("the store {} was not mounted", store.display());
+    let why = format!("already mounted on {mount} by process {pid}");
+    Some(Problem::new(Exit::Conflict, what, why).next("read its files there, or unmount it first"))
 }
 
 /// How the file differs from what is in force.
@@ -308,7 +329,7 @@ impl Service for Serving {
             .into_iter()
             .map(|(k, v)| (k.to_string(), json!(v)))
             .collect();
-        json!({
+        let mut status = json!({
             "running": true,
             "pid": std::process::id(),
             "mount": self.target,
@@ -316,7 +337,12 @@ impl Service for Serving {
             "attributes": self.vfs.attributes().code(),
             "open_handles": self.vfs.open_handles(),
             "counters": counters,
-        })
+        });
+        // For a successor, which waits.
+        if self.stop.asked.load(Ordering::SeqCst) {
+            status["stopping"] = json!(true);
+        }
+        status
     }
 
     fn stop(&self) -> Result<Value, Problem> {

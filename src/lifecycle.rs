@@ -18,15 +18,18 @@ mod delete;
 mod gains;
 mod labels;
 mod layers;
+mod near;
 mod policies;
 mod put;
 mod tags;
+mod update;
 
 pub use break_glass::Repair;
 pub use labels::LabelMove;
 pub use policies::{Care, PolicyEdit};
-pub use put::{Put, Rule};
+pub use put::{Only, Put, Rule};
 pub use tags::TagChange;
+pub use update::{Mode, Update};
 
 /// Changing secrets.
 pub struct Lifecycle {

@@ -11,7 +11,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 pub use policies::Policy;
-pub use secrets::{Delete, Get, Label, Put, Visibility, Why};
+pub use secrets::{Delete, Get, Label, Put, Update, Visibility, Why};
 pub use upkeep::{Audit, ConfigCommand, Query, Store};
 
 /// Headings in bold; clap leaves all of it out where the output is no terminal or NO_COLOR is set.
@@ -251,6 +251,7 @@ Examples:
   wardfs list
   wardfs list app/db
   wardfs list --tag team=data
+  wardfs list --deleted
   wardfs list --json"
     )]
     List {
@@ -260,6 +261,9 @@ Examples:
         /// Only secrets with this tag (repeatable)
         #[arg(long, value_name = "KEY=VALUE", action = ArgAction::Append)]
         tag: Vec<String>,
+        /// Names whose values were destroyed instead: each keeps its policy, which a put brings back
+        #[arg(long)]
+        deleted: bool,
     },
 
     /// Show a secret's settings, labels and readers
@@ -271,6 +275,19 @@ Examples:
         /// The secret
         name: String,
     },
+
+    /// Change settings of a secret without its value
+    ///
+    /// What is not named stays as it is. --owner, --group, --mode and --visibility ask for the right to set the policy;
+    /// the others for secretsmanager:UpdateSecret. An empty text takes a description, an ARN, an owner, a group or a
+    /// mode away.
+    #[command(after_help = "\
+Examples:
+  wardfs update app/db/password --description 'read by the web server'
+  wardfs update app/db/password --owner www-data --mode 0400
+  wardfs update app/db/password --visibility hidden
+  wardfs update app/db/password --description '' --arn ''")]
+    Update(Update),
 
     /// Show the versions of a secret and their labels
     #[command(after_help = "\

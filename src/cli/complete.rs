@@ -52,6 +52,7 @@ fn names(typed: &OsStr) -> Vec<CompletionCandidate> {
     let request = Request::List {
         under: None,
         tags: Default::default(),
+        deleted: false,
     };
     let reply = store(std::env::args_os())
         .and_then(|store| Machine.backend(&store).ok())

@@ -268,17 +268,41 @@ fn into(
     ask: impl FnOnce(Option<Enclosed<'_>>) -> Result<serde_json::Value, Problem>,
 ) -> Result<serde_json::Value, Problem> {
     let Some(file) = file else { return ask(None) };
-    let mut out = std::io::BufWriter::new(file);
+    let mut out = std::io::BufWriter::new(Counted { file, bytes: 0 });
     let made = ask(Some(Enclosed::Backup(&mut out)))?;
     let written = |e| crate::control::client::unwritten(&e);
-    let file = out.into_inner().map_err(|e| written(e.into_error()))?;
-    file.sync_all().map_err(written)?;
-    match file.metadata().map_err(written)?.len() {
+    let Counted { file, bytes } = out.into_inner().map_err(|e| written(e.into_error()))?;
+    let length = match file.metadata().map_err(written)? {
+        regular if regular.is_file() => {
+            file.sync_all().map_err(written)?;
+            regular.len()
+        }
+        // A pipe knows nothing of it.
+        _ => bytes,
+    };
+    match length {
         len if made["bytes"] == len => Ok(made),
         len => Err(written(std::io::Error::other(format!(
             "{len} bytes arrived of {}",
             made["bytes"]
         )))),
+    }
+}
+
+/// A file, and how much was written to it.
+struct Counted {
+    file: File,
+    bytes: u64,
+}
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
     }
 }
 

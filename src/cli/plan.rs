@@ -165,10 +165,12 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
             force: get.force,
         },
         Command::Rollback { name: n } => Plan::Rollback(name(&n)?),
-        Command::List { under, tag } => Plan::Ask(Request::List {
+        Command::List { under, tag, deleted } => Plan::Ask(Request::List {
             under: under.map(|u| directory(&u)).transpose()?,
             tags: policies::tags(&tag, "--tag")?,
+            deleted,
         }),
+        Command::Update(update) => Plan::Ask(Request::Update(plan_update(update)?)),
         Command::Tag { name: n, set, remove } => Plan::Ask(Request::Tag(protocol::TagChange {
             name: name(&n)?,
             set: policies::tags(&set, "the tag")?,
@@ -306,10 +308,12 @@ fn plan_put(put: args::Put) -> Result<Plan, Problem> {
             .map(|g| not_empty(g, "--group", "a group's name or gid"))
             .transpose()?,
         mode: put.mode.map(|m| mode(&m)).transpose()?,
-        visibility: put.visibility.map(|v| match v {
-            args::Visibility::Listed => protocol::Visibility::Listed,
-            args::Visibility::Hidden => protocol::Visibility::Hidden,
-        }),
+        visibility: put.visibility.map(visibility),
+        only: match (put.create, put.update) {
+            (true, _) => Some(protocol::Only::Create),
+            (_, true) => Some(protocol::Only::Update),
+            _ => None,
+        },
         version: put.token.map(|t| token(&t)).transpose()?,
         labels: put
             .label
@@ -320,6 +324,29 @@ fn plan_put(put: args::Put) -> Result<Plan, Problem> {
         arn: put.arn,
     };
     Ok(Plan::Put { put, from })
+}
+
+fn plan_update(update: args::Update) -> Result<protocol::Update, Problem> {
+    Ok(protocol::Update {
+        name: name(&update.name)?,
+        description: update.description,
+        owner: update.owner,
+        group: update.group,
+        mode: match update.mode {
+            Some(none) if none.is_empty() => Some(protocol::Mode::Usual),
+            Some(bits) => Some(protocol::Mode::Bits(mode(&bits)?)),
+            None => None,
+        },
+        visibility: update.visibility.map(visibility),
+        arn: update.arn,
+    })
+}
+
+fn visibility(typed: args::Visibility) -> protocol::Visibility {
+    match typed {
+        args::Visibility::Listed => protocol::Visibility::Listed,
+        args::Visibility::Hidden => protocol::Visibility::Hidden,
+    }
 }
 
 /// The refusal of `put NAME VALUE`. It does not repeat the value.

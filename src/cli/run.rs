@@ -15,6 +15,7 @@ use crate::secret::SecretBytes;
 use crate::vault::Trial;
 use serde_json::{Value, json};
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 /// Why a command stops before its end.
@@ -154,6 +155,9 @@ fn recover(store: &Path, trial: Trial, world: &dyn World, output: &mut Output) -
 
 fn backup(file: &Path, store: &Path, world: &dyn World, output: &mut Output) -> Result<(), Stop> {
     let shown = printable(&file.to_string_lossy());
+    if file.as_os_str() == "-" {
+        return stream(&mut *world.backend(store)?, output);
+    }
     let mut backend = world.backend(store)?;
     let new = crate::sys::files::create_private(file).map_err(|e| {
         let exists = matches!(&e, crate::sys::files::FileError::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists);
@@ -185,6 +189,32 @@ fn backup(file: &Path, store: &Path, world: &dyn World, output: &mut Output) -> 
         made["records"], made["bytes"]
     ))?;
     output.note("Keep the key file or the recovery key elsewhere: without one of them it cannot be restored");
+    Ok(())
+}
+
+/// A backup to standard output, of which standard error tells.
+fn stream(backend: &mut dyn Backend, output: &mut Output) -> Result<(), Stop> {
+    let what = "the store was not backed up";
+    if output.terminal {
+        return Err(Problem::new(Exit::Usage, what, "a terminal keeps no backup")
+            .next("wardfs store backup FILE; or send it on: wardfs store backup - | PROGRAM")
+            .into());
+    }
+    let out = std::io::stdout().as_fd().try_clone_to_owned();
+    let out = out.map_err(|e| Problem::new(Exit::Failed, what, e).next("name a file"))?;
+    let made = output.during("writing the backup", |told| {
+        backend.long(&Request::Backup, Some(out.into()), told)
+    })?;
+    if output.json {
+        let mut made = made;
+        made["file"] = json!("-");
+        output.note(&super::render::json_text(&made));
+        return Ok(());
+    }
+    let (records, bytes) = (&made["records"], &made["bytes"]);
+    output.note(&format!(
+        "Backed up {records} records, {bytes} bytes, to standard output"
+    ));
     Ok(())
 }
 

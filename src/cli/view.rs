@@ -34,7 +34,9 @@ pub fn view(request: &Request, reply: &Value) -> View {
     };
     match request {
         Request::Put(_) => told(put(reply)),
-        Request::List { .. } => names(reply),
+        Request::List { deleted: false, .. } => names(reply),
+        Request::List { .. } => deleted(reply),
+        Request::Update(change) => told(format!("Updated {}\n", change.name) + &settings(reply)),
         Request::Tag(change) => told(tags(change.name.as_str(), reply)),
         Request::Label(change) => told(label(change, reply)),
         Request::Describe { .. } => asked(describe(reply)),
@@ -198,6 +200,47 @@ fn names(reply: &Value) -> View {
         text,
         asked: true,
         notes: Vec::new(),
+    }
+}
+
+fn deleted(reply: &Value) -> View {
+    let secrets = reply["secrets"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let kept = |s: &Value| match s["policy_kept"] == true {
+        true => "kept",
+        false => "none",
+    };
+    let row = |s: &Value| vec![cell(&s["name"]), time(&s["deleted"]), kept(s).into()];
+    let rows: Vec<Vec<String>> = secrets.iter().map(row).collect();
+    let none = "There are no names without values that you may see";
+    View {
+        text: match rows.is_empty() {
+            true => String::new(),
+            false => table(&["NAME", "DELETED", "POLICY"], &rows),
+        },
+        asked: true,
+        notes: rows.is_empty().then(|| none.to_string()).into_iter().collect(),
+    }
+}
+
+/// What was changed: from what, to what.
+fn settings(reply: &Value) -> String {
+    let changed = reply["changed"].as_object().into_iter().flatten();
+    let rows: Vec<(String, String)> = changed
+        .map(|(key, c)| {
+            (
+                format!("  {}", printable(key)),
+                format!("{} -> {}", cell(&c["from"]), cell(&c["to"])),
+            )
+        })
+        .collect();
+    match rows.is_empty() {
+        true => "  nothing was otherwise before\n".into(),
+        false => facts(
+            &rows
+                .iter()
+                .map(|(k, v)| (k.as_str(), v.clone()))
+                .collect::<Vec<_>>(),
+        ),
     }
 }
 

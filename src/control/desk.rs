@@ -76,7 +76,13 @@ impl Desk {
                 };
                 self.lifecycle.put(put, &value, caller)
             }
-            Request::List { under, tags } => self.report.list(under.as_deref(), tags, caller),
+            Request::List {
+                under,
+                tags,
+                deleted: false,
+            } => self.report.list(under.as_deref(), tags, caller),
+            Request::List { under, tags, .. } => self.report.deleted(under.as_deref(), tags, caller),
+            Request::Update(update) => self.lifecycle.update(update, caller),
             Request::Tag(change) => self.lifecycle.tag(change, caller),
             Request::Label(change) => self.lifecycle.move_label(change, caller),
             Request::Describe { name } => self.report.describe(name, caller),

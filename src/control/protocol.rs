@@ -9,7 +9,7 @@ use crate::id::SecretName;
 use crate::problem::Problem;
 use crate::secret::SecretBytes;
 
-pub use crate::lifecycle::{LabelMove, Put, Rule, TagChange};
+pub use crate::lifecycle::{LabelMove, Mode, Only, Put, Rule, TagChange, Update};
 pub use crate::policy::Attached;
 pub use crate::report::{LayerKind, Question, Subject, WhyAbout};
 pub use crate::vault::{LayerKey, Visibility};
@@ -73,7 +73,12 @@ pub enum Request {
         /// Only secrets with all of these tags.
         #[serde(default)]
         tags: BTreeMap<String, String>,
+        /// The names whose values were destroyed, instead.
+        #[serde(default)]
+        deleted: bool,
     },
+    /// Settings of a secret, without its value.
+    Update(Update),
     /// Set and remove tags.
     Tag(TagChange),
     /// Move or remove a label.

@@ -58,6 +58,19 @@ pub struct Put {
     /// The ARN that the secret has in AWS.
     #[serde(default)]
     pub arn: Option<String>,
+    /// Whether the secret has to be there, or must not be.
+    #[serde(default)]
+    pub only: Option<Only>,
+}
+
+/// What a put is refused for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Only {
+    /// The name is there.
+    Create,
+    /// The secret is not there.
+    Update,
 }
 
 impl Put {
@@ -66,12 +79,11 @@ impl Put {
     }
 
     fn sets_appearance(&self) -> bool {
-        self.description.is_some()
-            || self.arn.is_some()
-            || self.owner.is_some()
-            || self.group.is_some()
-            || self.mode.is_some()
-            || self.visibility.is_some()
+        self.description.is_some() || self.arn.is_some() || self.sets_look()
+    }
+
+    fn sets_look(&self) -> bool {
+        self.owner.is_some() || self.group.is_some() || self.mode.is_some() || self.visibility.is_some()
     }
 
     /// What it does besides storing a value.
@@ -138,6 +150,7 @@ impl Lifecycle {
                 }
                 None => self.new_meta(put, draft, now, caller, &what)?,
             };
+            Self::only(put, old.as_deref(), &what)?;
             let created = old.as_ref().is_none_or(|s| !s.is_active());
             self.edit(put, look, &mut meta, &mut warnings, &what)?;
             let id = put.version.clone().unwrap_or_else(VersionId::random);
@@ -145,7 +158,7 @@ impl Lifecycle {
                 return match draft.compare(version, value) {
                     Sameness::Same => {
                         let body = self.body(Event::PutSecretValue, &meta.name, Some(id.as_str()), caller);
-                        Ok(((id, Outcome::Repeated), body))
+                        Ok((((id, Outcome::Repeated), None), body))
                     }
                     Sameness::Other => Err(Problem::new(
                         Exit::Conflict,
@@ -205,9 +218,24 @@ impl Lifecycle {
             };
             draft.put_secret(meta, kind);
             let outcome = if created { Outcome::Created } else { Outcome::Added };
-            Ok(((id, outcome), body))
+            // A policy of its own is whoever's who puts it.
+            let back = old.as_deref().filter(|_| created && put.policy.is_none());
+            let back = back.and_then(|s| s.policy.as_ref()).map(crate::policy::readers);
+            Ok((((id, outcome), back), body))
         });
-        let (version, outcome) = answer.map_err(|e| self.unprefixed(e, &what))?;
+        let ((version, outcome), back) = answer.map_err(|e| self.unprefixed(e, &what))?;
+        if outcome == Outcome::Created {
+            warnings.extend(self.looks_like(&put.name, caller));
+        }
+        if let Some(readers) = back {
+            let readers = match readers.is_empty() {
+                true => "nobody".to_string(),
+                false => readers.join(", "),
+            };
+            warnings.push(format!(
+                "the name was used before, and its old policy is back: read by {readers}"
+            ));
+        }
         let mut answer = self.who_reads(&put.name, warnings);
         answer["version"] = json!(version);
         answer["created"] = json!(outcome == Outcome::Created);
@@ -245,71 +273,64 @@ impl Lifecycle {
                 )),
             );
         }
-        if let Some(arn) = put.arn.as_deref().filter(|a| !a.is_empty() && !is_arn(a)) {
-            return Err(Problem::new(
-                Exit::Usage,
-                what,
-                format_args!("{} is not the ARN of a secret", crate::id::quoted(arn)),
-            )
-            .next("write arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME-SUFFIX"));
-        }
-        if let Some(mode) = put.mode.filter(|m| m & !0o444 != 0) {
-            return Err(Problem::new(
-                Exit::Usage,
-                what,
-                format_args!("mode {mode:04o} has more than read bits"),
-            )
-            .next("use 0400, 0440 or 0444; files of the mount are never written or run"));
-        }
-        if put
-            .description
-            .as_ref()
-            .is_some_and(|d| d.len() > MAX_DESCRIPTION)
-        {
-            return Err(Problem::new(
-                Exit::Usage,
-                what,
-                format_args!("the description is longer than {MAX_DESCRIPTION} bytes"),
-            )
-            .next("give a shorter one"));
-        }
-        Ok(())
+        check_words(put.description.as_deref(), put.arn.as_deref(), put.mode, what)
     }
 
     fn appearance(&self, put: &Put, what: &str) -> Result<Appearance, Problem> {
-        let owner = put.owner.as_deref().map(|name| {
-            name.parse()
-                .map(Uid)
-                .ok()
-                .or_else(|| self.directory.uid_of(name))
-                .ok_or_else(|| {
-                    Problem::new(
-                        Exit::Usage,
-                        what,
-                        format_args!("there is no user {}", crate::id::quoted(name)),
-                    )
-                    .next("name a user of this machine, or a uid")
-                })
-        });
-        let group = put.group.as_deref().map(|name| {
-            name.parse()
-                .map(Gid)
-                .ok()
-                .or_else(|| self.directory.gid_of(name))
-                .ok_or_else(|| {
-                    Problem::new(
-                        Exit::Usage,
-                        what,
-                        format_args!("there is no group {}", crate::id::quoted(name)),
-                    )
-                    .next("name a group of this machine, or a gid")
-                })
-        });
         Ok(Appearance {
-            owner: owner.transpose()?.map(|u| u.0),
-            group: group.transpose()?.map(|g| g.0),
+            owner: self.user_named(put.owner.as_deref(), what)?,
+            group: self.group_named(put.group.as_deref(), what)?,
             mode: put.mode,
         })
+    }
+
+    /// The uid of a user's name or number.
+    pub(super) fn user_named(&self, name: Option<&str>, what: &str) -> Result<Option<u32>, Problem> {
+        let Some(name) = name else { return Ok(None) };
+        let uid = name.parse().map(Uid).ok().or_else(|| self.directory.uid_of(name));
+        let why = || format!("there is no user {} (--owner)", crate::id::quoted(name));
+        let unknown = || Problem::new(Exit::Usage, what, why()).next("name a user of this machine, or a uid");
+        Ok(Some(uid.ok_or_else(unknown)?.0))
+    }
+
+    /// The gid of a group's name or number.
+    pub(super) fn group_named(&self, name: Option<&str>, what: &str) -> Result<Option<u32>, Problem> {
+        let Some(name) = name else { return Ok(None) };
+        let gid = name.parse().map(Gid).ok().or_else(|| self.directory.gid_of(name));
+        let why = || format!("there is no group {} (--group)", crate::id::quoted(name));
+        let unknown =
+            || Problem::new(Exit::Usage, what, why()).next("name a group of this machine, or a gid");
+        Ok(Some(gid.ok_or_else(unknown)?.0))
+    }
+
+    /// That each new rule names somebody whom this machine or the policy knows.
+    ///
+    /// # Errors
+    /// With the argument that does not.
+    fn known(&self, put: &Put, old: Option<&PolicyRecord>, what: &str) -> Result<(), Problem> {
+        for rule in &put.rules {
+            let (flag, who) = match rule {
+                Rule::Allow(who) => ("--allow", who),
+                Rule::Deny(who) => ("--deny", who),
+            };
+            let (kind, name, found) = match who {
+                Local::User(name) => {
+                    let kept = old.is_some_and(|p| p.users.contains_key(name));
+                    ("user", name, kept || self.directory.uid_of(name).is_some())
+                }
+                Local::Group(name) => {
+                    let kept = old.is_some_and(|p| p.groups.contains_key(name));
+                    ("group", name, kept || self.directory.gid_of(name).is_some())
+                }
+                _ => continue,
+            };
+            if !found {
+                let why = format!("{flag} {who}: there is no {kind} {}", crate::id::quoted(name));
+                return Err(Problem::new(Exit::Usage, what, why)
+                    .next("name users and groups of this machine, as user:www-data or gid:34"));
+            }
+        }
+        Ok(())
     }
 
     /// A new value for a secret that is there; what decides who reads it is root's alone.
@@ -339,7 +360,46 @@ impl Lifecycle {
             };
             self.allowed_to(secret, action, asked, event, caller, what)?;
         }
-        Ok(())
+        // As `update` asks.
+        match put.sets_look() {
+            true => self.allowed(
+                secret,
+                Action::PutResourcePolicy,
+                Event::UpdateSecret,
+                caller,
+                what,
+            ),
+            false => Ok(()),
+        }
+    }
+
+    /// `--create` and `--update`, after the decision: nobody learns by them what he may not see.
+    fn only(put: &Put, old: Option<&Secret>, what: &str) -> Result<(), Problem> {
+        let name = &put.name;
+        let repeats = |s: &Secret| put.version.as_ref().is_some_and(|id| s.version(id).is_some());
+        match (put.only, old) {
+            (Some(Only::Create), Some(old)) if !repeats(old) => {
+                let (why, next) = match old.is_active() {
+                    true => (
+                        "it is there already",
+                        format!("put a new version: wardfs put {name} --update"),
+                    ),
+                    false => (
+                        "its values were destroyed, and the name keeps its policy",
+                        format!(
+                            "bring both back: wardfs put {name}; or forget the name first, as root: wardfs delete {name} --now --purge"
+                        ),
+                    ),
+                };
+                Err(Problem::new(Exit::Conflict, what, why).next(next))
+            }
+            (Some(Only::Update), old) if old.is_none_or(|s| !s.is_active()) => {
+                let why = "there is no such secret";
+                Err(Problem::new(Exit::NotFound, what, why)
+                    .next(format!("make it: wardfs put {name} --create")))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn new_meta<C: Caller>(
@@ -414,7 +474,10 @@ impl Lifecycle {
         let resolved = match &put.policy {
             Some(text) => Some(self.resolve(text, &meta.name, arn, what)?),
             None if put.rules.is_empty() => None,
-            None => Some(self.with_rules(meta.policy.as_deref(), &put.rules, &meta.name, arn, what)?),
+            None => {
+                self.known(put, meta.policy.as_deref(), what)?;
+                Some(self.with_rules(meta.policy.as_deref(), &put.rules, &meta.name, arn, what)?)
+            }
         };
         if let Some((record, found)) = resolved {
             meta.policy = Some(record.into());
@@ -429,6 +492,43 @@ impl Lifecycle {
         meta.visibility = put.visibility.unwrap_or(meta.visibility);
         Ok(())
     }
+}
+
+/// Words and bits that a secret may have.
+///
+/// # Errors
+/// With the one that it may not have.
+pub(super) fn check_words(
+    description: Option<&str>,
+    arn: Option<&str>,
+    mode: Option<u16>,
+    what: &str,
+) -> Result<(), Problem> {
+    if let Some(arn) = arn.filter(|a| !a.is_empty() && !is_arn(a)) {
+        return Err(Problem::new(
+            Exit::Usage,
+            what,
+            format_args!("{} is not the ARN of a secret", crate::id::quoted(arn)),
+        )
+        .next("write arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME-SUFFIX"));
+    }
+    if let Some(mode) = mode.filter(|m| m & !0o444 != 0) {
+        return Err(Problem::new(
+            Exit::Usage,
+            what,
+            format_args!("mode {mode:04o} has more than read bits"),
+        )
+        .next("use 0400, 0440 or 0444; files of the mount are never written or run"));
+    }
+    if description.is_some_and(|d| d.len() > MAX_DESCRIPTION) {
+        return Err(Problem::new(
+            Exit::Usage,
+            what,
+            format_args!("the description is longer than {MAX_DESCRIPTION} bytes"),
+        )
+        .next("give a shorter one"));
+    }
+    Ok(())
 }
 
 fn may_not_create(what: &str) -> Problem {

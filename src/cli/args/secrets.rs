@@ -58,6 +58,38 @@ pub struct Put {
     /// The ARN that the secret has in AWS, for policies that name it; an empty one takes it away
     #[arg(long, value_name = "ARN")]
     pub arn: Option<String>,
+    /// Only make a new secret: a name that is there is refused
+    #[arg(long, conflicts_with = "update")]
+    pub create: bool,
+    /// Only store a new version: a secret that is not there is not made
+    #[arg(long)]
+    pub update: bool,
+}
+
+/// See [`super::Command::Update`].
+#[derive(Args, Debug)]
+#[group(id = "settings", required = true, multiple = true, args = ["description", "owner", "group", "mode", "visibility", "arn"])]
+pub struct Update {
+    /// The secret
+    pub name: String,
+    /// Words about it, for people
+    #[arg(long, value_name = "TEXT")]
+    pub description: Option<String>,
+    /// The owner that the file shows
+    #[arg(long, value_name = "USER", value_hint = ValueHint::Username)]
+    pub owner: Option<String>,
+    /// The group that the file shows
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<String>,
+    /// The permission bits that the file shows, in octal, at most 0444
+    #[arg(long, value_name = "MODE")]
+    pub mode: Option<String>,
+    /// What those see who may neither read nor describe it
+    #[arg(long, value_enum)]
+    pub visibility: Option<Visibility>,
+    /// The ARN that the secret has in AWS
+    #[arg(long, value_name = "ARN")]
+    pub arn: Option<String>,
 }
 
 /// `wardfs label …`.

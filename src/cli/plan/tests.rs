@@ -147,9 +147,14 @@ fn a_delete_without_now_does_nothing() {
 
 #[test]
 fn versions_and_labels_are_checked() {
-    assert!(
-        matches!(typed(&["get", "a"]).unwrap(), Plan::Get { which: None, force: false, .. })
-    );
+    assert!(matches!(
+        typed(&["get", "a"]).unwrap(),
+        Plan::Get {
+            which: None,
+            force: false,
+            ..
+        }
+    ));
     let Ok(Plan::Get { which, .. }) = typed(&["get", "a", "--label", "AWSPREVIOUS"]) else {
         panic!()
     };
