@@ -60,6 +60,8 @@ fn every_command_has_help_with_examples() {
         "list",
         "describe",
         "versions",
+        "update",
+        "rollback",
         "tag",
         "label",
         "label move",

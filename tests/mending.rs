@@ -118,6 +118,7 @@ fn every_command_in_a_text_does_what_it_says() {
         let [older, newer] = [&older, &newer].map(|put| put["version"].as_str().expect("an id").to_string());
         support::product::read_as(A, &[], &product.path(&name)).expect_err("refused");
         let mount = at(here, "mnt");
+        let fresh = format!("{name}-new --create");
         let mut line = text.clone();
         for (word, meaning) in [
             ("{mount}", "DIR"),
@@ -133,6 +134,8 @@ fn every_command_in_a_text_does_what_it_says() {
             ("--reason TEXT", "--reason text"),
             ("put NEW", "put app/copy"),
             ("get OLD", "get app/old"),
+            ("{name} --create", &fresh),
+            ("PROGRAM", "cat"),
             ("{name}", &name),
             ("{}", &name),
             ("NAME", &name),

@@ -19,6 +19,9 @@ macro_rules! events {
         pub enum Event { $($(#[$doc])* $name,)* }
 
         impl Event {
+            /// Every one.
+            pub const ALL: &[Event] = &[$(Event::$name,)*];
+
             /// The `eventName`.
             pub fn name(self) -> &'static str {
                 match self { $(Event::$name => events!(@text $name $($text)?),)* }

@@ -103,7 +103,7 @@ impl Cli {
                     .help("Use your own store, in $XDG_DATA_HOME/wardfs (needs no root)"),
             )
         }
-        own(<Cli as clap::CommandFactory>::command())
+        super::groups::grouped(own(<Cli as clap::CommandFactory>::command()))
     }
 
     /// What was typed.
@@ -283,7 +283,7 @@ Examples:
     /// mode away.
     #[command(after_help = "\
 Examples:
-  wardfs update app/db/password --description 'read by the web server'
+  wardfs update app/db/password --description web-server
   wardfs update app/db/password --owner www-data --mode 0400
   wardfs update app/db/password --visibility hidden
   wardfs update app/db/password --description '' --arn ''")]

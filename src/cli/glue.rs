@@ -41,10 +41,14 @@ impl World for Machine {
         let begin = Instant::now();
         loop {
             if let Some(client) = Client::connect(&daemon::socket_path(store))? {
+                tracing::info!("a daemon serves the store, and is asked");
                 return Ok(Box::new(Served { client }));
             }
             match daemon::desk(store, &Config::load(store)?) {
-                Ok((desk, access)) => return Ok(Box::new(Opened { desk, access })),
+                Ok((desk, access)) => {
+                    tracing::info!("no daemon serves the store: this command has opened it");
+                    return Ok(Box::new(Opened { desk, access }));
+                }
                 // A daemon that begins or ends has the store, and no socket; another command is soon done.
                 Err(e) if e.exit == Exit::Unavailable && begin.elapsed() < PATIENCE => {
                     std::thread::sleep(STEP)

@@ -47,6 +47,9 @@ impl Output {
         let terminal = io::stdout().is_terminal();
         let dumb = std::env::var_os("TERM").is_some_and(|t| t == "dumb");
         let plain = dumb || std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+        if terminal {
+            super::table::fit_terminal();
+        }
         let terminal_err = io::stderr().is_terminal();
         let out = std::fs::File::from(io::stdout().as_fd().try_clone_to_owned()?);
         Ok(Output {
@@ -262,30 +265,6 @@ pub fn problem_json(problem: &Problem) -> Value {
     } })
 }
 
-/// Rows under a heading, in columns two spaces apart; no space at the end of a line.
-pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let width = |text: &str| text.chars().count();
-    let mut widths: Vec<usize> = head.iter().map(|h| width(h)).collect();
-    for row in rows {
-        for (w, cell) in widths.iter_mut().zip(row) {
-            *w = (*w).max(width(cell));
-        }
-    }
-    let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let mut text = String::new();
-        for (cell, w) in cells.zip(&widths) {
-            text += cell;
-            text.extend(std::iter::repeat_n(' ', w - width(cell) + 2));
-        }
-        text.trim_end().to_owned() + "\n"
-    };
-    let mut text = line(&mut head.iter().copied());
-    for row in rows {
-        text += &line(&mut row.iter().map(String::as_str));
-    }
-    text
-}
-
 /// Facts under each other: the key, and its value in a column.
 pub fn facts(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(k, _)| k.len()).max().unwrap_or(0);
@@ -352,18 +331,6 @@ pub fn count(value: &Value, one: &str) -> String {
 mod tests {
     use super::*;
     use crate::problem::Exit;
-
-    #[test]
-    fn tables_line_up_and_end_without_spaces() {
-        let rows = vec![
-            vec!["a".into(), "ü".into(), "x".into()],
-            vec!["long".into(), "b".into(), String::new()],
-        ];
-        assert_eq!(
-            table(&["NAME", "V", "D"], &rows),
-            "NAME  V  D\na     ü  x\nlong  b\n"
-        );
-    }
 
     #[test]
     fn facts_keep_many_lines_in_their_column() {

@@ -3,7 +3,8 @@
 mod layers;
 
 use super::log::one_line;
-use super::render::{cell, count, facts, list, table, time};
+use super::render::{cell, count, facts, list, time};
+use super::table::table;
 use crate::control::protocol::{LabelMove, Request};
 use crate::id::printable;
 use crate::problem::pasteable;
