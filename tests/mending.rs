@@ -57,7 +57,7 @@ fn sources(dir: &Path) -> Vec<std::path::PathBuf> {
         let (path, name) = (entry.path(), entry.file_name());
         let name = name.to_string_lossy();
         match path.is_dir() {
-            // The definition's own examples are run by tests/documents.rs.
+            // The examples of the definition are parsed by a test of its own.
             true if name == "tests" || name == "args" => {}
             true => all.extend(sources(&path)),
             false if name == "args.rs" || name.ends_with("tests.rs") => {}

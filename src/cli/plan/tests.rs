@@ -114,7 +114,7 @@ fn names_that_are_paths_or_dangerous_are_told_plainly() {
             .why
             .contains("it is a path")
     );
-    assert!(refused(&["get", "../x"]).why.contains("it is a path"));
+    assert!(refused(&["describe", "../x"]).why.contains("it is a path"));
     assert!(refused(&["describe", "a//b"]).why.contains("empty segment"));
     assert!(refused(&["get", "a\u{1b}[2Jb"]).what.contains("u{1b}"));
     assert!(!refused(&["get", "a\u{1b}[2Jb"]).to_string().contains('\u{1b}'));
