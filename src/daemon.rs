@@ -10,8 +10,6 @@ use serde_json::{Value, json};
 use crate::access::{Access, Caller, KnownCaller};
 use crate::audit::{Event, Identity, Outcome, Record};
 use crate::config::Config;
-use crate::control::client::Client;
-use crate::control::protocol::Request;
 use crate::control::{Desk, Server, Service, StoppedService};
 use crate::fuse::Session;
 use crate::id::Pid;
@@ -23,8 +21,10 @@ use crate::sys::{accounts, caller, harden, mount, notifier, notify, nss};
 use crate::vault::{Opener, Rollback, Settings, Trial, Vault, VaultError};
 use crate::vfs::{Coming, Vfs};
 
+mod already;
 mod announcer;
 
+use already::served;
 use announcer::Announcer;
 
 mod unmount;
@@ -154,19 +154,6 @@ fn open_patiently(store: &Path, config: &Config) -> Result<Arc<Vault>, Problem> 
             other => return other,
         }
     }
-}
-
-/// That a daemon serves the store, and goes on.
-fn served(store: &Path) -> Option<Problem> {
-    let mut client = Client::connect(&socket_path(store)).ok()??;
-    let status = client.call(&Request::Status, None).ok()?;
-    let (mount, pid) = (status["mount"].as_str()?, status["pid"].as_u64()?);
-    if status["stopping"] == true {
-        return None;
-    }
-    let what = format!("the store {} was not mounted", store.display());
-    let why = format!("already mounted on {mount} by process {pid}");
-    Some(Problem::new(Exit::Conflict, what, why).next("read its files there, or unmount it first"))
 }
 
 /// How the file differs from what is in force.

@@ -13,6 +13,7 @@ use crate::problem::{Exit, Problem};
 use crate::vault::{Draft, Secret, VaultError};
 
 mod accept;
+mod accounts;
 mod break_glass;
 mod delete;
 mod gains;

@@ -110,7 +110,7 @@ fn shell(line: &str, product: &Product) -> Output {
 /// Accounts of the pages, in this test's own view of the machine.
 fn accounts(pages: &str, dir: &Path) {
     support::private_mounts();
-    let mut add = |file: &str, kind: &str, rest: &str| {
+    let add = |file: &str, kind: &str, rest: &str| {
         let mut text = std::fs::read_to_string(file).expect("accounts");
         let names = pages.split(kind).skip(1).map(|after| {
             let end = after.find(|c: char| !(c.is_ascii_alphanumeric() || "-_".contains(c)));

@@ -281,12 +281,15 @@ Examples:
     /// What is not named stays as it is. --owner, --group, --mode and --visibility ask for the right to set the policy;
     /// the others for secretsmanager:UpdateSecret. An empty text takes a description, an ARN, an owner, a group or a
     /// mode away.
-    #[command(after_help = "\
+    #[command(
+        override_usage = "wardfs update [OPTIONS] <NAME>",
+        after_help = "\
 Examples:
   wardfs update app/db/password --description web-server
   wardfs update app/db/password --owner www-data --mode 0400
   wardfs update app/db/password --visibility hidden
-  wardfs update app/db/password --description '' --arn ''")]
+  wardfs update app/db/password --description '' --arn ''"
+    )]
     Update(Update),
 
     /// Show the versions of a secret and their labels

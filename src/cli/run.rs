@@ -52,7 +52,10 @@ impl From<io::Error> for Stop {
 /// # Errors
 /// What stopped it.
 pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> Result<(), Stop> {
-    tracing::info!("the store is {}", printable(&store.to_string_lossy()));
+    // A serving process says this much without being asked.
+    if !matches!(plan, Plan::Mount { .. }) {
+        tracing::info!("the store is {}", printable(&store.to_string_lossy()));
+    }
     match plan {
         Plan::Init => init(store, world, output),
         Plan::Put { put, from } => store_value(put, &from, store, world, output),

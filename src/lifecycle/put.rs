@@ -11,7 +11,7 @@ use super::{Lifecycle, denied, labels, tags};
 use crate::access::{Asked, Caller};
 use crate::audit::{Event, Value as Parameter};
 use crate::clock::Timestamp;
-use crate::id::{Gid, Label, SecretName, Uid, VersionId, VersionNo};
+use crate::id::{Label, SecretName, VersionId, VersionNo};
 use crate::policy::{Action, Local, PolicyRecord};
 use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
@@ -180,6 +180,13 @@ impl Lifecycle {
             }
             if becomes_current {
                 labels::make_current(&mut meta, no, now);
+            } else if !put.labels.contains("pending")
+                && let Some(current) = old.as_ref().and_then(|s| s.current())
+            {
+                let id = &current.meta.id;
+                warnings.push(format!(
+                    "nobody reads it by the secret's name: current stays on version {id}"
+                ));
             }
             labels::check_count(&meta, &what)?;
             let event = if created {
@@ -282,55 +289,6 @@ impl Lifecycle {
             group: self.group_named(put.group.as_deref(), what)?,
             mode: put.mode,
         })
-    }
-
-    /// The uid of a user's name or number.
-    pub(super) fn user_named(&self, name: Option<&str>, what: &str) -> Result<Option<u32>, Problem> {
-        let Some(name) = name else { return Ok(None) };
-        let uid = name.parse().map(Uid).ok().or_else(|| self.directory.uid_of(name));
-        let why = || format!("there is no user {} (--owner)", crate::id::quoted(name));
-        let unknown = || Problem::new(Exit::Usage, what, why()).next("name a user of this machine, or a uid");
-        Ok(Some(uid.ok_or_else(unknown)?.0))
-    }
-
-    /// The gid of a group's name or number.
-    pub(super) fn group_named(&self, name: Option<&str>, what: &str) -> Result<Option<u32>, Problem> {
-        let Some(name) = name else { return Ok(None) };
-        let gid = name.parse().map(Gid).ok().or_else(|| self.directory.gid_of(name));
-        let why = || format!("there is no group {} (--group)", crate::id::quoted(name));
-        let unknown =
-            || Problem::new(Exit::Usage, what, why()).next("name a group of this machine, or a gid");
-        Ok(Some(gid.ok_or_else(unknown)?.0))
-    }
-
-    /// That each new rule names somebody whom this machine or the policy knows.
-    ///
-    /// # Errors
-    /// With the argument that does not.
-    fn known(&self, put: &Put, old: Option<&PolicyRecord>, what: &str) -> Result<(), Problem> {
-        for rule in &put.rules {
-            let (flag, who) = match rule {
-                Rule::Allow(who) => ("--allow", who),
-                Rule::Deny(who) => ("--deny", who),
-            };
-            let (kind, name, found) = match who {
-                Local::User(name) => {
-                    let kept = old.is_some_and(|p| p.users.contains_key(name));
-                    ("user", name, kept || self.directory.uid_of(name).is_some())
-                }
-                Local::Group(name) => {
-                    let kept = old.is_some_and(|p| p.groups.contains_key(name));
-                    ("group", name, kept || self.directory.gid_of(name).is_some())
-                }
-                _ => continue,
-            };
-            if !found {
-                let why = format!("{flag} {who}: there is no {kind} {}", crate::id::quoted(name));
-                return Err(Problem::new(Exit::Usage, what, why)
-                    .next("name users and groups of this machine, as user:www-data or gid:34"));
-            }
-        }
-        Ok(())
     }
 
     /// A new value for a secret that is there; what decides who reads it is root's alone.
@@ -475,7 +433,7 @@ impl Lifecycle {
             Some(text) => Some(self.resolve(text, &meta.name, arn, what)?),
             None if put.rules.is_empty() => None,
             None => {
-                self.known(put, meta.policy.as_deref(), what)?;
+                self.known(&put.rules, meta.policy.as_deref(), what)?;
                 Some(self.with_rules(meta.policy.as_deref(), &put.rules, &meta.name, arn, what)?)
             }
         };
