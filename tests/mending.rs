@@ -409,3 +409,50 @@ fn what_is_suggested_is_what_was_meant() {
     assert!(!err.contains("as a value"), "{err}");
     assert!(run(&["put", "a", "--alow", "user:x"]).contains("'--allow'"));
 }
+
+#[test]
+fn what_needs_another_state_is_run_in_it() {
+    let _deadline = Deadline::new(Duration::from_secs(60), "other states");
+    let mut product = Product::empty();
+    let no_store = product.run(&["list"]);
+    let init = format!("{} --json", advised(&no_store.err)[0]);
+    let out = shell(&init, product.dir());
+    assert!(out.status.success(), "{init}: {out:?}");
+    let made: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    let recovery = made["recovery_key"].as_str().expect("a key");
+    product.put("app/a", "v", &["--allow", "uid:0"]);
+
+    // Served, and stopped as it says.
+    product.mount();
+    let glass = ["store", "break-glass", "app/a", "--reason", "text"];
+    let refused = product.run(&glass);
+    assert_eq!(refused.code(), 7, "{refused:?}");
+    let unmount = advised(&refused.err)[0];
+    assert!(shell(unmount, product.dir()).status.success(), "{unmount}");
+    assert!(product.ended(Duration::from_secs(10)).is_some());
+    let kept = at(product.dir(), "FILE");
+    product.run(&["store", "backup", &kept]).ok();
+    product.run(&glass).ok();
+
+    // A key that is lost.
+    std::fs::remove_file(product.store().join("root.key")).expect("remove");
+    let lost = product.run(&["list"]);
+    let recover = advised(&lost.err)[0];
+    assert!(recover.ends_with("store recover"), "{lost:?}");
+    let line = format!("printf %s {recovery} | {recover}");
+    assert!(shell(&line, product.dir()).status.success(), "{recover}");
+    product.run(&["list"]).ok();
+
+    // A store that is damaged as a whole.
+    let database = product.store().join("store.redb");
+    let length = std::fs::metadata(&database).expect("the store").len();
+    std::fs::write(&database, vec![7; length as usize]).expect("write");
+    let damaged = product.run(&["list"]);
+    let restore = advised(&damaged.err)[0];
+    assert!(restore.contains("store restore FILE --dry-run"), "{damaged:?}");
+    let out = shell(restore, product.dir());
+    let err = String::from_utf8_lossy(&out.stderr);
+    // What is there is damaged, and it says what to do with it.
+    assert!(out.status.success() || err.contains("next: "), "{restore}: {err}");
+    assert_ne!(out.status.code(), Some(2), "{restore}: {err}");
+}

@@ -29,7 +29,7 @@ const MEANT: &[(&[&str], &str)] = &[
     ),
     (
         &["edit"],
-        "put another value: wardfs put NAME; other settings: wardfs update NAME",
+        "put another value: wardfs put NAME; other settings: wardfs update NAME --description TEXT",
     ),
     (
         &["cat", "show", "read", "print", "reveal"],
