@@ -394,7 +394,7 @@ impl Lifecycle {
                 what,
                 format_args!("{other}; a name is a file or a directory, never both"),
             )
-            .next("choose another name"));
+            .next("choose another name; one without values is in the way too: wardfs list --deleted"));
         }
         Ok(SecretMeta {
             id: draft.new_secret(),
