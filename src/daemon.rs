@@ -17,7 +17,7 @@ use crate::lifecycle::Lifecycle;
 use crate::policy::{Administration, Deciding, Difference};
 use crate::problem::{Exit, Problem, pasteable};
 use crate::report::Report;
-use crate::sys::{accounts, caller, harden, mount, notifier, notify, nss};
+use crate::sys::{accounts, caller, files, harden, mount, notifier, notify, nss};
 use crate::vault::{Opener, Rollback, Settings, Trial, Vault, VaultError};
 use crate::vfs::{Coming, Vfs};
 
@@ -621,16 +621,17 @@ impl Drop for Release {
 /// Who may do what is the policy's question: everybody may reach the socket. In a store's own directory that
 /// takes the right to walk through it, and no more.
 fn prepare_socket_directory(store: &Path, socket: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    use std::os::unix::fs::DirBuilderExt;
     let Some(dir) = socket.parent() else { return Ok(()) };
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o755)
         .create(dir)?;
     if dir.starts_with(store) {
-        std::fs::set_permissions(store, PermissionsExt::from_mode(0o711))?;
+        // The store's own path may lead through a link.
+        files::chmod_directory(&store.canonicalize()?, 0o711)?;
     }
-    std::fs::set_permissions(dir, PermissionsExt::from_mode(0o755))
+    files::chmod_directory(dir, 0o755)
 }
 
 /// SIGTERM, SIGINT and SIGHUP end service. They are blocked in every thread and taken by one.

@@ -261,6 +261,18 @@ text!(
 );
 
 impl Label {
+    /// A number of 24 bits, of which two labels of a secret must not have the same: the mount knows a link by it.
+    pub fn number(&self) -> u32 {
+        use sha2::Digest;
+        let hash = sha2::Sha256::digest(self.0.as_bytes());
+        u32::from_be_bytes([0, hash[0], hash[1], hash[2]])
+    }
+
+    /// Whether it could be a version's id as well. No new label may.
+    pub fn is_like_an_id(&self) -> bool {
+        self.0.parse::<VersionId>().is_ok()
+    }
+
     /// The label of the version that readers get.
     pub fn current() -> Self {
         Label("current".into())

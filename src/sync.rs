@@ -5,7 +5,7 @@
 
 #[cfg(not(all(test, feature = "interleavings")))]
 mod real {
-    pub use std::sync::{Mutex, MutexGuard, atomic};
+    pub use std::sync::{Condvar, Mutex, MutexGuard, atomic};
     pub use std::thread_local;
 
     pub use arc_swap::{ArcSwap as Swap, Guard as Peek};
@@ -16,7 +16,7 @@ mod tried {
     use std::ops::Deref;
     use std::sync::{Arc, PoisonError};
 
-    pub use shuttle::sync::{Mutex, MutexGuard, atomic};
+    pub use shuttle::sync::{Condvar, Mutex, MutexGuard, atomic};
     pub use shuttle::thread_local;
 
     /// A pointer that is exchanged whole.

@@ -23,6 +23,46 @@ fn reads(product: &Product) {
     assert_eq!(read_as(A, &[], &product.path("app/db")), Ok(VALUE.to_vec()));
 }
 
+/// What a store needs is said, and what was begun is taken away, whatever ends it; what lay there stays.
+#[test]
+fn a_store_that_cannot_be_made_leaves_nothing() {
+    let _deadline = Deadline::new(Duration::from_secs(60), "no room for a store");
+    let product = Product::empty();
+    let place = product.dir().join("small");
+    std::fs::create_dir(&place).expect("mkdir");
+    let within = |size: &str, store: &std::path::Path| {
+        let small = Small::on(&place, size);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wardfs"));
+        command.args(["--store", store.to_str().expect("text"), "init"]);
+        let said = support::product::said(command, b"");
+        let left = std::fs::read_dir(&small.0).expect("read").count();
+        (said, left)
+    };
+    let (refused, left) = within("size=2m", &place.join("deep/store"));
+    assert_eq!((refused.code(), left), (7, 0), "{refused:?}");
+    assert!(refused.err.contains("needs 6 MiB"), "{refused:?}");
+    assert!(refused.err.contains("has 2 left"), "{refused:?}");
+    let (made, left) = within("size=6m", &place.join("store"));
+    assert_eq!(
+        (made.code(), left),
+        (0, 1),
+        "what is said to be enough is enough: {made:?}"
+    );
+    // Something in the way of the log, which is made late.
+    let store = product.store();
+    std::fs::create_dir(&store).expect("mkdir");
+    std::fs::set_permissions(&store, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("chmod");
+    std::fs::write(store.join("audit"), "mine").expect("write");
+    let refused = product.run(&["init"]);
+    assert_ne!(refused.code(), 0, "{refused:?}");
+    let left: Vec<_> = std::fs::read_dir(&store).expect("read").flatten().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(
+        std::fs::read_to_string(store.join("audit")).expect("read"),
+        "mine"
+    );
+}
+
 /// Resident memory of the daemon, in KiB.
 fn resident(product: &Product) -> u64 {
     support::status_kib(product.pid(), "VmRSS").expect("a running daemon")

@@ -359,7 +359,14 @@ fn filled_with(
                 let id = draft.new_secret();
                 let mut value = wardfs::sys::mem::secret(5).expect("memory");
                 value.expose_mut().copy_from_slice(b"value");
-                let no = draft.add_version(id, &name, &model.key, VersionId::random(), now, &value)?;
+                let no = draft.add_version(
+                    id,
+                    &name,
+                    &model.key,
+                    (VersionId::random(), wardfs::id::ROOT),
+                    now,
+                    &value,
+                )?;
                 let mut meta = model.clone();
                 if let Some(own) = policy(*number, &name) {
                     meta.policy = Some(own.into());

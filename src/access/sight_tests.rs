@@ -155,7 +155,14 @@ fn step(vault: &Vault, dice: &mut Dice) {
             let mut value = crate::sys::mem::secret(3).unwrap();
             value.expose_mut().copy_from_slice(b"new");
             let (key, now) = (default_key(), crate::clock::Timestamp::now());
-            let no = draft.add_version(meta.id, &meta.name, &key, VersionId::random(), now, &value);
+            let no = draft.add_version(
+                meta.id,
+                &meta.name,
+                &key,
+                (VersionId::random(), crate::id::ROOT),
+                now,
+                &value,
+            );
             if let Some(old) = meta.labels.insert(Label::current(), no.unwrap()) {
                 meta.labels.insert("previous".parse().unwrap(), old);
             }

@@ -3,7 +3,7 @@
 use super::{Access, AccessError, Asked, Caller, KnownCaller, Standing};
 use crate::audit::{Event, Outcome, Record};
 use crate::id::{Label, SecretId, SecretName};
-use crate::policy::{self, Action, Decision, Grant, Layer, Layers, Purpose, Reason, Refusal};
+use crate::policy::{self, Action, Basis, Decision, Grant, Layer, Layers, Purpose, Reason, Refusal};
 use crate::vault::{Secret, Version};
 
 impl Access {
@@ -135,6 +135,22 @@ impl Access {
                 Err(refusal)
             }
         }
+    }
+
+    /// Records that a new secret was refused for what `basis` would then allow.
+    pub fn refuse_new<C: Caller>(&self, name: &SecretName, basis: Basis, caller: &mut C) {
+        let state = self.vault().peek();
+        let refusal = Refusal {
+            reason: Reason::ExplicitDeny,
+            basis,
+        };
+        self.tell_shared(
+            &self.layers(&state, None),
+            refusal,
+            Event::CreateSecret,
+            Some(name),
+            caller,
+        );
     }
 
     /// The decision about a change of guardrails or identity policies. A refusal is recorded as `event`.

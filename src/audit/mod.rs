@@ -53,6 +53,13 @@ pub struct Options {
     pub refusal_window: Duration,
 }
 
+impl Options {
+    /// Bytes that a new segment takes on disk, with the reserve.
+    pub fn first_segment(&self) -> u64 {
+        self.reserve_bytes + writer::GROWTH
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Options {

@@ -232,8 +232,11 @@ impl<'p> Backwards<'p> {
             rest,
             buffer: Vec::new(),
         };
-        // An unfinished last line is no record yet.
+        // An unfinished last line is no record yet; one that is longer than any record is none at all.
         while !lines.buffer.contains(&b'\n') && lines.rest > 0 {
+            if lines.buffer.len() > MAX_LINE {
+                return Err(lines.unreadable());
+            }
             lines.fill()?;
         }
         let end = lines
@@ -243,6 +246,13 @@ impl<'p> Backwards<'p> {
             .map_or(0, |at| at + 1);
         lines.buffer.truncate(end);
         Ok(lines)
+    }
+
+    fn unreadable(&self) -> LogError {
+        LogError::Unreadable {
+            path: self.path.into(),
+            offset: self.rest,
+        }
     }
 
     fn fill(&mut self) -> Result<(), LogError> {
@@ -280,12 +290,7 @@ impl<'p> Backwards<'p> {
                     self.buffer.clear();
                     return Ok(Some(line));
                 }
-                None if body.len() > MAX_LINE => {
-                    return Err(LogError::Unreadable {
-                        path: self.path.into(),
-                        offset: self.rest,
-                    });
-                }
+                None if body.len() > MAX_LINE => return Err(self.unreadable()),
                 None => self.fill()?,
             }
         }

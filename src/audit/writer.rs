@@ -1,8 +1,7 @@
 //! The writing end of the chain: one line, one write(2), and the way back after a failure.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,7 +26,7 @@ mod recovery;
 /// How long a failed log is left alone before it is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 /// The log's file grows its allocation by this much at a time.
-const GROWTH: u64 = 1 << 20;
+pub(super) const GROWTH: u64 = 1 << 20;
 
 /// What does not change while a log is open.
 pub(super) struct Context {
@@ -365,7 +364,7 @@ impl Writer {
         let path = segment::path(&ctx.dir, number);
         if lost {
             // A directory that an administrator put back is made private again before anything is in it.
-            let _ = std::fs::set_permissions(&ctx.dir, Permissions::from_mode(0o700));
+            let _ = crate::sys::files::chmod_directory(&ctx.dir, 0o700);
         }
         let dir = segment::open_dir(&ctx.dir)?;
         let file = segment::open(&path, Mode::Create)?;
@@ -407,7 +406,7 @@ impl Writer {
         number: u64,
         lost: bool,
     ) -> Result<(SegmentKey, State, u64, Option<u64>), LogError> {
-        let size = ctx.options.reserve_bytes + GROWTH;
+        let size = ctx.options.first_segment();
         let allocated =
             match i64::try_from(size).map(|s| fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, s)) {
                 Ok(Ok(())) => Some(size),

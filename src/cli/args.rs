@@ -191,7 +191,8 @@ pub fn own_store() -> Option<PathBuf> {
 pub enum Command {
     /// Make a store, its root key and its configuration
     ///
-    /// Prints a recovery key once: keep it away from this machine. It opens the store if the key file is lost.
+    /// Prints a recovery key once: keep it away from this machine. It opens the store if the key file is lost. A new
+    /// store needs 6 MiB of disk, most of which is the log's reserve.
     #[command(after_help = "\
 Examples:
   wardfs init

@@ -190,30 +190,33 @@ impl Server {
         };
         let (mut asked, mut unanswered) = (Instant::now(), false);
         loop {
-            if asked.elapsed() >= PING {
-                if unanswered && asked.elapsed() >= HANG {
-                    return "it hangs".into();
-                }
-                if !unanswered {
-                    (asked, unanswered) = (Instant::now(), true);
-                    if let Err(e) = channel.try_send(&[&frame::head(Kind::Ping, 0)])
-                        && e.kind() != io::ErrorKind::WouldBlock
-                    {
-                        return e.to_string();
-                    }
+            if !unanswered && asked.elapsed() >= PING {
+                (asked, unanswered) = (Instant::now(), true);
+                if let Err(e) = channel.try_send(&[&frame::head(Kind::Ping, 0)])
+                    && e.kind() != io::ErrorKind::WouldBlock
+                {
+                    return e.to_string();
                 }
             }
             let len = match channel.recv(buffer.expose_mut(), Some(PING)) {
                 Ok(message) => message.len,
-                Err(e) if e.kind() == io::ErrorKind::TimedOut => continue,
+                // Judged where nothing is there to be read: in a flood the answer comes behind what came before.
+                Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+                    match unanswered && asked.elapsed() >= HANG {
+                        true => return "it hangs".into(),
+                        false => continue,
+                    }
+                }
                 Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return "it ended".into(),
                 Err(e) => return e.to_string(),
             };
             let Some((kind, number, rest)) = frame::parse(&buffer.expose()[..len]) else {
                 return "it says what is not understood".into();
             };
+            // Whatever it says, it lives.
+            unanswered = false;
             match kind {
-                Kind::Pong => unanswered = false,
+                Kind::Pong => {}
                 Kind::Bound => {
                     if let Some(told) = told.take() {
                         let _ = told.send(Ok(()));
@@ -307,7 +310,7 @@ impl Server {
         }
     }
 
-    /// One of the uid's places, and for a stranger one of all strangers'.
+    /// One of the account's places (sub ids count for who they are lent to), and for a stranger one of all strangers'.
     fn place(&self, uid: Uid) -> Result<(Option<Place>, Place), String> {
         let of_all = match uid == self.owner {
             true => None,
@@ -320,8 +323,9 @@ impl Server {
                 Some(self.strangers.take(0).ok_or_else(full)?)
             }
         };
-        let full = || format!("uid {uid} has {} open", self.places.each());
-        Ok((of_all, self.places.take(uid.0).ok_or_else(full)?))
+        let owner = accounts::owner(uid);
+        let full = || format!("uid {owner} has {} open", self.places.each());
+        Ok((of_all, self.places.take(owner.0).ok_or_else(full)?))
     }
 
     fn asked(self: &Arc<Self>, peer: &Arc<Peer>, sender: Sender, text: Vec<u8>) {

@@ -1,7 +1,7 @@
 //! The FUSE adapter: decode, call, reply, and nothing else. The only room that knows `fuser`.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use fuser::{
     ReplyXattr, Request, SessionACL, TimeOrNow,
 };
 
-use self::fair::{Fair, Served};
+use self::fair::{Fair, Served, Urgency};
 use self::held::Held;
 use self::server::{HeldRead, Op, Refuse, SHARED, Server};
 use crate::access::{Caller as _, Enough, Range};
@@ -29,6 +29,8 @@ mod tests;
 
 /// Entries and attributes are never cached: each look is decided.
 const NEVER: Duration = Duration::ZERO;
+/// Requests that nobody waits for, which the kernel may have under way.
+const BACKGROUND: u16 = 1024;
 
 /// Serves requests from a `/dev/fuse` descriptor until the file system is unmounted.
 pub struct Session {
@@ -72,14 +74,15 @@ impl Session {
         threads: usize,
         descriptors: usize,
     ) -> std::io::Result<Session> {
-        // Beside those that serve, one always reads what comes, so that nobody's requests stand before another's.
+        // Beside those that serve, in a crowd one always reads what comes, so that nobody's requests stand before
+        // another's.
         let threads = threads + 1;
         // And one answers what was held back.
         SHARED.get_or_init(|| (descriptors / 2, threads + 1));
         let mut config = Config::default();
         config.acl = SessionACL::All;
         config.n_threads = Some(threads);
-        let adapter = Adapter::new(vfs.clone(), threads)?;
+        let adapter = Adapter::new(vfs.clone(), threads, device.try_clone()?)?;
         let inner = fuser::Session::from_fd(adapter, device, SessionACL::All, config)?;
         vfs.set_waker(Box::new(Wake(inner.notifier())));
         Ok(Session { inner })
@@ -124,15 +127,16 @@ fn file_type(kind: Kind) -> FileType {
 }
 
 impl Adapter {
-    /// For `threads` that read requests.
-    fn new(vfs: Arc<Vfs>, threads: usize) -> std::io::Result<Adapter> {
+    /// For `threads` that read requests from `device`.
+    fn new(vfs: Arc<Vfs>, threads: usize, device: OwnedFd) -> std::io::Result<Adapter> {
         let server = Server::new(vfs)?;
         let (log, later) = (server.vfs.clone(), server.clone());
         let held = Held::start(
             move |uid| log.access().vault().log().wait(Uid(uid)),
             move |read: HeldRead| later.read(read),
         )?;
-        let fair = Fair::new(Door { server, held }, threads);
+        let waiting = move || crate::sys::readable(device.as_fd());
+        let fair = Fair::new(Door { server, held }, threads, waiting);
         Ok(Adapter { fair })
     }
 
@@ -141,9 +145,9 @@ impl Adapter {
     }
 
     /// Serves one request when it is its owner's turn.
-    fn in_turn(&self, header: Header, f: impl FnOnce(&Door) + Send + 'static) {
+    fn in_turn(&self, header: Header, urgency: Urgency, f: impl FnOnce(&Door) + Send + 'static) {
         let owner = crate::sys::accounts::owner(header.uid);
-        if self.fair.serve(owner.0, f) == Served::InTurn {
+        if self.fair.serve(owner.0, urgency, f) == Served::InTurn {
             let queued = &self.server().vfs.counters.queued;
             queued.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
@@ -171,7 +175,7 @@ impl Adapter {
         give: impl FnOnce(&Vfs, T, R) + Send + 'static,
     ) {
         let header = header(req);
-        self.in_turn(header, move |door| {
+        self.in_turn(header, op.urgency(), move |door| {
             door.server.answer(op, header, reply, ask, give);
         });
     }
@@ -217,6 +221,8 @@ impl fuser::Filesystem for Adapter {
                 tracing::info!("this kernel does not have {missing:?}");
             }
         }
+        // What is closed is told in the background: it is not to wait for what else is there.
+        let _ = config.set_max_background(BACKGROUND);
         Ok(())
     }
 
@@ -287,9 +293,14 @@ impl fuser::Filesystem for Adapter {
             direct: lock_owner.is_some(),
             reply,
         };
-        self.in_turn(read.header, |door| {
+        // What would fill the page cache holds its pages until it is refused.
+        let urgency = match read.direct {
+            true => Urgency::Ordinary,
+            false => Urgency::Urgent,
+        };
+        self.in_turn(read.header, urgency, |door| {
             // Nothing is decided before its turn: what changes while it waits counts.
-            match door.server.vfs.must_wait(read.header.uid) {
+            match read.direct && door.server.vfs.must_wait(read.header.uid) {
                 false => door.server.read(read),
                 true => door.held.hold(read.header.uid.0, read),
             }

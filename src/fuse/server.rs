@@ -11,6 +11,7 @@ use fuser::{
     ReplyOpen, ReplyPoll, ReplyWrite, ReplyXattr,
 };
 
+use super::fair::Urgency;
 use super::later::{Later, Patience};
 use crate::access::{Caller, Range};
 use crate::audit::{Event, Identity, Outcome, Record, Refused};
@@ -60,6 +61,14 @@ impl Op {
     pub const fn prompt(what: &'static str) -> Op {
         let refusal = Refusal::AtOnce;
         Op { what, refusal }
+    }
+
+    /// Whether others wait for the answer.
+    pub fn urgency(self) -> Urgency {
+        match self.refusal {
+            Refusal::AtOnce => Urgency::Urgent,
+            Refusal::MayWait => Urgency::Ordinary,
+        }
     }
 
     /// Under which the kernel holds nothing, so that refusals in a flood may be held back.
@@ -149,7 +158,8 @@ impl Server {
 
     fn refuse(&self, op: Op, header: Header, reply: impl Refuse, e: &VfsError) {
         let errno = errno(e, op.what, header);
-        if e.is_refusal() {
+        // What is answered as a missing name costs what a missing name does.
+        if e.is_refusal() && errno != fuser::Errno::ENOENT {
             let wait = self.count_refusal(header);
             if !wait.is_zero() && matches!(op.refusal, Refusal::MayWait) {
                 self.vfs.counters.delayed.fetch_add(1, Ordering::Relaxed);

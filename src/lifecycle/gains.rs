@@ -15,7 +15,7 @@ pub(super) enum Custom {
     /// Nothing.
     None,
     /// A new value has become current, and the one before it `previous`, as in AWS: who grants `previous` grants
-    /// yesterday's value.
+    /// yesterday's value. Not the value before that one, which is without a label now.
     Replaced(VersionNo),
 }
 
@@ -68,6 +68,64 @@ impl Lifecycle {
         )))
     }
 
+    /// What a new secret is made with is its maker's, but for rules that stand above it: those bind it whatever ARN its maker
+    /// gives it, unless he owns the store.
+    ///
+    /// # Errors
+    /// The refusal, which is recorded.
+    pub(super) fn gains_by_arn<C: Caller>(
+        &self,
+        draft: &Draft<'_>,
+        made: &SecretMeta,
+        caller: &mut C,
+        what: &str,
+    ) -> Result<(), Problem> {
+        if made.arn.is_none() || self.owns(caller) {
+            return Ok(());
+        }
+        let arn = made.arn.as_deref();
+        let compiled = made
+            .policy
+            .as_deref()
+            .map(|record| record.compile(&made.name, arn));
+        let compiled = compiled
+            .transpose()
+            .map_err(|e| VaultError::Policy(made.name.clone(), e))?;
+        let policy = compiled.as_ref();
+        let shared = draft.state().layers.shared();
+        for action in Action::READING {
+            let request = policy::Request {
+                tags: &made.tags,
+                ..policy::Request::new(action, Purpose::of(action), made.id, &made.name)
+            };
+            let (before, after) = (
+                Side { policy, request },
+                Side {
+                    policy,
+                    request: policy::Request { arn, ..request },
+                },
+            );
+            let Some(gain) = gain(shared, &before, &after, Extent::Every) else {
+                continue;
+            };
+            let statement = {
+                let layers = self.access.layers(draft.state(), None);
+                self.access.refuse_new(&made.name, gain.basis, caller);
+                statement(
+                    &Layers {
+                        secret: policy,
+                        ..layers
+                    },
+                    gain,
+                )
+            };
+            let why = format!("by that ARN {statement} would let somebody read it who may not by its name");
+            return Err(Problem::new(Exit::Denied, what, why)
+                .next("leave --arn away, or ask root to make the secret"));
+        }
+        Ok(())
+    }
+
     fn somebody(
         &self,
         draft: &Draft<'_>,
@@ -108,7 +166,9 @@ impl Lifecycle {
                 let own = meta.labels.iter().filter(|(_, no)| **no == version.meta.no);
                 own.map(|(label, _)| label.clone()).collect()
             };
-            let (had, has) = (labels(&before), labels(after));
+            let lost = secret.meta.labels.get("previous") == Some(&version.meta.no);
+            let had = labels(if lost { &secret.meta } else { &before });
+            let has = labels(after);
             if had == has {
                 return None;
             }

@@ -107,7 +107,7 @@ impl Lifecycle {
                 }
                 Some(target) => drop(meta.labels.insert(label.clone(), target.meta.no)),
             }
-            check_count(&meta, &what)?;
+            check(&meta, target.map(|_| label), &what)?;
             self.gains((draft, &secret, &meta), Custom::None, event, caller, &what)?;
             meta.meta_changed = now;
             let after = labels(&meta, &secret);
@@ -177,18 +177,42 @@ pub(super) fn make_current(meta: &mut SecretMeta, no: VersionNo, now: Timestamp)
     meta.value_changed = now;
 }
 
+/// Whether a secret may have these labels, of which `new` are set now.
+///
 /// # Errors
-/// More labels than a secret may have.
-pub(super) fn check_count(meta: &SecretMeta, what: &str) -> Result<(), Problem> {
-    if meta.labels.len() <= MAX_LABELS {
-        return Ok(());
+/// More labels than a secret may have, of which two are kept for `current` and `previous`; one that could be taken for a
+/// version's id, or for another label.
+pub(super) fn check<'l>(
+    meta: &SecretMeta,
+    new: impl IntoIterator<Item = &'l Label>,
+    what: &str,
+) -> Result<(), Problem> {
+    let own = meta
+        .labels
+        .keys()
+        .filter(|label| !matches!(label.as_str(), "current" | "previous"))
+        .count();
+    if own > MAX_LABELS - 2 {
+        let why = format!(
+            "it would have {own} labels besides current and previous; {} are the most",
+            MAX_LABELS - 2
+        );
+        return Err(Problem::new(Exit::Usage, what, why)
+            .next(format!("remove one: wardfs label remove {} LABEL", meta.name)));
     }
-    let why = format!(
-        "it would have {} labels; {MAX_LABELS} are the most",
-        meta.labels.len()
-    );
-    Err(Problem::new(Exit::Usage, what, why)
-        .next(format!("remove one: wardfs label remove {} LABEL", meta.name)))
+    for label in new {
+        if label.is_like_an_id() {
+            let why =
+                format!("{label} could be the id of a version: 32 to 64 letters, digits and hyphens are");
+            return Err(Problem::new(Exit::Usage, what, why).next("give a shorter label"));
+        }
+        let twin = |other: &&Label| *other != label && other.number() == label.number();
+        if let Some(other) = meta.labels.keys().find(twin) {
+            let why = format!("the mount cannot tell {label} from {other}, which is there");
+            return Err(Problem::new(Exit::Usage, what, why).next("choose another label"));
+        }
+    }
+    Ok(())
 }
 
 fn labels(meta: &SecretMeta, secret: &Secret) -> Value {

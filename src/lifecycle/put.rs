@@ -153,8 +153,24 @@ impl Lifecycle {
             Self::only(put, old.as_deref(), &what)?;
             let created = old.as_ref().is_none_or(|s| !s.is_active());
             self.edit(put, look, &mut meta, &mut warnings, &what)?;
+            if old.is_none() {
+                self.gains_by_arn(draft, &meta, caller, &what)?;
+            }
             let id = put.version.clone().unwrap_or_else(VersionId::random);
             if let Some(version) = old.as_ref().and_then(|s| s.version(&id)) {
+                // Whoever neither made it nor may read it would learn its value by guessing.
+                let secret = old
+                    .as_deref()
+                    .filter(|_| version.meta.maker != Some(caller.uid()));
+                if let Some(secret) = secret
+                    && self.access.may_read_version(secret, version, caller).is_err()
+                {
+                    let why = format!(
+                        "version {id} is there already, and whether with this value is told to who put it"
+                    );
+                    return Err(Problem::new(Exit::Conflict, &what, why)
+                        .next("a token belongs to one value: give another one"));
+                }
                 return match draft.compare(version, value) {
                     Sameness::Same => {
                         let body = self.body(Event::PutSecretValue, &meta.name, Some(id.as_str()), caller);
@@ -169,7 +185,14 @@ impl Lifecycle {
                 };
             }
             let no = draft
-                .add_version(meta.id, &meta.name, &meta.key, id.clone(), now, value)
+                .add_version(
+                    meta.id,
+                    &meta.name,
+                    &meta.key,
+                    (id.clone(), caller.uid()),
+                    now,
+                    value,
+                )
                 .map_err(|e| e.problem(&what))?;
             let becomes_current = put.labels.is_empty()
                 || put.labels.contains("current")
@@ -188,7 +211,7 @@ impl Lifecycle {
                     "nobody reads it by the secret's name: current stays on version {id}"
                 ));
             }
-            labels::check_count(&meta, &what)?;
+            labels::check(&meta, &put.labels, &what)?;
             let event = if created {
                 Event::CreateSecret
             } else {

@@ -180,7 +180,7 @@ impl Report {
         };
         let (found, _) = self.newest(&query, GLANCED, what, caller)?;
         Ok(match found {
-            Some(entry) => self.refused(name, &Refused::of(&entry.value), entry.value.clone()),
+            Some(entry) => self.refused(name, &Refused::of(&entry.value), unnumbered(&entry.value)),
             None => {
                 let refused = Refused {
                     uid: Some(caller.uid()),
@@ -344,6 +344,15 @@ fn statement_words(basis: Basis, statement: Option<&str>) -> String {
         Layer::Identity => format!("identity statement {id}"),
         Layer::Administration | Layer::Default => "a built-in rule".to_string(),
     }
+}
+
+/// The record without its place in the log, which tells how many others there are.
+fn unnumbered(record: &Value) -> Value {
+    let mut record = record.clone();
+    if let Some(fields) = record.as_object_mut() {
+        fields.retain(|field, _| !matches!(field.as_str(), "seq" | "eventID" | "mac"));
+    }
+    record
 }
 
 fn none_on_record(name: &SecretName, what: &str) -> Problem {

@@ -1,6 +1,7 @@
 //! What a serving process gives up at its start.
 
 use std::io;
+use std::path::Path;
 
 use super::checked;
 
@@ -85,6 +86,29 @@ struct CapData {
 const CAP_VERSION: u32 = 0x2008_0522;
 /// `CAP_SETPCAP`, needed to lower the bounding set.
 const SETPCAP: u32 = 8;
+
+/// Leaves every file behind: an empty file system, mounted over `place` in a mount namespace of its own, is the root from
+/// now on. Before capabilities are dropped, and before there are threads: it needs `CAP_SYS_ADMIN`.
+pub fn leave_files(place: &Path) -> io::Result<()> {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    let none = None::<&str>;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    let closed = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(
+        Some("none"),
+        place,
+        Some("tmpfs"),
+        closed,
+        Some("size=4k,mode=0500"),
+    )?;
+    nix::unistd::chdir(place)?;
+    // The old root is over the new one, and goes (pivot_root(2), "pivot_root(".", ".")").
+    nix::unistd::pivot_root(".", ".")?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    nix::unistd::chdir("/")?;
+    Ok(())
+}
 
 /// Gives up every capability but `keep` (and of those keeps only what it has): effective, permitted, inheritable,
 /// ambient and bounding sets, and sets `PR_SET_NO_NEW_PRIVS`, so that no later exec wins anything back.

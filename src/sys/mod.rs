@@ -33,6 +33,8 @@ pub mod socket;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 /// A system call's result of `-1` as the error that `errno` holds.
 fn checked(ret: libc::c_long) -> io::Result<libc::c_long> {
     if ret == -1 {
@@ -40,6 +42,12 @@ fn checked(ret: libc::c_long) -> io::Result<libc::c_long> {
     } else {
         Ok(ret)
     }
+}
+
+/// Whether a read of `fd` would not wait; also if it would fail.
+pub fn readable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 /// `statx(2)` of what a descriptor holds. `flags` say whether the file system may be asked

@@ -52,7 +52,7 @@ impl Draft<'_> {
         secret: SecretId,
         name: &SecretName,
         key: &KeyId,
-        id: VersionId,
+        (id, maker): (VersionId, crate::id::Uid),
         created: crate::clock::Timestamp,
         value: &crate::secret::SecretBytes,
     ) -> Result<VersionNo, VaultError> {
@@ -80,6 +80,7 @@ impl Draft<'_> {
                 created,
                 size,
                 digest,
+                maker: Some(maker),
                 wrapped,
             },
             sealed,

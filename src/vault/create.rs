@@ -22,9 +22,67 @@ pub struct Created {
 /// Makes a new store in `dir`: root key, a key-file slot and a recovery slot, one named key, an empty log.
 ///
 /// # Errors
-/// If there is a store or a key file already, or the directory cannot be written; nothing is overwritten.
+/// If there is a store or a key file already, there is no [`room`], or the directory cannot be written; nothing is
+/// overwritten, and nothing is left of what was begun.
 pub fn create(dir: &Path, settings: &Settings) -> Result<Created, VaultError> {
+    let (needed, free) = (room(settings), free(dir));
+    if free.is_some_and(|free| free < needed) {
+        let [needed, free] = [needed, free.unwrap_or(0)].map(|bytes| bytes.div_ceil(1 << 20));
+        let why = format!(
+            "a new store needs {needed} MiB, and {} has {free} left",
+            dir.display()
+        );
+        return Err(VaultError::NoRoom(why));
+    }
+    let (before, key_before) = (entries(dir), settings.key_file.symlink_metadata().is_ok());
     let store = Embedded::create(dir)?;
+    // Its lock is held until all is taken away: nobody else's beginning is.
+    fill(&store, dir, settings).inspect_err(|_| {
+        if !key_before {
+            let _ = std::fs::remove_file(&settings.key_file);
+        }
+        take_away(dir, before.as_deref());
+    })
+}
+
+/// Bytes of disk that a new store takes: its log's first segment with its reserve, and the store file's first growth.
+pub fn room(settings: &Settings) -> u64 {
+    settings.log.first_segment() + (1 << 20)
+}
+
+/// Bytes that are free where `dir` is or would be; `None` if the system does not say.
+fn free(dir: &Path) -> Option<u64> {
+    let absolute = std::path::absolute(dir).ok()?;
+    let there = absolute.ancestors().find(|dir| dir.exists())?;
+    let disk = nix::sys::statvfs::statvfs(there).ok()?;
+    Some(disk.blocks_available().saturating_mul(disk.fragment_size()))
+}
+
+/// What lies in the directory; `None` if it is not there.
+fn entries(dir: &Path) -> Option<Vec<std::ffi::OsString>> {
+    let entries = std::fs::read_dir(dir).ok()?;
+    Some(entries.flatten().map(|entry| entry.file_name()).collect())
+}
+
+/// Takes away what was not there before; what cannot be taken away stays.
+fn take_away(dir: &Path, before: Option<&[std::ffi::OsString]>) {
+    for name in entries(dir).unwrap_or_default() {
+        if before.is_none_or(|before| !before.contains(&name)) {
+            let path = dir.join(name);
+            let is_dir = path.symlink_metadata().is_ok_and(|m| m.is_dir());
+            let _ = if is_dir {
+                std::fs::remove_dir_all(&path)
+            } else {
+                std::fs::remove_file(&path)
+            };
+        }
+    }
+    if before.is_none() {
+        let _ = std::fs::remove_dir(dir);
+    }
+}
+
+fn fill(store: &Embedded, dir: &Path, settings: &Settings) -> Result<Created, VaultError> {
     let id = StoreId(*uuid::Uuid::new_v4().as_bytes());
     let root = RootKey::generate()?;
 

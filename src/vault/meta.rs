@@ -117,6 +117,9 @@ pub struct VersionMeta {
     /// A keyed digest of its value, which tells a repeated put from another one. Versions of older stores have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<ValueDigest>,
+    /// Who put it, and so knows its value. Versions of older stores do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maker: Option<Uid>,
     /// The data key, wrapped.
     pub wrapped: WrappedKey,
 }

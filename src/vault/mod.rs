@@ -83,6 +83,9 @@ pub enum VaultError {
     /// A sealed metadata record that is not the JSON it should be.
     #[error("a metadata record is not readable: {0}")]
     Meta(#[from] serde_json::Error),
+    /// The disk is too small, or too full, for a new store.
+    #[error("{0}")]
+    NoRoom(String),
     /// Something is there where a store is to be restored.
     #[error("{0}")]
     Occupied(String),
@@ -148,7 +151,7 @@ impl VaultError {
                 std::io::ErrorKind::PermissionDenied => Exit::Denied,
                 _ => Exit::Failed,
             },
-            VaultError::Unrecorded(_) => Exit::Unavailable,
+            VaultError::Unrecorded(_) | VaultError::NoRoom(_) => Exit::Unavailable,
             VaultError::Io(..) => Exit::Failed,
         }
     }
@@ -183,6 +186,9 @@ impl VaultError {
             VaultError::Store(StoreError::Exists { .. }) => "name another directory with --store",
             VaultError::Store(StoreError::Unfit { .. }) => {
                 "name a directory that does not exist yet, with --store: it is made"
+            }
+            VaultError::NoRoom(_) => {
+                "make room there, or name another directory with --store; nothing was made"
             }
             VaultError::OldBackup { .. } => "if that is meant: --accept-rollback",
             VaultError::Occupied(_) => "move it away first, or name another directory with --store",

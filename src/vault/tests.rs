@@ -141,7 +141,7 @@ pub(crate) fn make(vault: &Vault, name: &str, meanwhile: impl FnOnce()) -> Resul
         let mut value = crate::sys::mem::secret(5).unwrap();
         value.expose_mut().copy_from_slice(b"value");
         let version = VersionId::random();
-        let no = draft.add_version(id, &name, &default_key(), version, now, &value)?;
+        let no = draft.add_version(id, &name, &default_key(), (version, crate::id::ROOT), now, &value)?;
         draft.put_secret(
             SecretMeta {
                 id,

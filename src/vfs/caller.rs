@@ -56,7 +56,11 @@ impl<'o> RequestCaller<'o> {
 
     /// Who cannot be looked at may be anywhere.
     fn namespace(&mut self) -> Namespace {
-        self.look().map_or(Namespace::Foreign, |known| known.namespace())
+        let relaxed = self.relaxed;
+        self.look().map_or(Namespace::Foreign, |known| match relaxed {
+            true => known.namespace_lately(),
+            false => known.namespace(),
+        })
     }
 
     fn look(&mut self) -> Result<&mut Identified<'o>, Unidentified> {
@@ -172,6 +176,7 @@ impl Caller for RequestCaller<'_> {
 
     fn relax(&mut self, relaxed: bool) {
         self.relaxed = relaxed;
+        (self.other_uids, self.other_groups) = (None, None);
     }
 
     fn barely_answered(&mut self) {
@@ -179,7 +184,7 @@ impl Caller for RequestCaller<'_> {
     }
 
     fn relied_on_the_past(&self) -> bool {
-        matches!(&self.process, Process::Known(known) if known.groups_are_old())
+        matches!(&self.process, Process::Known(known) if known.is_of_the_past())
     }
 
     fn thread(&self) -> u32 {

@@ -27,7 +27,7 @@ fn put(vault: &Vault, bytes: &[u8]) {
                 meta.id,
                 &name,
                 &meta.key,
-                VersionId::random(),
+                (VersionId::random(), crate::id::ROOT),
                 Timestamp::now(),
                 &value,
             )

@@ -38,7 +38,7 @@ impl Vfs {
     /// EACCES, and a record, for who sees nothing in it: without a descriptor nobody can hold the lock of a directory
     /// that he has no business in. The mount's own two open for administrators, empty or not.
     pub fn opendir<C: Caller>(&self, node: Node, caller: &mut C) -> Result<u64, VfsError> {
-        let place = self.handles.admit(caller.uid().0)?;
+        let place = self.handles.admit(super::owner(caller))?;
         self.check_listing(node, caller)?;
         let number = self.handles.reserve();
         self.handles.insert(number, Handle::Directory(node), place);

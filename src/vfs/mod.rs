@@ -124,6 +124,11 @@ pub struct Vfs {
     started: Timestamp,
 }
 
+/// Who a caller's handles count for: sub ids for the account that they are lent to.
+fn owner<C: Caller>(caller: &C) -> u32 {
+    crate::sys::accounts::owner(caller.uid()).0
+}
+
 impl Vfs {
     /// Over a store, with at most `max_handles_per_uid` open handles for each uid.
     pub fn new(access: Arc<Access>, max_handles_per_uid: usize) -> Self {
@@ -235,7 +240,7 @@ impl Vfs {
         if write {
             return self.open_for_notifier(caller);
         }
-        let place = self.handles.admit(caller.uid().0)?;
+        let place = self.handles.admit(owner(caller))?;
         let number = self.handles.reserve();
         let file = loop {
             let state = self.access.vault().peek();

@@ -101,6 +101,12 @@ impl Vfs {
         if !secret.is_active() {
             return Err(VfsError::NoEntry);
         }
+        // An id is one version for good: a label of the same letters, which older stores can have, is not found.
+        let by_id = name.parse::<VersionId>();
+        if let Some(version) = by_id.as_ref().ok().and_then(|id| secret.version(id)) {
+            self.check_version(secret, version, caller)?;
+            return Ok(self.version_attr(secret, version, caller));
+        }
         let by_label = name.parse::<Label>().ok().filter(|l| l.as_str() == name);
         if let Some(label) = by_label
             && secret.meta.labels.contains_key(&label)
@@ -112,14 +118,9 @@ impl Vfs {
                 version.meta.id.as_str().len(),
             ));
         }
-        let id: VersionId = name.parse().map_err(|_| VfsError::NoEntry)?;
-        let Some(version) = secret.version(&id) else {
-            // Whether an id exists is told only to those who may see the secret.
-            self.standing(secret, Event::DescribeSecret, caller)?;
-            return Err(VfsError::NoEntry);
-        };
-        self.check_version(secret, version, caller)?;
-        Ok(self.version_attr(secret, version, caller))
+        // Whether an id or a label exists is told only to those who may see the secret.
+        self.standing(secret, Event::DescribeSecret, caller)?;
+        Err(VfsError::NoEntry)
     }
 
     /// Whether the caller may see the directory of a secret's versions: who may see the secret, or may read one of

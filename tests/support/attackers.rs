@@ -1,9 +1,13 @@
 //! The programs of `tests/attackers/`, and the ordinary accounts that run them.
 
-use std::os::unix::fs::PermissionsExt;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
 
@@ -126,6 +130,69 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         remove(&self.name);
+    }
+}
+
+/// A program of an attacker. When it is dropped it is killed, and the connections of the file systems that it serves
+/// are aborted: otherwise it would stay, with all that hangs on it.
+pub struct Attacker {
+    child: Child,
+    uid: u32,
+    /// The FUSE device, for everybody, and the control of its connections.
+    dir: tempfile::TempDir,
+}
+
+impl Attacker {
+    /// Starts the program as `who`, and waits until it says `ready`.
+    #[track_caller]
+    pub fn start(who: &Account, program: &Path, args: &[&str], ready: &str) -> Attacker {
+        use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+        let dir = tempfile::tempdir_in("/var/tmp").expect("temporary directory");
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
+        let (control, device) = (dir.path().join("connections"), dir.path().join("fuse"));
+        std::fs::create_dir(&control).expect("mkdir");
+        let none = None::<&str>;
+        mount(Some("none"), &control, Some("fusectl"), MsFlags::empty(), none).expect("fusectl");
+        mknod(&device, SFlag::S_IFCHR, Mode::empty(), makedev(10, 229)).expect("a device");
+        std::fs::set_permissions(&device, PermissionsExt::from_mode(0o666)).expect("chmod");
+        let mut command = who.command(program);
+        let mut child = command
+            .args(args)
+            .env("FUSEDEV", &device)
+            .current_dir("/")
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .expect("start the attacker");
+        let mut said = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let mut heard = Vec::new();
+        while !heard.last().is_some_and(|line: &String| line.contains(ready)) {
+            match said.next() {
+                Some(line) => heard.push(line.expect("its words")),
+                None => break,
+            }
+        }
+        // What it says later is nobody's concern, but must not stop it.
+        std::thread::spawn(move || said.for_each(drop));
+        let (uid, reached) = (who.uid, heard.last().is_some_and(|l| l.contains(ready)));
+        let attacker = Attacker { child, uid, dir };
+        assert!(reached, "{ready} was not reached: {heard:?}");
+        attacker
+    }
+}
+
+impl Drop for Attacker {
+    fn drop(&mut self) {
+        // SAFETY: its group is its own, and it is not reaped.
+        unsafe { libc::kill(-(self.child.id() as i32), libc::SIGKILL) };
+        let control = self.dir.path().join("connections");
+        for connection in std::fs::read_dir(&control).into_iter().flatten().flatten() {
+            if connection.metadata().is_ok_and(|m| m.uid() == self.uid) {
+                let _ = std::fs::write(connection.path().join("abort"), "1");
+            }
+        }
+        let _ = self.child.wait();
+        let _ = umount2(&control, MntFlags::MNT_DETACH);
     }
 }
 

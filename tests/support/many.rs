@@ -4,7 +4,7 @@ use wardfs::audit::{Event, Outcome, Record};
 use wardfs::clock::Timestamp;
 use wardfs::config::Config;
 use wardfs::daemon;
-use wardfs::id::{Label, SecretName, VersionId};
+use wardfs::id::{Label, ROOT, SecretName, VersionId};
 use wardfs::vault::{ChangeKind, VaultError};
 
 use super::product::{A, Product};
@@ -35,7 +35,8 @@ pub fn filled(count: usize) -> Product {
                 let text = format!("value {i}");
                 let mut value = wardfs::sys::mem::secret(text.len()).unwrap();
                 value.expose_mut().copy_from_slice(text.as_bytes());
-                let no = draft.add_version(id, &name, &model.key, VersionId::random(), now, &value)?;
+                let no =
+                    draft.add_version(id, &name, &model.key, (VersionId::random(), ROOT), now, &value)?;
                 let mut meta = model.clone();
                 meta.id = id;
                 meta.name = name;

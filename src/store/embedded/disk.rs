@@ -9,6 +9,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 
+use super::files::Inode;
+
 /// Reads and writes the store's file; only reads it once it is retired, and does neither once it is closed. The directory's lock stands for redb's own.
 #[derive(Clone, Debug)]
 pub(super) struct Disk(Arc<Inner>);
@@ -16,6 +18,7 @@ pub(super) struct Disk(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     file: RwLock<Option<File>>,
+    inode: Option<Inode>,
     retired: AtomicBool,
     #[cfg(test)]
     faults: faults::Faults,
@@ -24,11 +27,17 @@ struct Inner {
 impl Disk {
     pub(super) fn new(file: File) -> Self {
         Disk(Arc::new(Inner {
+            inode: Inode::of(&file).ok(),
             file: RwLock::new(Some(file)),
             retired: AtomicBool::new(false),
             #[cfg(test)]
             faults: faults::Faults::default(),
         }))
+    }
+
+    /// Which file it is; `None` if the system did not say.
+    pub(super) fn inode(&self) -> Option<Inode> {
+        self.0.inode
     }
 
     /// Nothing is written any more: another database has the file now.

@@ -8,7 +8,7 @@ use nix::unistd::{Uid, UnlinkatFlags, unlinkat};
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,17 @@ pub(super) struct Home {
     path: PathBuf,
     dir: OwnedFd,
     lock: File,
+}
+
+/// A file, by device and inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Inode(u64, u64);
+
+impl Inode {
+    pub(super) fn of(file: &File) -> std::io::Result<Inode> {
+        let found = file.metadata()?;
+        Ok(Inode(found.dev(), found.ino()))
+    }
 }
 
 impl Drop for Home {
@@ -125,6 +136,19 @@ impl Home {
             },
             other => other,
         })
+    }
+
+    /// # Errors
+    /// `Corrupt` if the store's name is another file's by now, or nobody's: a change would be lost with this one.
+    pub(super) fn still_names(&self, inode: Option<Inode>) -> Result<(), StoreError> {
+        let found = fstatat(&self.dir, DATA, AtFlags::AT_SYMLINK_NOFOLLOW);
+        match found.map(|found| Inode(found.st_dev, found.st_ino)) {
+            Ok(found) if Some(found) == inode => Ok(()),
+            _ => Err(StoreError::Corrupt {
+                what: self.data_path().display().to_string(),
+                detail: "it was replaced or removed while it was served".into(),
+            }),
+        }
     }
 
     /// A new, empty file for a store that has no name yet. One left by a creation that was cut short goes.

@@ -180,6 +180,7 @@ impl Embedded {
         if old.broken.load(Ordering::Acquire) {
             // Whoever still reads from the old one may go on; it writes no more, not even when it is dropped.
             old.disk.retire();
+            self.home.still_names(old.disk.inode())?;
             let file = self.home.open_data()?;
             disk::sniff(&file, &self.data)?;
             let open = Open::new(Disk::new(file), &self.data)?;
@@ -414,6 +415,8 @@ impl Store for Embedded {
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         self.make_sound()?;
+        // What is put in the file's place is not written to, nor is the file after that.
+        self.home.still_names(self.state.load().disk.inode())?;
         let next = Revision(base.0.saturating_add(1));
         let found = Cell::new(Ok(base));
         let open = self.state.load();

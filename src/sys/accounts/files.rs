@@ -95,8 +95,10 @@ impl Files {
             .collect();
         let mut ranges = Vec::new();
         for line in lines(&texts.subuid) {
-            if let [owner, first, count] = line[..]
-                && let (Ok(first), Ok(count)) = (first.parse::<u32>(), count.parse::<u64>())
+            // As newuidmap reads it: what follows is not looked at.
+            if let [owner, first, count, ..] = line[..]
+                && let (Some(first), Some(count)) = (number(first), number(count))
+                && let Ok(first) = u32::try_from(first)
                 && count > 0
             {
                 let owner = names.get(owner).copied().or_else(|| owner.parse().ok());
@@ -117,6 +119,17 @@ impl Files {
             groups_elsewhere: !groups_here.unwrap_or(true),
             subids_elsewhere: !only_files("subid").unwrap_or(true),
         }
+    }
+}
+
+/// A number of `/etc/subuid`, as shadow's `strtoul` with base 0 reads it: `0x` is hexadecimal, a zero before it octal.
+fn number(text: &str) -> Option<u64> {
+    let text = text.trim_start();
+    let text = text.strip_prefix('+').unwrap_or(text);
+    match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(hexadecimal) => u64::from_str_radix(hexadecimal, 16).ok(),
+        None if text.len() > 1 && text.starts_with('0') => u64::from_str_radix(text, 8).ok(),
+        None => text.parse().ok(),
     }
 }
 

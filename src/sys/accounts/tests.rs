@@ -42,6 +42,24 @@ fn a_sub_uid_is_its_owners() {
     }
 }
 
+/// What newuidmap takes, with more fields and in other bases, is a range here too.
+#[test]
+fn numbers_are_read_as_shadow_reads_them() {
+    let files = files(
+        "alice:1000:10:\nalice:0x7D0:10\nalice:05670:10:more:fields\nalice: +4000 :1\nalice:0x:1\nalice:08:1\n",
+    );
+    for (uid, owner) in [
+        (1000, true),
+        (2000, true),
+        (3000, true),
+        (4000, true),
+        (0, false),
+        (8, false),
+    ] {
+        assert_eq!(lent(&files, uid), owner.then(|| Some(vec![1000])), "{uid}");
+    }
+}
+
 #[test]
 fn ranges_that_overlap_have_all_their_owners() {
     let files =

@@ -13,6 +13,7 @@
 //! `/proc/TID/status` and `cgroup` do.
 
 mod long;
+mod namespace;
 mod pidfd;
 mod proc;
 mod self_test;
@@ -24,7 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::id::{Gid, Pid, Tid, Uid};
-use crate::sys::accounts::{Namespace, namespace_of_map};
+use crate::sys::accounts::Namespace;
 
 use proc::{Kept, Status};
 pub use self_test::self_test;
@@ -147,6 +148,7 @@ struct Thread {
     /// But for a long list.
     groups: Option<Groups>,
     recorded_login: Option<(Instant, Option<u32>)>,
+    namespace: Option<(Instant, Namespace)>,
 }
 
 /// Supplementary groups, when they were read, and under which ids.
@@ -259,6 +261,7 @@ impl Observer {
             thread: &mut self.threads[index],
             groups_read: false,
             groups_old: false,
+            namespace_old: false,
             long: None,
             units: &mut self.units,
             scratch: &mut self.scratch,
@@ -315,6 +318,7 @@ impl Observer {
             start_time: None,
             groups: None,
             recorded_login: None,
+            namespace: None,
         });
         let index = self.threads.len() - 1;
         let look = self.look(index, header)?;
@@ -394,6 +398,7 @@ pub struct Identified<'a> {
     thread: &'a mut Thread,
     groups_read: bool,
     groups_old: bool,
+    namespace_old: bool,
     /// The groups, where they are very many.
     long: Option<Arc<[Gid]>>,
     units: &'a mut Units,
@@ -569,19 +574,10 @@ impl Identified<'_> {
         Ok(list(&self.long, self.thread))
     }
 
-    /// Whether [`Identified::groups_for_record`] gave what may have changed since, and [`Identified::groups`] may say
-    /// otherwise. A very long list is not read again for that.
-    pub fn groups_are_old(&self) -> bool {
-        self.groups_old
-    }
-
-    /// The user namespace that the thread is in now. Its file is opened each time: a descriptor shows the namespace of
-    /// its opening, and a process leaves the initial one when it likes.
-    pub fn namespace(&mut self) -> Namespace {
-        match proc::read_anew(self.thread.tid, "uid_map", &mut self.scratch.text) {
-            Ok(()) => namespace_of_map(&self.scratch.text),
-            Err(_) => Namespace::Foreign,
-        }
+    /// Whether [`Identified::groups_for_record`] or [`Identified::namespace_lately`] gave what may have changed since, and
+    /// asking now may say otherwise. A very long list of groups is not read again for that.
+    pub fn is_of_the_past(&self) -> bool {
+        self.groups_old || self.namespace_old
     }
 
     /// The systemd unit whose control group the thread is in now, `None` if it is in none.

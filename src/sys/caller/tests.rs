@@ -267,6 +267,42 @@ fn groups_read_after_the_ids_have_changed_are_refused() {
     }
 }
 
+/// Whichever way it is asked, also of a thread that was looked at before it left; and what is a second old says so.
+#[test]
+fn the_user_namespace_is_the_one_of_now() {
+    use std::io::Write;
+    use std::os::unix::process::CommandExt;
+    for means in BOTH {
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "read _; exec unshare -U sleep 100"])
+            .stdin(std::process::Stdio::piped())
+            .uid(A)
+            .gid(A)
+            .spawn()
+            .unwrap();
+        let header = header(A, A, child.id());
+        let mut observer = Observer::with_means(means);
+        let mut caller = observer.identify(&header).unwrap();
+        assert_eq!(caller.namespace_lately(), Namespace::Initial, "{means:?}");
+        assert!(!caller.is_of_the_past(), "it was not known before");
+        assert_eq!(caller.namespace(), Namespace::Initial, "{means:?}");
+        writeln!(child.stdin.take().unwrap()).unwrap();
+        let begun = Instant::now();
+        // In a namespace without a map the ids are nobody's for others of it, and as before for this process.
+        let left = loop {
+            let mut caller = observer.identify(&header).unwrap();
+            if caller.namespace() == Namespace::Foreign {
+                break caller.namespace_lately();
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "{means:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(left, Namespace::Foreign);
+    }
+}
+
 #[test]
 fn thousands_of_groups_are_read_whole() {
     let groups: Vec<u32> = (100_000..104_000).collect();

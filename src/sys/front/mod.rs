@@ -133,6 +133,10 @@ fn prepare(place: &Place, taking: Taking) -> io::Result<(Listener, crate::secret
     // Before the capability to lock memory is gone.
     let buffer = super::mem::secret(frame::MAX_FRAME + 1)?;
     let listener = Listener::bind(&place.path, 0o666, taking)?;
+    // The key and the store are this user's. Where it may not, as without root, file permissions are what is left.
+    if let Some(dir) = place.path.parent() {
+        let _ = harden::leave_files(dir);
+    }
     harden::drop_capabilities(&[])?;
     Ok((listener, buffer))
 }
