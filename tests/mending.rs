@@ -25,6 +25,7 @@ fn printed() -> BTreeSet<String> {
     let command = format!(r"wardfs (?:{})\b[^`;,)#\n]*", names.join("|"));
     let command = regex::Regex::new(&command).expect("a pattern");
     let mut found = BTreeSet::new();
+    let continued = regex::Regex::new("\u{1}\\s*").expect("a pattern");
     for file in sources(Path::new("src")) {
         let source = std::fs::read_to_string(&file).expect("a source");
         let source = source.split("#[cfg(test)]\nmod tests {").next().expect("a part");
@@ -36,9 +37,7 @@ fn printed() -> BTreeSet<String> {
                     .map_or(format!("{l}\n"), |l| format!("{l}\u{1}"))
             })
             .collect();
-        let code = regex::Regex::new("\u{1}\\s*")
-            .expect("a pattern")
-            .replace_all(&code, "");
+        let code = continued.replace_all(&code, "");
         for literal in text.captures_iter(&code) {
             for found_here in command.find_iter(&literal[1].replace("\\\"", "'")) {
                 found.insert(found_here.as_str().trim().to_string());
@@ -391,10 +390,7 @@ fn what_is_suggested_is_what_was_meant() {
         ("lst", "'list'"),
     ] {
         let err = run(&[typed, "a"]);
-        assert!(
-            err.contains(&format!("tip: ")) && err.contains(suggested),
-            "{typed}: {err}"
-        );
+        assert!(err.contains("tip: ") && err.contains(suggested), "{typed}: {err}");
         assert!(
             !err.contains("completions") && !err.contains("'mount'") && !err.contains("'demo'"),
             "{typed}: {err}"

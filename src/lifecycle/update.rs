@@ -107,7 +107,7 @@ impl Lifecycle {
             if update.arn.is_some() {
                 meta.arn = present(&update.arn);
             }
-            let look = meta.appearance.clone();
+            let look = meta.appearance;
             meta.appearance = Appearance {
                 owner: if update.owner.is_some() { owner } else { look.owner },
                 group: if update.group.is_some() { group } else { look.group },
