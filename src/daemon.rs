@@ -14,17 +14,19 @@ use crate::control::{Desk, Ill, Server, Service, StoppedService};
 use crate::fuse::Session;
 use crate::lifecycle::Lifecycle;
 use crate::policy::{Administration, Deciding, Difference};
-use crate::problem::{Exit, Problem};
+use crate::problem::{Exit, Problem, pasteable};
 use crate::report::Report;
 use crate::sys::mount::Layered;
 use crate::sys::{accounts, caller, files, harden, mount, notifier, notify, nss};
 use crate::vault::{Opener, Rollback, Settings, Trial, Vault, VaultError};
 use crate::vfs::{Coming, Vfs};
 
+mod already;
 mod announcer;
 mod reload;
 mod signals;
 
+use already::served;
 use announcer::Announcer;
 
 mod unmount;
@@ -124,7 +126,7 @@ pub fn desk(store: &Path, config: &Config) -> Result<(Desk, Arc<Access>), Proble
 
 fn open(store: &Path, config: &Config) -> Result<Arc<Vault>, Problem> {
     let vault = Vault::open(store, &settings(store, config));
-    let vault = vault.map_err(|e| e.problem(format!("cannot open the store {}", store.display())))?;
+    let vault = vault.map_err(|e| e.unopened(format!("cannot open the store {}", store.display())))?;
     if let Err(e) = compare(&vault, &deciding(config)) {
         tracing::warn!("what wardfs.toml says could not be sealed or recorded: {e}");
     }
@@ -172,6 +174,12 @@ fn open_patiently(store: &Path, config: &Config) -> Result<Arc<Vault>, Problem> 
     let begin = Instant::now();
     loop {
         match open(store, config) {
+            Err(e)
+                if e.exit == Exit::Unavailable
+                    && let Some(served) = served(store) =>
+            {
+                return Err(served);
+            }
             Err(e) if e.exit == Exit::Unavailable && begin.elapsed() < Duration::from_secs(5) => {
                 std::thread::sleep(Duration::from_millis(50));
             }
@@ -305,9 +313,7 @@ pub fn restore<C: crate::access::Caller>(
         VaultError::File(_) => e
             .problem(&what)
             .next("put the store's key file there, or use --recovery-key"),
-        VaultError::Integrity(_) => e
-            .problem(&what)
-            .next("take another file that wardfs store backup wrote; nothing was changed"),
+        VaultError::Integrity(_) => e.problem(&what).next("take another backup; nothing was changed"),
         _ => e.problem(&what),
     })?;
     if trial == Trial::Real && !dir.join(crate::config::FILE).exists() {
@@ -355,7 +361,7 @@ impl Service for Serving {
         };
         let covered = mount::layered(&self.target).ok().flatten();
         let covered = covered.filter(Layered::is_covered).map(|_| Ill::Covered.code());
-        json!({
+        let mut status = json!({
             "running": true,
             "pid": std::process::id(),
             "mount": self.target,
@@ -367,7 +373,12 @@ impl Service for Serving {
             "failed_reads": counted(&self.vfs.counters.failed_reads()),
             "unread": self.settings.unread(),
             "reasons": Vec::from_iter(covered),
-        })
+        });
+        // For a successor, which waits.
+        if self.stop.asked.get().is_some() {
+            status["stopping"] = json!(true);
+        }
+        status
     }
 
     fn stop(&self, by: &str) -> Result<Value, Problem> {
@@ -414,13 +425,13 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     // The records as they were read are several times what is kept of them.
     crate::sys::mem::trim();
     for difference in differences(&vault, &plan.config) {
-        tracing::warn!("wardfs.toml: {difference}; put it in force: wardfs config accept");
+        let mend = pasteable("wardfs config accept");
+        tracing::warn!("wardfs.toml: {difference}; put it in force: {mend}");
     }
     let access = Arc::new(Access::new(vault.clone(), plan.config.serve_unidentified));
     let vfs = Arc::new(Vfs::new(access.clone(), plan.config.max_handles_per_uid));
 
-    let mounted = mount_on(&plan.target)?;
-    let mut mounted = mounted;
+    let mut mounted = mount_on(&plan.target)?;
     let guard = Unmount {
         target: mounted.target.clone(),
         keeper: mounted.keeper.take(),
@@ -435,6 +446,8 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
         let clone = mount::split(&mounted).map_err(|e| failed(&e))?;
         Some(notifier::spawn(Path::new("/proc/self/exe"), clone).map_err(not_started)?)
     };
+    // What is open there would make umount(8) say that it is busy.
+    mounted.let_go();
     // Before there are threads: capabilities are each thread's own.
     harden::drop_capabilities(&[harden::Capability::SysAdmin, harden::Capability::IpcLock])
         .map_err(|e| failed(&e))?;
@@ -588,7 +601,17 @@ fn mount_on(target: &Path) -> Result<mount::Mounted, Problem> {
         true => mount::mount(target, &options),
         false => mount::mount_unprivileged(target, &options.fsname),
     };
-    mounted.map_err(|e| cannot(&e).next(advice(e.system(), ELSEWHERE)))
+    mounted.map_err(|e| {
+        cannot(&e).next(match &e {
+            mount::MountError::Device(e) => match e.kind() {
+                std::io::ErrorKind::PermissionDenied => {
+                    "let this user open the device (chmod 0666 /dev/fuse), or mount as root; a container needs the device allowed"
+                }
+                _ => "load the module: modprobe fuse; a container needs the device /dev/fuse",
+            },
+            e => advice(e.system(), ELSEWHERE),
+        })
+    })
 }
 
 /// The next step after an error of the system: where no process or thread could be had, never `otherwise`.

@@ -193,6 +193,42 @@ text!(
     }
 );
 
+text!(
+    /// What names a version of a secret: one of its labels, its id, or the first characters of its id, 8 at least,
+    /// where no other version's begins so. 1..=255 characters as a label has them, `AWSCURRENT` and its like read as
+    /// [`Label`] reads them.
+    VersionName,
+    |s| match s.parse::<Label>() {
+        Ok(label) if label.as_str() != s => Ok(match label.as_str() {
+            "current" => "current",
+            "pending" => "pending",
+            _ => "previous",
+        }),
+        parsed => parsed.map(|_| s),
+    }
+);
+
+impl VersionName {
+    /// The fewest characters of an id that are enough.
+    pub const SHORTEST: usize = 8;
+
+    /// The version that carries a label.
+    pub fn labelled(label: &Label) -> Self {
+        VersionName(label.0.clone())
+    }
+
+    /// Whether `id` may be meant by its first characters.
+    pub fn begins(&self, id: &str) -> bool {
+        self.0.len() >= Self::SHORTEST && id.starts_with(&*self.0)
+    }
+}
+
+impl From<VersionId> for VersionName {
+    fn from(id: VersionId) -> Self {
+        VersionName(id.0)
+    }
+}
+
 impl VersionId {
     /// A fresh id: a random UUID.
     pub fn random() -> Self {

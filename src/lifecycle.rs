@@ -14,23 +14,34 @@ use crate::problem::{Exit, Problem};
 use crate::vault::{Draft, Secret, VaultError};
 
 mod accept;
+mod accounts;
 mod break_glass;
 mod delete;
 mod effects;
 mod gains;
 mod labels;
 mod layers;
+mod near;
 mod policies;
 mod put;
 mod tags;
 mod take_out;
+mod update;
 
 pub use break_glass::Repair;
 pub use labels::LabelMove;
 pub use policies::{Care, Comparison, PolicyEdit};
-pub use put::{Put, Rule};
+pub use put::{Only, Put, Rule};
 pub use tags::TagChange;
 pub use take_out::TakenFrom;
+pub use update::{Mode, Update};
+
+/// Whether a name brings a policy from before its values were destroyed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Past {
+    None,
+    Used,
+}
 
 /// Changing secrets.
 pub struct Lifecycle {
@@ -79,7 +90,7 @@ impl Lifecycle {
     fn unaccepted(&self) -> Option<String> {
         let (sealed, file) = (self.settings().ok()?, (self.file)().ok()?);
         (sealed.principals != file.principals).then(|| {
-            "wardfs.toml maps principals otherwise than is in force: wardfs config accept, then set it again".into()
+            "wardfs.toml maps principals otherwise than is in force: wardfs config accept; then set it again".into()
         })
     }
 
@@ -191,7 +202,7 @@ impl Lifecycle {
         .body()
     }
 
-    fn who_reads(&self, name: &SecretName, mut warnings: Vec<String>) -> Value {
+    fn who_reads(&self, name: &SecretName, mut warnings: Vec<String>, past: Past) -> Value {
         let state = self.access.vault().state();
         let secret = state.secrets.by_name(name.as_str());
         let people = Faces::new(&*self.directory);
@@ -201,6 +212,17 @@ impl Lifecycle {
         if readers.is_empty() {
             warnings.push(format!(
                 "nobody may read it yet: wardfs policy allow {name} user:NAME"
+            ));
+        }
+        if past == Past::Used {
+            let lines: Vec<String> = readers.iter().map(ToString::to_string).collect();
+            let lines = if lines.is_empty() {
+                "nobody".into()
+            } else {
+                lines.join(", ")
+            };
+            warnings.push(format!(
+                "the name was used before, and its old policy is back: read by {lines}"
             ));
         }
         let root = secret.is_some_and(|s| self.access.root_may_read(s));

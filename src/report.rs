@@ -14,6 +14,7 @@ use crate::problem::{Exit, Problem};
 use crate::sys::caller::{Header, Observer};
 use crate::vault::{Secret, Version};
 
+mod deleted;
 mod drift;
 mod explain;
 mod layers;

@@ -60,6 +60,8 @@ fn every_command_has_help_with_examples() {
         "list",
         "describe",
         "versions",
+        "update",
+        "rollback",
         "tag",
         "label",
         "label move",
@@ -313,7 +315,10 @@ fn a_terminal_that_cannot_be_asked_is_told() {
         said.contains("the terminal cannot be asked for the value"),
         "{said}"
     );
-    assert!(said.contains("next: wardfs put app/x < FILE"), "{said}");
+    assert!(
+        said.contains("next: wardfs --store /nonexistent/store put app/x < FILE"),
+        "{said}"
+    );
 }
 
 #[test]

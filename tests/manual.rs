@@ -111,6 +111,25 @@ fn bash_completes_the_names_that_the_caller_may_see() {
         complete(&format!("wardfs --store {store} describe app/d"), &[]),
         ["app/db"]
     );
+    let has = |line: &str, words: &[&str]| {
+        let all = complete(line, &set);
+        assert!(
+            words.iter().all(|w| all.iter().any(|a| a == w)),
+            "{line}: {all:?}"
+        );
+    };
+    has("wardfs put x --allow ", &["user:", "group:", "unit:"]);
+    has("wardfs put x --allow user:roo", &["user:root"]);
+    has("wardfs policy allow app/db group:roo", &["group:root"]);
+    has("wardfs audit query --event GetS", &["GetSecretValue"]);
+    has("wardfs audit query --secret app/d", &["app/db"]);
+    has("wardfs get app/db --label ", &["current", "previous"]);
+    let version = product.put("app/db", "2", &[])["version"]
+        .as_str()
+        .expect("an id")
+        .to_string();
+    has("wardfs get app/db --version ", &["current", "previous", &version]);
+    has("wardfs label move app/db pending --to ", &["current", &version]);
     assert!(!complete("wardfs guardrail get ", &set).iter().any(|w| w == "web"));
     let asked = |uid: u32| {
         let args = ["--", "wardfs", "get", ""];

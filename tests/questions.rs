@@ -157,7 +157,7 @@ fn the_owners_search_is_bounded_and_says_so() {
     assert_eq!(said.code(), 4, "{said:?}");
     assert!(said.err.contains("in the newest 64 MiB of the log"), "{said:?}");
     assert!(
-        said.err.contains("wardfs audit query --secret app/x --denied"),
+        said.err.contains("audit query --secret app/x --denied"),
         "{said:?}"
     );
     assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());

@@ -288,9 +288,9 @@ fn every_exit_code_has_its_cause_and_advice() {
     problem(
         product.run(&["get", "app/db/password"]),
         3,
-        &["wardfs why app/db/password"],
+        &["why app/db/password"],
     );
-    problem(product.run(&["get", "app/none"]), 4, &["wardfs list"]);
+    problem(product.run(&["get", "app/none"]), 4, &[" list"]);
     problem(product.run(&["init"]), 5, &["next:"]);
     problem(
         product.run_with(&["put", "app/db"], b"v"),
@@ -305,7 +305,7 @@ fn every_exit_code_has_its_cause_and_advice() {
         .unwrap();
     assert_eq!(nowhere.status.code(), Some(4));
     assert!(
-        String::from_utf8_lossy(&nowhere.stderr).contains("wardfs init"),
+        String::from_utf8_lossy(&nowhere.stderr).contains(" init"),
         "{nowhere:?}"
     );
 
@@ -530,7 +530,7 @@ fn where_it_can_be_mounted() {
         .arg(product.dir().join("second"))
         .output()
         .unwrap();
-    assert_eq!(second.status.code(), Some(7), "{second:?}");
+    assert_eq!(second.status.code(), Some(5), "{second:?}");
     assert!(
         String::from_utf8_lossy(&second.stderr).contains(&pid),
         "{second:?}"
@@ -544,7 +544,7 @@ fn where_it_can_be_mounted() {
     product.mount();
     assert_eq!(read_as(A, &[], &product.path("app/x")), Ok(b"value".to_vec()));
     let wrong = product.run(&["unmount", "/var/tmp"]);
-    problem(wrong, 4, &["/var/tmp", "wardfs unmount"]);
+    problem(wrong, 4, &["/var/tmp", " unmount "]);
     product.stop();
     problem(
         product.run(&["unmount", target.to_str().unwrap()]),

@@ -151,6 +151,17 @@ fn every_output_has_the_form_of_its_schema() {
         ok("describe", &["app/gen"], b"");
         ok("versions", &["app/db"], b"");
         ok("tag", &["app/db", "c=d", "--remove", "a"], b"");
+        ok(
+            "update",
+            &["app/db", "--description", "e", "--mode", "0400", "--owner", "0"],
+            b"",
+        );
+        ok("update", &["app/db", "--mode", "", "--visibility", "listed"], b"");
+        ok("rollback", &["app/db"], b"");
+        ok("rollback", &["app/db"], b"");
+        ok("put", &["app/gone", "--allow", "uid:0"], b"x");
+        ok("delete", &["app/gone", "--now"], b"");
+        ok("list", &["--deleted"], b"");
         ok("label move", &["app/db", "keep", "--to", ONE], b"");
         ok("label remove", &["app/db", "keep", "--from", ONE], b"");
         ok("policy get", &["app/db"], b"");

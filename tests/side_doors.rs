@@ -446,7 +446,7 @@ fn an_account_made_anew_is_nobody_that_a_policy_knows() {
                 .contains("was uid 60750 when the policy was set, and is uid 60752 now"),
             "{said:?}"
         );
-        assert!(said.err.contains("wardfs policy set a/b"), "{said:?}");
+        assert!(said.err.contains("policy set a/b"), "{said:?}");
     }
     let said = product.run_with(&["put", "a/b", "--allow", "user:wfs7anew"], b"value");
     assert_eq!(said.code(), 5, "{said:?}");

@@ -797,7 +797,7 @@ fn a_key_file_that_is_not_what_it_should_be() {
         (
             "missing",
             Box::new(|| std::fs::remove_file(&key).expect("remove")),
-            "wardfs store recover",
+            "store recover",
             4,
         ),
     ];

@@ -11,7 +11,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 pub use policies::Policy;
-pub use secrets::{Delete, Get, Label, Put, Visibility, Why};
+pub use secrets::{Delete, Get, Label, Put, Update, Visibility, Why};
 pub use upkeep::{Audit, ConfigCommand, Query, Store};
 
 /// Headings in bold; clap leaves all of it out where the output is no terminal or NO_COLOR is set.
@@ -77,6 +77,9 @@ pub struct Global {
     /// Say more of what happens; twice for everything
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
+    /// The words with which the store was named, as a shell reads them; none where it was not.
+    #[arg(skip)]
+    pub named: String,
 }
 
 impl Cli {
@@ -100,7 +103,7 @@ impl Cli {
                     .help("Use your own store, in $XDG_DATA_HOME/wardfs (needs no root)"),
             )
         }
-        own(<Cli as clap::CommandFactory>::command())
+        super::groups::grouped(own(<Cli as clap::CommandFactory>::command()))
     }
 
     /// What was typed.
@@ -137,12 +140,49 @@ impl Cli {
                 ),
             ));
         }
+        if store {
+            let dir = std::path::absolute(&cli.global.store).unwrap_or_else(|_| cli.global.store.clone());
+            cli.global.named = format!("--store {}", shell_word(&dir.to_string_lossy()));
+        }
         if own {
+            cli.global.named = "--user".into();
             cli.global.store = own_store().ok_or_else(|| {
                 definition.error(clap::error::ErrorKind::Io, "there is no home directory (HOME)")
             })?;
         }
         Ok(cli)
+    }
+}
+
+/// The words with which a line that was not understood names its store.
+pub fn named(line: impl Iterator<Item = OsString>) -> String {
+    let words: Vec<OsString> = line.collect();
+    if words.iter().any(|w| w == "--user") {
+        return "--user".into();
+    }
+    let store = words
+        .iter()
+        .enumerate()
+        .find_map(|(i, word)| match word.to_str()? {
+            "--store" => words.get(i + 1)?.to_str().map(str::to_owned),
+            word => word.strip_prefix("--store=").map(str::to_owned),
+        });
+    store.map_or_else(String::new, |dir| format!("--store {}", shell_word(&dir)))
+}
+
+/// The words that can follow `wardfs`.
+pub fn names() -> Vec<String> {
+    let definition = <Cli as clap::CommandFactory>::command();
+    let all = definition.get_subcommands().filter(|c| !c.is_hide_set());
+    all.map(|c| c.get_name().to_string()).collect()
+}
+
+/// `text` as one word of a shell.
+pub fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/_.,:=@%+-".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
     }
 }
 
@@ -194,13 +234,29 @@ Examples:
     /// Print a value, to those who may read it
     ///
     /// The bytes are written exactly as they are stored. A value that is no UTF-8 text has the field
-    /// \"value_base64\" instead of \"value\" with --json.
+    /// \"value_base64\" instead of \"value\" with --json; to a terminal what is no text goes only after a yes, or with
+    /// --force.
     #[command(after_help = "\
 Examples:
   wardfs get app/db/password
   wardfs get app/db/password --label previous
+  wardfs get app/db/password --version b7c1f6de
+  wardfs get /run/secrets/app/db/password
   wardfs get app/tls/key > key.pem")]
     Get(Get),
+
+    /// Give readers the previous value again
+    ///
+    /// Moves current to the version that is previous, which makes the other one previous: a second rollback takes it
+    /// back.
+    #[command(after_help = "\
+Examples:
+  wardfs rollback app/db/password
+  wardfs rollback app/db/password --json")]
+    Rollback {
+        /// The secret
+        name: String,
+    },
 
     /// List the secrets that you may see
     #[command(
@@ -210,6 +266,7 @@ Examples:
   wardfs list
   wardfs list app/db
   wardfs list --tag team=data
+  wardfs list --deleted
   wardfs list --json"
     )]
     List {
@@ -219,6 +276,9 @@ Examples:
         /// Only secrets with this tag (repeatable)
         #[arg(long, value_name = "KEY=VALUE", action = ArgAction::Append)]
         tag: Vec<String>,
+        /// Names whose values were destroyed instead: each keeps its policy, which a put brings back
+        #[arg(long)]
+        deleted: bool,
     },
 
     /// Show a secret's settings, labels and readers
@@ -230,6 +290,22 @@ Examples:
         /// The secret
         name: String,
     },
+
+    /// Change settings of a secret without its value
+    ///
+    /// What is not named stays as it is. --owner, --group, --mode and --visibility ask for the right to set the policy;
+    /// the others for secretsmanager:UpdateSecret. An empty text takes a description, an ARN, an owner, a group or a
+    /// mode away.
+    #[command(
+        override_usage = "wardfs update [OPTIONS] <NAME>",
+        after_help = "\
+Examples:
+  wardfs update app/db/password --description web-server
+  wardfs update app/db/password --owner www-data --mode 0400
+  wardfs update app/db/password --visibility hidden
+  wardfs update app/db/password --description '' --arn ''"
+    )]
+    Update(Update),
 
     /// Show the versions of a secret and their labels
     #[command(after_help = "\

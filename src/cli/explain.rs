@@ -16,7 +16,7 @@ pub fn scenario(scenario: &Scenario, directory: &dyn Directory, output: &mut Out
     let explained = simulate(scenario, directory).map_err(|e| {
         let next = match &e {
             ScenarioError::Policy { .. } => {
-                "mend the document: wardfs policy check FILE says more of a secret's policy"
+                "mend the document; of a secret's policy more is said by: wardfs policy check FILE"
             }
             ScenarioError::Resource(_) => {
                 "write --resource app/db, or arn:aws:secretsmanager:REGION:ACCOUNT:secret:app/db"

@@ -17,7 +17,7 @@ use crate::id::{SecretName, printable};
 use crate::lifecycle::Repair;
 use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
-use crate::vault::{Trial, VaultError};
+use crate::vault::{Trial, Unmeant, VaultError};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
@@ -41,10 +41,14 @@ impl World for Machine {
         let begin = Instant::now();
         loop {
             if let Some(client) = Client::connect(&daemon::socket_path(store))? {
+                tracing::info!("a daemon serves the store, and is asked");
                 return Ok(Box::new(Served { client }));
             }
             match daemon::desk(store, &Config::load(store)?) {
-                Ok((desk, access)) => return Ok(Box::new(Opened { desk, access })),
+                Ok((desk, access)) => {
+                    tracing::info!("no daemon serves the store: this command has opened it");
+                    return Ok(Box::new(Opened { desk, access }));
+                }
                 // A daemon that begins or ends has the store, and no socket; another command is soon done.
                 Err(e) if e.exit == Exit::Unavailable && begin.elapsed() < PATIENCE => {
                     std::thread::sleep(STEP)
@@ -89,13 +93,15 @@ impl World for Machine {
     }
 
     fn break_glass(&self, store: &Path, broken: &Broken) -> Result<serde_json::Value, Problem> {
-        if Client::connect(&daemon::socket_path(store))?.is_some() {
+        if let Some(mut client) = Client::connect(&daemon::socket_path(store))? {
+            let status = client.call(&Request::Status, None)?;
+            let mount = super::args::shell_word(status["mount"].as_str().unwrap_or("DIR"));
             return Err(Problem::new(
                 Exit::Unavailable,
                 "the glass was not broken",
                 "a daemon serves this store, and this works only without one",
             )
-            .next("stop it first: wardfs unmount DIR"));
+            .next(format!("stop it first: wardfs unmount {mount}")));
         }
         let (desk, _access) = daemon::desk(store, &Config::load(store)?)?;
         let repair = match &broken.what {
@@ -251,7 +257,10 @@ impl Backend for Opened {
         let secret = state.secrets.by_name(name.as_str()).ok_or_else(missing)?;
         let choice = match which {
             Which::Label(label) => Choice::Label(label.as_str()),
-            Which::Version(id) => Choice::Version(secret.version(id).ok_or_else(missing)?),
+            Which::Version(named) => Choice::Version(secret.meant(named).map_err(|e| match e {
+                Unmeant::Several => value::ambiguous(name, named),
+                Unmeant::Nothing => missing(),
+            })?),
         };
         let mut caller = crate::report::myself();
         let pin = self
@@ -275,16 +284,40 @@ fn into(
     ask: impl FnOnce(Option<Enclosed<'_>>) -> Result<serde_json::Value, Problem>,
 ) -> Result<serde_json::Value, Problem> {
     let Some(file) = file else { return ask(None) };
-    let mut out = std::io::BufWriter::new(file);
+    let mut out = std::io::BufWriter::new(Counted { file, bytes: 0 });
     let made = ask(Some(Enclosed::Backup(&mut out)))?;
     let written = |e| crate::control::client::unwritten(&e);
-    let file = out.into_inner().map_err(|e| written(e.into_error()))?;
-    file.sync_all().map_err(written)?;
-    match file.metadata().map_err(written)?.len() {
+    let Counted { file, bytes } = out.into_inner().map_err(|e| written(e.into_error()))?;
+    let length = match file.metadata().map_err(written)? {
+        regular if regular.is_file() => {
+            file.sync_all().map_err(written)?;
+            regular.len()
+        }
+        // A pipe knows nothing of it.
+        _ => bytes,
+    };
+    match length {
         len if made["bytes"] == len => Ok(made),
         len => Err(written(std::io::Error::other(format!(
             "{len} bytes arrived of {}",
             made["bytes"]
         )))),
+    }
+}
+
+/// A file, and how much was written to it.
+struct Counted {
+    file: File,
+    bytes: u64,
+}
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
     }
 }

@@ -131,14 +131,20 @@ fn problem(store: &Path, e: &LogError) -> Problem {
                 LogError::Unsafe { .. } | LogError::TooNew { .. } | LogError::Broken(_) => Exit::Integrity,
                 _ => Exit::Failed,
             };
-            Problem::new(exit, what, other).next("see what is wrong with it: wardfs audit verify")
+            // Verifying refuses what others could have changed, too.
+            Problem::new(exit, what, other).next(match other {
+                LogError::Unsafe { .. } => {
+                    "give it back to the store's owner alone, then: wardfs audit verify"
+                }
+                _ => "see what is wrong with it: wardfs audit verify",
+            })
         }
     }
 }
 
 fn missing(what: String) -> Problem {
     Problem::new(Exit::NotFound, what, "it is not there")
-        .next("wardfs init makes a store; --store DIR names another one")
+        .next("make a store: wardfs init; or name another one: --store DIR")
 }
 
 /// Prints the records of a store that are asked for, oldest first.

@@ -9,6 +9,7 @@ mod dry_run;
 mod explain;
 mod generate;
 mod glue;
+mod groups;
 mod log;
 mod manual;
 mod plan;
@@ -17,6 +18,8 @@ mod render;
 mod run;
 mod settings;
 mod steps;
+mod suggest;
+mod table;
 mod tty;
 mod value;
 mod view;
@@ -170,13 +173,21 @@ pub trait World {
     fn notifier(&self, args: &[OsString]) -> Result<(), Problem>;
 }
 
+/// The words that can follow `wardfs`.
+pub fn command_names() -> Vec<String> {
+    args::names()
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     crate::sys::harden::outlive_file_size_limits();
     complete::answer();
     let cli = match args::Cli::typed(std::env::args_os()) {
         Ok(cli) => cli,
-        Err(e) if e.use_stderr() => return refused(&visible(&e)),
+        Err(e) if e.use_stderr() => {
+            crate::problem::repeat(args::named(std::env::args_os()), args::names());
+            return refused(&suggest::sensible(visible(&e)));
+        }
         Err(answer) => return refused(&answer),
     };
     let mut output = match Output::standard(cli.global.json, cli.global.quiet) {
@@ -184,6 +195,7 @@ pub fn main() -> ExitCode {
         // Without a standard output there is no way to answer.
         Err(_) => return ExitCode::from(Exit::Failed as u8),
     };
+    crate::problem::repeat(cli.global.named.clone(), args::names());
     let messages = logging(&cli);
     if let Some(messages) = messages.clone() {
         output.err = Box::new(messages);

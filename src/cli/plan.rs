@@ -1,11 +1,12 @@
 //! What was typed → a plan in which everything is checked that can be checked without the store.
 
 pub mod policies;
+mod secrets;
 
 use super::args::{self, Command};
 use super::{generate, manual, why};
-use crate::control::protocol::{self, Request, Rule, WhyAbout};
-use crate::id::{Label, NameError, SecretName, VersionId, printable, quoted};
+use crate::control::protocol::{self, Request, WhyAbout};
+use crate::id::{Label, NameError, SecretName, VersionId, VersionName, printable, quoted};
 use crate::policy::Local;
 use crate::problem::{Exit, Problem};
 use crate::vault::{Rollback, Trial};
@@ -30,10 +31,14 @@ pub enum Plan {
     /// Print a value.
     Get {
         /// Whose.
-        name: SecretName,
-        /// Which version.
-        which: Which,
+        target: why::Target,
+        /// Which version, if it was said.
+        which: Option<Which>,
+        /// Whether a terminal gets it whatever it is.
+        force: bool,
     },
+    /// Make the previous version current again.
+    Rollback(SecretName),
     /// One question or change, and its answer.
     Ask(Request),
     /// What policies in documents say.
@@ -150,8 +155,8 @@ pub enum ValueFrom {
 pub enum Which {
     /// The one that carries a label.
     Label(Label),
-    /// The one with this id.
-    Version(VersionId),
+    /// The one with this label, id, or beginning of an id.
+    Version(VersionName),
 }
 
 /// Checks what was typed, and reads the policy documents it names.
@@ -161,19 +166,23 @@ pub enum Which {
 pub fn plan(command: Command) -> Result<Plan, Problem> {
     Ok(match command {
         Command::Init => Plan::Init,
-        Command::Put(put) => plan_put(*put)?,
+        Command::Put(put) => secrets::put(*put)?,
         Command::Get(get) => Plan::Get {
-            name: name(&get.name)?,
+            target: why::Target::parse(&get.name)?,
             which: match (get.label, get.version) {
-                (_, Some(id)) => Which::Version(version(&id)?),
-                (Some(label), None) => Which::Label(parse_label(&label)?),
-                (None, None) => Which::Label(Label::current()),
+                (_, Some(id)) => Some(Which::Version(version(&id, &get.name)?)),
+                (Some(label), None) => Some(Which::Label(parse_label(&label)?)),
+                (None, None) => None,
             },
+            force: get.force,
         },
-        Command::List { under, tag } => Plan::Ask(Request::List {
+        Command::Rollback { name: n } => Plan::Rollback(name(&n)?),
+        Command::List { under, tag, deleted } => Plan::Ask(Request::List {
             under: under.map(|u| directory(&u)).transpose()?,
             tags: policies::tags(&tag, "--tag")?,
+            deleted,
         }),
+        Command::Update(update) => Plan::Ask(Request::Update(secrets::update(update)?)),
         Command::Tag { name: n, set, remove } => Plan::Ask(Request::Tag(protocol::TagChange {
             name: name(&n)?,
             set: policies::tags(&set, "the tag")?,
@@ -187,15 +196,15 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
         }) => Plan::Ask(Request::Label(protocol::LabelMove {
             name: name(&n)?,
             label: parse_label(&label)?,
-            to: Some(version(&to)?),
-            from: from.map(|f| version(&f)).transpose()?,
+            to: Some(version(&to, &n)?),
+            from: from.map(|f| version(&f, &n)).transpose()?,
         })),
         Command::Label(args::Label::Remove { name: n, label, from }) => {
             Plan::Ask(Request::Label(protocol::LabelMove {
                 name: name(&n)?,
                 label: parse_label(&label)?,
                 to: None,
-                from: Some(version(&from)?),
+                from: Some(version(&from, &n)?),
             }))
         }
         Command::Describe { name: n } => Plan::Ask(Request::Describe { name: name(&n)? }),
@@ -217,7 +226,7 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
                 (None, None, None, None) => WhyAbout::Latest,
             },
         },
-        Command::Delete(delete) => Plan::Ask(plan_delete(delete)?),
+        Command::Delete(delete) => Plan::Ask(secrets::delete(delete)?),
         Command::Audit(args::Audit::Tail { lines, follow }) => Plan::Tail { lines, follow },
         Command::Audit(args::Audit::Query(query)) => Plan::Query(super::log::query_of(query)?),
         Command::Audit(args::Audit::Verify) => Plan::Ask(Request::AuditVerify),
@@ -273,101 +282,11 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
     })
 }
 
-fn plan_put(put: args::Put) -> Result<Plan, Problem> {
-    let name = name(&put.name)?;
-    if !put.typed.is_empty() || put.value.is_some() {
-        return Err(typed_value(&name));
-    }
-    let from = match put.value_file {
-        _ if put.password.generate => ValueFrom::Generated(generate::Recipe::new(&put.password, &name)?),
-        Some(path) if path.as_os_str() != "-" => ValueFrom::File(path),
-        _ => ValueFrom::Stdin,
-    };
-    let policy = match put.policy {
-        Some(path) if path.as_os_str() == "-" && from == ValueFrom::Stdin => {
-            return Err(Problem::new(
-                Exit::Usage,
-                format!("{name} was not stored"),
-                "the value and the policy cannot both come from standard input",
-            )
-            .next("give the value by --value-file, or the policy as a file"));
-        }
-        Some(path) => Some(document(&path)?),
-        None => None,
-    };
-    let mut rules = Vec::with_capacity(put.allow.len() + put.deny.len());
-    for who in &put.allow {
-        rules.push(Rule::Allow(local(who)?));
-    }
-    for who in &put.deny {
-        rules.push(Rule::Deny(local(who)?));
-    }
-    let put = protocol::Put {
-        name,
-        rules,
-        policy,
-        description: put.description,
-        owner: put
-            .owner
-            .map(|o| not_empty(o, "--owner", "a user's name or uid"))
-            .transpose()?,
-        group: put
-            .group
-            .map(|g| not_empty(g, "--group", "a group's name or gid"))
-            .transpose()?,
-        mode: put.mode.map(|m| mode(&m)).transpose()?,
-        visibility: put.visibility.map(|v| match v {
-            args::Visibility::Listed => protocol::Visibility::Listed,
-            args::Visibility::Hidden => protocol::Visibility::Hidden,
-        }),
-        version: put.token.map(|t| version(&t)).transpose()?,
-        labels: put
-            .label
-            .iter()
-            .map(|l| parse_label(l))
-            .collect::<Result<_, _>>()?,
-        tags: policies::tags(&put.tag, "--tag")?,
-        arn: put.arn,
-    };
-    Ok(Plan::Put { put, from })
-}
-
-/// The refusal of `put NAME VALUE`. It does not repeat the value.
-fn typed_value(name: &SecretName) -> Problem {
-    Problem::new(
-        Exit::Usage,
-        format!("{name} was not stored: a value is never taken from the command line"),
-        "every process of this machine can read the arguments of a command, and the shell keeps them in its history",
-    )
-    .next(format!(
-        "wardfs put {name} < FILE, or wardfs put {name} --value-file FILE, or wardfs put {name} alone to be asked; \
-         and change the value you typed: it has been shown"
-    ))
-}
-
 fn trial(dry_run: bool) -> Trial {
     match dry_run {
         true => Trial::DryRun,
         false => Trial::Real,
     }
-}
-
-fn plan_delete(delete: args::Delete) -> Result<Request, Problem> {
-    let name = name(&delete.name)?;
-    if !delete.now {
-        return Err(Problem::new(
-            Exit::Usage,
-            format!("{name} was not deleted"),
-            "there is no recovery window yet (it comes later): a delete destroys every value at once, and --now \
-             must say that this is meant",
-        )
-        .next(format!("wardfs delete {name} --now --dry-run to see what goes, wardfs delete {name} --now to do it")));
-    }
-    Ok(Request::Delete {
-        name,
-        purge: delete.purge,
-        dry_run: delete.dry_run,
-    })
 }
 
 /// A secret's name.
@@ -412,14 +331,19 @@ fn parse_label(text: &str) -> Result<Label, Problem> {
     })
 }
 
-fn version(text: &str) -> Result<VersionId, Problem> {
+/// The id that a new version shall have.
+fn token(text: &str) -> Result<VersionId, Problem> {
     text.parse().map_err(|e: NameError| {
-        Problem::new(
-            Exit::Usage,
-            format!("{} is not the id of a version", quoted(text)),
-            e,
-        )
-        .next("wardfs versions NAME lists them")
+        Problem::new(Exit::Usage, format!("{} is not a token", quoted(text)), e)
+            .next("give a new id, as uuidgen(1) prints one, or leave --token away")
+    })
+}
+
+/// A version of the secret `of`.
+fn version(text: &str, of: &str) -> Result<VersionName, Problem> {
+    text.parse().map_err(|e: NameError| {
+        let what = format!("{} is neither the label nor the id of a version", quoted(text));
+        Problem::new(Exit::Usage, what, e).next(format!("see them: wardfs versions {}", args::shell_word(of)))
     })
 }
 

@@ -3,7 +3,7 @@
 use super::progress::Progress;
 use crate::clock::Timestamp;
 use crate::id::{SecretName, is_invisible, printable};
-use crate::problem::Problem;
+use crate::problem::{Problem, pasteable};
 use crate::secret::SecretBytes;
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal, Write};
@@ -47,6 +47,9 @@ impl Output {
         let terminal = io::stdout().is_terminal();
         let dumb = std::env::var_os("TERM").is_some_and(|t| t == "dumb");
         let plain = dumb || std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+        if terminal {
+            super::table::fit_terminal();
+        }
         let terminal_err = io::stderr().is_terminal();
         let out = std::fs::File::from(io::stdout().as_fd().try_clone_to_owned()?);
         Ok(Output {
@@ -83,7 +86,7 @@ impl Output {
     /// # Errors
     /// When it cannot be written.
     pub fn json(&mut self, value: &Value) -> io::Result<()> {
-        self.line(&json_text(value))
+        self.line(&json_text(&advising(value)))
     }
 
     /// Plaintext, straight through.
@@ -106,7 +109,7 @@ impl Output {
     pub fn note(&mut self, text: &str) {
         if !self.quiet {
             // Nobody is left to be told that standard error does not work.
-            let _ = self.err.write_all(format!("{text}\n").as_bytes());
+            let _ = self.err.write_all(format!("{}\n", pasteable(text)).as_bytes());
         }
     }
 
@@ -202,10 +205,10 @@ pub fn problem_text(problem: &Problem) -> String {
     let mut text = format!(
         "{}\n  why:  {}",
         indented(&problem.what, 2),
-        indented(&problem.why, 8)
+        indented(&pasteable(&problem.why), 8)
     );
     if !problem.next.is_empty() {
-        text += &format!("\n  next: {}", indented(&problem.next, 8));
+        text += &format!("\n  next: {}", indented(&pasteable(&problem.next), 8));
     }
     text
 }
@@ -228,39 +231,38 @@ pub fn json_text(value: &Value) -> String {
     text
 }
 
+/// An answer whose advice can be pasted.
+fn advising(answer: &Value) -> Value {
+    let mut advice = answer.clone();
+    if let Some(text) = advice.get_mut("mend") {
+        say_store(text);
+    }
+    for text in advice
+        .get_mut("warnings")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
+        say_store(text);
+    }
+    advice
+}
+
+fn say_store(text: &mut Value) {
+    if let Some(said) = text.as_str() {
+        *text = json!(pasteable(said));
+    }
+}
+
 /// The same for programs: `exit` is the number, `kind` its name.
 pub fn problem_json(problem: &Problem) -> Value {
     json!({ "error": {
         "exit": problem.exit as u8,
         "kind": problem.exit,
         "what": problem.what,
-        "why": problem.why,
-        "next": problem.next,
+        "why": pasteable(&problem.why),
+        "next": pasteable(&problem.next),
     } })
-}
-
-/// Rows under a heading, in columns two spaces apart; no space at the end of a line.
-pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let width = |text: &str| text.chars().count();
-    let mut widths: Vec<usize> = head.iter().map(|h| width(h)).collect();
-    for row in rows {
-        for (w, cell) in widths.iter_mut().zip(row) {
-            *w = (*w).max(width(cell));
-        }
-    }
-    let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let mut text = String::new();
-        for (cell, w) in cells.zip(&widths) {
-            text += cell;
-            text.extend(std::iter::repeat_n(' ', w - width(cell) + 2));
-        }
-        text.trim_end().to_owned() + "\n"
-    };
-    let mut text = line(&mut head.iter().copied());
-    for row in rows {
-        text += &line(&mut row.iter().map(String::as_str));
-    }
-    text
 }
 
 /// Facts under each other: the key, and its value in a column.
@@ -329,18 +331,6 @@ pub fn count(value: &Value, one: &str) -> String {
 mod tests {
     use super::*;
     use crate::problem::Exit;
-
-    #[test]
-    fn tables_line_up_and_end_without_spaces() {
-        let rows = vec![
-            vec!["a".into(), "ü".into(), "x".into()],
-            vec!["long".into(), "b".into(), String::new()],
-        ];
-        assert_eq!(
-            table(&["NAME", "V", "D"], &rows),
-            "NAME  V  D\na     ü  x\nlong  b\n"
-        );
-    }
 
     #[test]
     fn facts_keep_many_lines_in_their_column() {

@@ -5,15 +5,17 @@ use super::plan::{Denial, Plan, ValueFrom, Which};
 use super::render::Output;
 use super::value::{self, Limit};
 use super::{
-    Backend, MountPlan, World, accept, complete, dry_run, explain, log, manual, settings, view, why,
+    Backend, MountPlan, World, accept, complete, dry_run, explain, log, manual, settings, tty, view, why,
 };
 use crate::config::{Config, VALUE_CEILING};
-use crate::control::protocol::{Put, Request, WhyAbout};
-use crate::id::{SecretName, printable};
+use crate::control::protocol::{LabelMove, Put, Request, WhyAbout};
+use crate::id::{Label, SecretName, VersionName, printable};
 use crate::problem::{Exit, Problem};
+use crate::secret::SecretBytes;
 use crate::vault::Trial;
 use serde_json::{Value, json};
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 /// Why a command stops before its end.
@@ -50,11 +52,19 @@ impl From<io::Error> for Stop {
 /// # Errors
 /// What stopped it.
 pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> Result<(), Stop> {
+    // A serving process says this much without being asked.
+    if !matches!(plan, Plan::Mount { .. }) {
+        tracing::info!("the store is {}", printable(&store.to_string_lossy()));
+    }
     match plan {
         Plan::Init => init(store, world, output),
         Plan::Put { put, from } => store_value(put, &from, store, world, output),
-        Plan::Get { name, which } => get(&name, &which, store, world, output),
         Plan::Ask(Request::Status) => status(store, world, output),
+        Plan::Get { target, which, force } => {
+            let value = get(&target, which, &mut *world.backend(store)?)?;
+            print(&value.0, &value.1, force, output)
+        }
+        Plan::Rollback(name) => rollback(&name, &mut *world.backend(store)?, output),
         Plan::Ask(request) => ask(request, store, world, output),
         Plan::Simulate(scenario) => explain::scenario(&scenario, world.directory(), output),
         Plan::BreakGlass(broken) => break_glass(&broken, store, world, output),
@@ -156,6 +166,9 @@ fn recover(store: &Path, trial: Trial, world: &dyn World, output: &mut Output) -
 
 fn backup(file: &Path, store: &Path, world: &dyn World, output: &mut Output) -> Result<(), Stop> {
     let shown = printable(&file.to_string_lossy());
+    if file.as_os_str() == "-" {
+        return stream(&mut *world.backend(store)?, output);
+    }
     let mut backend = world.backend(store)?;
     let new = crate::sys::files::create_private(file).map_err(|e| {
         let exists = matches!(&e, crate::sys::files::FileError::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists);
@@ -187,6 +200,32 @@ fn backup(file: &Path, store: &Path, world: &dyn World, output: &mut Output) -> 
         made["records"], made["bytes"]
     ))?;
     output.note("Keep the key file or the recovery key elsewhere: without one of them it cannot be restored");
+    Ok(())
+}
+
+/// A backup to standard output, of which standard error tells.
+fn stream(backend: &mut dyn Backend, output: &mut Output) -> Result<(), Stop> {
+    let what = "the store was not backed up";
+    if output.terminal {
+        return Err(Problem::new(Exit::Usage, what, "a terminal keeps no backup")
+            .next("wardfs store backup FILE; or send it on: wardfs store backup - | PROGRAM")
+            .into());
+    }
+    let out = std::io::stdout().as_fd().try_clone_to_owned();
+    let out = out.map_err(|e| Problem::new(Exit::Failed, what, e).next("name a file"))?;
+    let made = output.during("writing the backup", |told| {
+        backend.long(&Request::Backup, Some(out.into()), told)
+    })?;
+    if output.json {
+        let mut made = made;
+        made["file"] = json!("-");
+        output.note(&super::render::json_text(&made));
+        return Ok(());
+    }
+    let (records, bytes) = (&made["records"], &made["bytes"]);
+    output.note(&format!(
+        "Backed up {records} records, {bytes} bytes, to standard output"
+    ));
     Ok(())
 }
 
@@ -265,18 +304,50 @@ fn store_value(
     show(&request, &reply, output)
 }
 
+/// The value of what was named, and its name.
 fn get(
-    name: &SecretName,
-    which: &Which,
-    store: &Path,
-    world: &dyn World,
-    output: &mut Output,
-) -> Result<(), Stop> {
-    let value = world.backend(store)?.value(name, which)?;
-    if output.json {
-        return Ok(output.value_json(name, &value)?);
+    target: &why::Target,
+    which: Option<Which>,
+    backend: &mut dyn Backend,
+) -> Result<(SecretName, SecretBytes), Problem> {
+    let mount = match target {
+        why::Target::Name(_) => None,
+        why::Target::Path(_) => mounted_at(&backend.call(&Request::Status, None)?),
+    };
+    let mut answer = Err(no_such_path());
+    for (name, version) in target.names(mount.as_deref())? {
+        let version = match (&which, version) {
+            (Some(which), _) => which.clone(),
+            (None, Some(version)) => Which::Version(version.parse().map_err(|_| no_such_path())?),
+            (None, None) => Which::Label(Label::current()),
+        };
+        match backend.value(&name, &version) {
+            Ok(value) => return Ok((name, value)),
+            Err(problem) if problem.exit == Exit::NotFound => answer = Err(problem),
+            Err(problem) => return Err(problem),
+        }
     }
-    output.value(&value)?;
+    answer
+}
+
+fn no_such_path() -> Problem {
+    Problem::new(Exit::NotFound, "there is no such secret", "the path names none")
+        .next("name a file below the mount, or see the names: wardfs list")
+}
+
+fn print(name: &SecretName, value: &SecretBytes, force: bool, output: &mut Output) -> Result<(), Stop> {
+    if output.terminal && !output.json && !force && !value::is_text(value) {
+        let what = format!("{name} was not printed");
+        let why = "it is no text, and could drive the terminal";
+        let next = format!("send it to a file: wardfs get {name} > FILE; or add --force");
+        if !tty::confirmed(&format!("{name} is no text. Print it to the terminal? [y/N] ")) {
+            return Err(Problem::new(Exit::Usage, what, why).next(next).into());
+        }
+    }
+    if output.json {
+        return Ok(output.value_json(name, value)?);
+    }
+    output.value(value)?;
     // On a terminal the prompt shall not stand behind the value; anything else gets the bytes alone.
     if output.terminal && value.expose().last() != Some(&b'\n') {
         output.text("\n")?;
@@ -342,10 +413,7 @@ fn refusal(
         why::Target::Name(_) => None,
         why::Target::Path(_) => mounted_at(&backend.call(&Request::Status, None)?),
     };
-    let mut answer = Err(
-        Problem::new(Exit::NotFound, "there is no such secret", "the path names none")
-            .next("name a file below the mount, or see the names: wardfs list"),
-    );
+    let mut answer = Err(no_such_path());
     for (name, version) in target.names(mount.as_deref())? {
         let request = Request::Why {
             name,
@@ -365,6 +433,36 @@ fn refusal(
         }
     }
     Ok(answer?)
+}
+
+/// Moves `current` to the version that was current before.
+fn rollback(name: &SecretName, backend: &mut dyn Backend, output: &mut Output) -> Result<(), Stop> {
+    let change = LabelMove {
+        name: name.clone(),
+        label: Label::current(),
+        to: Some(VersionName::labelled(&Label::previous())),
+        from: Some(VersionName::labelled(&Label::current())),
+    };
+    let reply = backend.call(&Request::Label(change), None).map_err(|e| Problem {
+        what: format!("cannot roll {name} back"),
+        why: match e.exit {
+            Exit::NotFound if e.why == "there is no version previous" => "no version is previous".into(),
+            _ => e.why,
+        },
+        ..e
+    })?;
+    if output.json {
+        return Ok(output.json(&reply)?);
+    }
+    if !output.quiet {
+        output.line(&format!("Rolled {name} back: readers get the value from before"))?;
+        let on = |label: &str| super::render::cell(&reply["labels"][label]);
+        output.text(&super::render::facts(&[
+            ("  current", on("current")),
+            ("  previous", on("previous")),
+        ]))?;
+    }
+    Ok(())
 }
 
 fn mounted_at(status: &Value) -> Option<PathBuf> {
@@ -412,8 +510,8 @@ fn unmount(target: &Path, store: &Path, world: &dyn World, output: &mut Output) 
             format!("the store {} is mounted on {}", shown(store), shown(&mount)),
         )
         .next(format!(
-            "wardfs unmount {}, or name the other store by --store DIR",
-            shown(&mount)
+            "wardfs unmount {}; or name the other store by --store DIR",
+            super::args::shell_word(&mount.to_string_lossy())
         ))
         .into());
     }

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{self, LocalFlags, SetArg, SpecialCharacterIndices, Termios};
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use subtle::ConstantTimeEq;
@@ -102,6 +102,21 @@ impl Drop for Quiet {
         // FLUSH: what is left of a pasted value must not become a command of the shell.
         let _ = termios::tcsetattr(&self.tty, SetArg::TCSAFLUSH, &self.before);
     }
+}
+
+/// Asks for a yes; no where there is no terminal to ask at.
+pub fn confirmed(question: &str) -> bool {
+    let open = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOCTTY)
+        .open("/dev/tty");
+    let Ok(mut tty) = open else { return false };
+    let mut line = String::new();
+    let read = tty
+        .write_all(question.as_bytes())
+        .and_then(|()| BufReader::new(tty).read_line(&mut line));
+    read.is_ok() && matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes")
 }
 
 /// Asks for the value of `name`, twice. The newline that ends it is no part of it. `None` if it is longer than

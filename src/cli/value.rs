@@ -4,7 +4,7 @@
 use super::plan::{ValueFrom, Which, file_exit};
 use super::{World, tty};
 use crate::config::{FILE, VALUE_CEILING};
-use crate::id::{SecretName, printable};
+use crate::id::{SecretName, VersionName, printable};
 use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
 use nix::errno::Errno;
@@ -48,7 +48,7 @@ fn empty(name: &SecretName) -> Problem {
         "a value has at least one byte",
     )
     .next(format!(
-        "printf %s \"$VALUE\" | wardfs put {name}; wardfs delete {name} --now destroys a value"
+        "see what was to write it; a value goes in like this: printf %s \"$VALUE\" | wardfs put {name}"
     ))
 }
 
@@ -162,8 +162,39 @@ fn file_of(mount: &Path, name: &SecretName, which: &Which) -> PathBuf {
     match which {
         Which::Label(label) if label.as_str() == "current" => mount.join(name.as_str()),
         Which::Label(label) => versions().join(label.as_str()),
-        Which::Version(id) => versions().join(id.as_str()),
+        Which::Version(named) => versions().join(named.as_str()),
     }
+}
+
+/// The one whole id that begins so, of the versions that the caller may see.
+///
+/// # Errors
+/// [`Exit::Usage`] if several do.
+fn whole(mount: &Path, name: &SecretName, named: &VersionName) -> Result<Option<VersionName>, Problem> {
+    let versions = std::fs::read_dir(mount.join(".versions").join(name.as_str()));
+    let mut ids = versions.into_iter().flatten().flatten().filter_map(|entry| {
+        // What links stand there are named by labels.
+        let id = entry.file_name().into_string().ok()?;
+        let is = entry.file_type().is_ok_and(|t| t.is_file()) && named.begins(&id);
+        id.parse().ok().filter(|_| is)
+    });
+    let found = ids.next();
+    match ids.next() {
+        None => Ok(found),
+        Some(_) => Err(ambiguous(name, named)),
+    }
+}
+
+/// That several versions' ids begin so.
+pub fn ambiguous(name: &SecretName, named: &VersionName) -> Problem {
+    let why = format!("the ids of several versions begin with {named}");
+    Problem::new(Exit::Usage, format!("{name} cannot be read"), why).next(format!("wardfs versions {name}"))
+}
+
+/// Whether a terminal shows it as it is: text, without what could drive the terminal.
+pub fn is_text(value: &SecretBytes) -> bool {
+    let plain = |c: char| matches!(c, '\n' | '\r' | '\t') || !c.is_control();
+    std::str::from_utf8(value.expose()).is_ok_and(|text| text.chars().all(plain))
 }
 
 /// Reads a value as any program does: through the mount, where the policy decides.
@@ -178,7 +209,15 @@ pub fn through_mount(
     which: &Which,
 ) -> Result<SecretBytes, Problem> {
     let ours = crate::sys::mount::connection_id(mount).ok();
-    through(world, mount, ours, name, which)
+    match (through(world, mount, ours, name, which), which) {
+        (Err(problem), Which::Version(named)) if problem.exit == Exit::NotFound => {
+            match whole(mount, name, named)? {
+                Some(id) => through(world, mount, ours, name, &Which::Version(id)),
+                None => Err(problem),
+            }
+        }
+        (read, _) => read,
+    }
 }
 
 /// `ours`: the number of the mount's device, if it is there.
@@ -217,10 +256,12 @@ fn through(
             what(),
             "its record is damaged, or the log cannot be written",
         )
-        .next("wardfs status; wardfs store check"),
+        .next("see which of them: wardfs status; wardfs store check"),
         Some(libc::ENOTCONN) => {
-            Problem::new(Exit::Unavailable, what(), "the daemon behind the mount is gone")
-                .next("mount it again: wardfs unmount DIR, then wardfs mount DIR")
+            Problem::new(Exit::Unavailable, what(), "the daemon behind the mount is gone").next(format!(
+                "mount it again: wardfs mount {}",
+                super::args::shell_word(&mount.to_string_lossy())
+            ))
         }
         _ => Problem::new(Exit::Failed, what(), e).next("see whether the daemon serves: wardfs status"),
     };
@@ -375,7 +416,10 @@ mod tests {
         let path = |which| file_of(mount, &name, &which).to_str().unwrap().to_owned();
         assert_eq!(path(Which::Label(Label::current())), "/m/a/b");
         assert_eq!(path(Which::Label(Label::previous())), "/m/.versions/a/b/previous");
-        assert_eq!(path(Which::Version(id.clone())), format!("/m/.versions/a/b/{id}"));
+        assert_eq!(
+            path(Which::Version(id.clone().into())),
+            format!("/m/.versions/a/b/{id}")
+        );
     }
 
     #[test]

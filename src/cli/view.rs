@@ -5,9 +5,11 @@ pub mod readers;
 mod status;
 
 use super::log::one_line;
-use super::render::{cell, count, facts, list, table, time};
+use super::render::{cell, count, facts, list, time};
+use super::table::table;
 use crate::control::protocol::{LabelMove, Request};
 use crate::id::printable;
+use crate::problem::pasteable;
 use serde_json::Value;
 
 /// The text of a reply, and remarks for standard error.
@@ -35,7 +37,11 @@ pub fn view(request: &Request, reply: &Value) -> View {
     };
     match request {
         Request::Put(_) => told(put(reply)),
-        Request::List { tags, .. } => names(!tags.is_empty(), reply),
+        Request::List {
+            deleted: false, tags, ..
+        } => names(!tags.is_empty(), reply),
+        Request::List { .. } => deleted(reply),
+        Request::Update(change) => told(format!("Updated {}\n", change.name) + &settings(reply)),
         Request::Tag(change) => told(tags(change.name.as_str(), reply)),
         Request::Label(change) => told(label(change, reply)),
         Request::Describe { .. } => asked(describe(reply)),
@@ -136,7 +142,7 @@ fn put(reply: &Value) -> String {
     } else {
         "a new version"
     };
-    let nobody = || format!("nobody yet: wardfs policy allow {name} user:NAME");
+    let nobody = || pasteable(&format!("nobody yet: wardfs policy allow {name} user:NAME")).into_owned();
     let mut rows = vec![
         ("  version", cell(&reply["version"])),
         ("  read by", read_by(reply).unwrap_or_else(nobody)),
@@ -209,7 +215,7 @@ fn names(tagged: bool, reply: &Value) -> View {
                 readers::cell(&s["readers"]),
                 hidden.into(),
                 if s["broken"] == true {
-                    "DAMAGED: wardfs store check".into()
+                    pasteable("DAMAGED: wardfs store check").into_owned()
                 } else {
                     s["description"].as_str().map(printable).unwrap_or_default()
                 },
@@ -232,6 +238,47 @@ fn names(tagged: bool, reply: &Value) -> View {
         text,
         asked: true,
         notes: Vec::new(),
+    }
+}
+
+fn deleted(reply: &Value) -> View {
+    let secrets = reply["secrets"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let kept = |s: &Value| match s["policy_kept"] == true {
+        true => "kept",
+        false => "none",
+    };
+    let row = |s: &Value| vec![cell(&s["name"]), time(&s["deleted"]), kept(s).into()];
+    let rows: Vec<Vec<String>> = secrets.iter().map(row).collect();
+    let none = "There are no names without values that you may see";
+    View {
+        text: match rows.is_empty() {
+            true => String::new(),
+            false => table(&["NAME", "DELETED", "POLICY"], &rows),
+        },
+        asked: true,
+        notes: rows.is_empty().then(|| none.to_string()).into_iter().collect(),
+    }
+}
+
+/// What was changed: from what, to what.
+fn settings(reply: &Value) -> String {
+    let changed = reply["changed"].as_object().into_iter().flatten();
+    let rows: Vec<(String, String)> = changed
+        .map(|(key, c)| {
+            (
+                format!("  {}", printable(key)),
+                format!("{} -> {}", cell(&c["from"]), cell(&c["to"])),
+            )
+        })
+        .collect();
+    match rows.is_empty() {
+        true => "  nothing was otherwise before\n".into(),
+        false => facts(
+            &rows
+                .iter()
+                .map(|(k, v)| (k.as_str(), v.clone()))
+                .collect::<Vec<_>>(),
+        ),
     }
 }
 
@@ -346,7 +393,7 @@ fn why(reply: &Value) -> String {
         rows.push(("record", one_line(&reply["record"])));
     }
     if let Some(mend) = reply["mend"].as_str() {
-        rows.push(("to allow it", printable(mend)));
+        rows.push(("to allow it", pasteable(&printable(mend)).into_owned()));
     }
     if !rows.is_empty() {
         text.push('\n');

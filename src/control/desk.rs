@@ -75,7 +75,13 @@ impl Desk {
                 };
                 self.lifecycle.put(put, &value, caller)
             }
-            Request::List { under, tags } => self.report.list(under.as_deref(), tags, caller),
+            Request::List {
+                under,
+                tags,
+                deleted: false,
+            } => self.report.list(under.as_deref(), tags, caller),
+            Request::List { under, tags, .. } => self.report.deleted(under.as_deref(), tags, caller),
+            Request::Update(update) => self.lifecycle.update(update, caller),
             Request::Tag(change) => self.lifecycle.tag(change, caller),
             Request::Label(change) => self.lifecycle.move_label(change, caller),
             Request::Describe { name } => self.report.describe(name, caller),
@@ -174,7 +180,7 @@ impl Desk {
         let findings = self
             .vault
             .check(told)
-            .map_err(|e| e.problem("cannot check the store"))?;
+            .map_err(|e| e.unopened("cannot check the store"))?;
         let ok = findings.problems.is_empty();
         let mut answer = json!(findings);
         answer["ok"] = json!(ok);

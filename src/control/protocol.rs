@@ -9,7 +9,7 @@ use crate::id::SecretName;
 use crate::problem::Problem;
 use crate::secret::SecretBytes;
 
-pub use crate::lifecycle::{Comparison, LabelMove, Put, Rule, TagChange, TakenFrom};
+pub use crate::lifecycle::{Comparison, LabelMove, Mode, Only, Put, Rule, TagChange, TakenFrom, Update};
 pub use crate::policy::{Attached, Local};
 pub use crate::report::{LayerKind, Question, Subject, Whom, WhyAbout};
 pub use crate::vault::{LayerKey, Visibility};
@@ -73,7 +73,12 @@ pub enum Request {
         /// Only secrets with all of these tags.
         #[serde(default)]
         tags: BTreeMap<String, String>,
+        /// The names whose values were destroyed, instead.
+        #[serde(default)]
+        deleted: bool,
     },
+    /// Settings of a secret, without its value.
+    Update(Update),
     /// Set and remove tags.
     Tag(TagChange),
     /// Move or remove a label.

@@ -8,10 +8,10 @@ use super::gains::Custom;
 use crate::access::{Asked, Caller};
 use crate::audit::Event;
 use crate::clock::Timestamp;
-use crate::id::{Label, SecretName, VersionId, VersionNo};
+use crate::id::{Label, SecretName, VersionId, VersionName, VersionNo};
 use crate::policy::Action;
 use crate::problem::{Exit, Problem};
-use crate::vault::{ChangeKind, Secret, SecretMeta, Version};
+use crate::vault::{ChangeKind, Secret, SecretMeta, Unmeant, Version};
 
 /// Most labels of a secret, as in AWS.
 const MAX_LABELS: usize = 20;
@@ -26,10 +26,10 @@ pub struct LabelMove {
     pub label: Label,
     /// The version that shall have it; none if it is removed.
     #[serde(default)]
-    pub to: Option<VersionId>,
+    pub to: Option<VersionName>,
     /// The version that has it: needed if there is one, so that nobody takes what he does not know of.
     #[serde(default)]
-    pub from: Option<VersionId>,
+    pub from: Option<VersionName>,
 }
 
 impl Lifecycle {
@@ -62,7 +62,14 @@ impl Lifecycle {
             let secret = self.existing(draft, name, caller, &what)?;
             let holder = secret.labelled(label.as_str()).map(|v| v.meta.id.clone());
             // The decision comes first: a stranger learns nothing of versions.
-            let about = to.as_ref().or(from.as_ref()).or(holder.as_ref());
+            let about = match to.as_ref().or(from.as_ref()) {
+                Some(named) => match secret.meant(named) {
+                    Ok(version) => Some(version.meta.id.clone()),
+                    Err(_) => named.as_str().parse().ok(),
+                },
+                None => holder.clone(),
+            };
+            let about = about.as_ref();
             let asked = match about {
                 Some(version) => Asked::label(version, label),
                 None => Asked::secret(),
@@ -80,15 +87,16 @@ impl Lifecycle {
                 return Err(self.missing(name, &what));
             }
             let target = to.as_ref().map(|id| version(&secret, id, &what)).transpose()?;
+            let moved = target.map(|v| v.meta.id.clone());
             let about = about.map(VersionId::as_str);
             let held = secret.meta.labels.get(label).copied();
             if let Some(target) = target
                 && held == Some(target.meta.no)
             {
                 let body = self.body(event, name, about, caller);
-                return Ok((labels(&secret.meta, &secret), body));
+                return Ok(((labels(&secret.meta, &secret), moved), body));
             }
-            at_its_place(label, holder.as_ref(), from.as_ref(), to.as_ref(), &what)?;
+            at_its_place(change, &secret, holder.as_ref(), &what)?;
             let now = Timestamp::now();
             let mut meta = secret.meta.clone();
             let mut kind = ChangeKind::Settings;
@@ -107,35 +115,48 @@ impl Lifecycle {
             let effects = self.effects(draft, Some(&secret), &meta, None)?;
             let body = self.body_with(event, name, about, &effects.parameters(), caller);
             draft.put_secret(meta, kind);
-            Ok((after, body))
+            Ok(((after, moved), body))
         });
-        let labels = answer.map_err(|e| self.unprefixed(e, &what))?;
-        Ok(json!({ "name": name, "label": label, "version": to, "labels": labels }))
+        let (labels, moved) = answer.map_err(|e| self.unprefixed(e, &what))?;
+        Ok(json!({ "name": name, "label": label, "version": moved, "labels": labels }))
     }
 }
 
-fn version<'s>(secret: &'s Secret, id: &VersionId, what: &str) -> Result<&'s Version, Problem> {
-    match secret.version(id) {
-        Some(version) => Ok(version),
-        None => Err(
-            Problem::new(Exit::NotFound, what, format_args!("there is no version {id}"))
-                .next(format!("see them: wardfs versions {}", secret.meta.name)),
+fn version<'s>(secret: &'s Secret, named: &VersionName, what: &str) -> Result<&'s Version, Problem> {
+    let (exit, why) = match secret.meant(named) {
+        Ok(version) => return Ok(version),
+        Err(Unmeant::Nothing) => (Exit::NotFound, format!("there is no version {named}")),
+        Err(Unmeant::Several) => (
+            Exit::Usage,
+            format!("the ids of several versions begin with {named}"),
         ),
-    }
+    };
+    Err(Problem::new(exit, what, why).next(format!("see them: wardfs versions {}", secret.meta.name)))
 }
 
 /// The label must be on the version that the caller names, and on none if he names none.
 fn at_its_place(
-    label: &Label,
+    change: &LabelMove,
+    secret: &Secret,
     holder: Option<&VersionId>,
-    from: Option<&VersionId>,
-    to: Option<&VersionId>,
     what: &str,
 ) -> Result<(), Problem> {
-    if holder == from {
+    let LabelMove {
+        name,
+        label,
+        to,
+        from,
+    } = change;
+    let versions = || format!("see them: wardfs versions {name}");
+    let (from, to) = (from.as_ref(), to.as_ref());
+    let stated = match from {
+        Some(named) if secret.meant(named).is_err_and(|e| e == Unmeant::Nothing) => None,
+        Some(named) => Some(&version(secret, named, what)?.meta.id),
+        None => None,
+    };
+    if holder == stated && from.is_some() == stated.is_some() {
         return match (holder, to) {
-            (None, None) => Err(Problem::new(Exit::NotFound, what, "no version has it")
-                .next("see them: wardfs versions NAME")),
+            (None, None) => Err(Problem::new(Exit::NotFound, what, "no version has it").next(versions())),
             _ => Ok(()),
         };
     }
@@ -146,7 +167,7 @@ fn at_its_place(
     let next = match (holder, to) {
         (Some(holder), _) => format!("say so, if that is meant: --from {holder}"),
         (None, Some(_)) => format!("leave --from away to set {label}"),
-        (None, None) => "see them: wardfs versions NAME".into(),
+        (None, None) => versions(),
     };
     Err(Problem::new(Exit::Conflict, what, why).next(next))
 }

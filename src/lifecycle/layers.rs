@@ -141,7 +141,7 @@ impl Lifecycle {
         Ok(match decide(&layers, &request, &mut owner) {
             Decision::Allow(_) => None,
             Decision::Deny(_) => Some(Warning::lockout(
-                "with this guardrail root can remove no guardrail any more: only wardfs store break-glass --guardrail could",
+                "with this guardrail root can remove no guardrail any more: only `wardfs store break-glass --guardrail NAME --reason TEXT` could",
             )),
         })
     }

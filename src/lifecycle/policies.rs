@@ -115,7 +115,7 @@ impl Lifecycle {
             PolicyEdit::Add(rules) => self.over_denies(name, rules, &mut warnings),
             PolicyEdit::Replace(_) => None,
         };
-        let mut answer = self.who_reads(name, warnings);
+        let mut answer = self.who_reads(name, warnings, super::Past::None);
         answer["resolved"] = json!(meanings);
         if let Some(remaining) = remaining {
             answer["remaining"] = json!(remaining);

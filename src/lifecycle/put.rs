@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use super::gains::Custom;
 use super::policies::told;
-use super::{Lifecycle, denied, labels, tags};
+use super::{Lifecycle, Past, denied, labels, tags};
 use crate::access::{Asked, Caller};
 use crate::audit::{Event, Value as Parameter};
 use crate::clock::Timestamp;
-use crate::id::{Gid, Label, SecretName, Uid, VersionId, VersionNo};
+use crate::id::{Label, SecretName, VersionId, VersionNo};
 use crate::policy::{Action, Local, PolicyRecord};
 use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
@@ -58,6 +58,19 @@ pub struct Put {
     /// The ARN that the secret has in AWS.
     #[serde(default)]
     pub arn: Option<String>,
+    /// Whether the secret has to be there, or must not be.
+    #[serde(default)]
+    pub only: Option<Only>,
+}
+
+/// What a put is refused for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Only {
+    /// The name is there.
+    Create,
+    /// The secret is not there.
+    Update,
 }
 
 impl Put {
@@ -66,12 +79,11 @@ impl Put {
     }
 
     fn sets_appearance(&self) -> bool {
-        self.description.is_some()
-            || self.arn.is_some()
-            || self.owner.is_some()
-            || self.group.is_some()
-            || self.mode.is_some()
-            || self.visibility.is_some()
+        self.description.is_some() || self.arn.is_some() || self.sets_look()
+    }
+
+    fn sets_look(&self) -> bool {
+        self.owner.is_some() || self.group.is_some() || self.mode.is_some() || self.visibility.is_some()
     }
 
     /// What it does besides storing a value.
@@ -138,6 +150,7 @@ impl Lifecycle {
                 }
                 None => self.new_meta(put, draft, now, caller, &what)?,
             };
+            Self::only(put, old.as_deref(), &what)?;
             let created = old.as_ref().is_none_or(|s| !s.is_active());
             self.edit(put, look, &mut meta, &mut warnings, &what)?;
             if old.is_none() {
@@ -161,7 +174,7 @@ impl Lifecycle {
                 return match draft.compare(version, value) {
                     Sameness::Same => {
                         let body = self.body(Event::PutSecretValue, &meta.name, Some(id.as_str()), caller);
-                        Ok(((id, Outcome::Repeated), body))
+                        Ok((((id, Outcome::Repeated), false), body))
                     }
                     Sameness::Other => Err(Problem::new(
                         Exit::Conflict,
@@ -184,11 +197,19 @@ impl Lifecycle {
             let becomes_current = put.labels.is_empty()
                 || put.labels.contains("current")
                 || !meta.labels.contains_key("current");
-            for label in &put.labels {
+            // What becomes current makes the other one previous, below.
+            for label in put.labels.iter().filter(|l| l.as_str() != "current") {
                 meta.labels.insert(label.clone(), no);
             }
             if becomes_current {
                 labels::make_current(&mut meta, no, now);
+            } else if !put.labels.contains("pending")
+                && let Some(current) = old.as_ref().and_then(|s| s.current())
+            {
+                let id = &current.meta.id;
+                warnings.push(format!(
+                    "nobody reads it by the secret's name: current stays on version {id}"
+                ));
             }
             labels::check(&meta, &put.labels, &what)?;
             let event = if created {
@@ -229,10 +250,15 @@ impl Lifecycle {
             let more: Vec<_> = more.collect();
             let body = self.body_with(event, &meta.name, Some(id.as_str()), &more, caller);
             let outcome = if created { Outcome::Created } else { Outcome::Added };
-            Ok(((id, outcome), body))
+            // A policy of its own is whoever's who puts it.
+            let back = created && put.policy.is_none() && old.is_some_and(|s| s.policy.is_some());
+            Ok((((id, outcome), back), body))
         });
-        let (version, outcome) = answer.map_err(|e| self.unprefixed(e, &what))?;
-        let mut answer = self.who_reads(&put.name, warnings);
+        let ((version, outcome), back) = answer.map_err(|e| self.unprefixed(e, &what))?;
+        if outcome == Outcome::Created {
+            warnings.extend(self.looks_like(&put.name, caller));
+        }
+        let mut answer = self.who_reads(&put.name, warnings, if back { Past::Used } else { Past::None });
         answer["version"] = json!(version);
         answer["created"] = json!(outcome == Outcome::Created);
         answer["repeated"] = json!(outcome == Outcome::Repeated);
@@ -242,7 +268,7 @@ impl Lifecycle {
     fn check_put(&self, put: &Put, value: &SecretBytes, what: &str) -> Result<(), Problem> {
         if value.is_empty() {
             return Err(Problem::new(Exit::Usage, what, "the value is empty")
-                .next("pipe it in: printf %s \"$VALUE\" | wardfs put NAME, or use --value-file"));
+                .next(format!("see what was to write it; a value goes in like this: printf %s \"$VALUE\" | wardfs put {}", put.name)));
         }
         if value.len() > self.max_value() {
             return Err(Problem::new(
@@ -263,74 +289,19 @@ impl Lifecycle {
         tags::check(&put.tags, what)?;
         if put.labels.contains("previous") {
             return Err(
-                Problem::new(Exit::Usage, what, "previous follows current by itself").next(
-                    "leave --label previous away; wardfs label move sets it on a version that is there",
-                ),
+                Problem::new(Exit::Usage, what, "previous follows current by itself").next(format!(
+                    "leave --label previous away; set it on a version that is there: wardfs label move {} previous --to VERSION",
+                    put.name
+                )),
             );
         }
-        if let Some(arn) = put.arn.as_deref().filter(|a| !a.is_empty() && !is_arn(a)) {
-            return Err(Problem::new(
-                Exit::Usage,
-                what,
-                format_args!("{} is not the ARN of a secret", crate::id::quoted(arn)),
-            )
-            .next("write arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME-SUFFIX"));
-        }
-        if let Some(mode) = put.mode.filter(|m| m & !0o444 != 0) {
-            return Err(Problem::new(
-                Exit::Usage,
-                what,
-                format_args!("mode {mode:04o} has more than read bits"),
-            )
-            .next("use 0400, 0440 or 0444; files of the mount are never written or run"));
-        }
-        if put
-            .description
-            .as_ref()
-            .is_some_and(|d| d.len() > MAX_DESCRIPTION)
-        {
-            return Err(Problem::new(
-                Exit::Usage,
-                what,
-                format_args!("the description is longer than {MAX_DESCRIPTION} bytes"),
-            )
-            .next("give a shorter one"));
-        }
-        Ok(())
+        check_words(put.description.as_deref(), put.arn.as_deref(), put.mode, what)
     }
 
     fn appearance(&self, put: &Put, what: &str) -> Result<Appearance, Problem> {
-        let owner = put.owner.as_deref().map(|name| {
-            name.parse()
-                .map(Uid)
-                .ok()
-                .or_else(|| self.directory.uid_of(name))
-                .ok_or_else(|| {
-                    Problem::new(
-                        Exit::Usage,
-                        what,
-                        format_args!("there is no user {}", crate::id::quoted(name)),
-                    )
-                    .next("name a user of this machine, or a uid")
-                })
-        });
-        let group = put.group.as_deref().map(|name| {
-            name.parse()
-                .map(Gid)
-                .ok()
-                .or_else(|| self.directory.gid_of(name))
-                .ok_or_else(|| {
-                    Problem::new(
-                        Exit::Usage,
-                        what,
-                        format_args!("there is no group {}", crate::id::quoted(name)),
-                    )
-                    .next("name a group of this machine, or a gid")
-                })
-        });
         Ok(Appearance {
-            owner: owner.transpose()?.map(|u| u.0),
-            group: group.transpose()?.map(|g| g.0),
+            owner: self.user_named(put.owner.as_deref(), what)?,
+            group: self.group_named(put.group.as_deref(), what)?,
             mode: put.mode,
         })
     }
@@ -362,7 +333,46 @@ impl Lifecycle {
             };
             self.allowed_to(secret, action, asked, event, caller, what)?;
         }
-        Ok(())
+        // As `update` asks.
+        match put.sets_look() {
+            true => self.allowed(
+                secret,
+                Action::PutResourcePolicy,
+                Event::UpdateSecret,
+                caller,
+                what,
+            ),
+            false => Ok(()),
+        }
+    }
+
+    /// `--create` and `--update`, after the decision: nobody learns by them what he may not see.
+    fn only(put: &Put, old: Option<&Secret>, what: &str) -> Result<(), Problem> {
+        let name = &put.name;
+        let repeats = |s: &Secret| put.version.as_ref().is_some_and(|id| s.version(id).is_some());
+        match (put.only, old) {
+            (Some(Only::Create), Some(old)) if !repeats(old) => {
+                let (why, next) = match old.is_active() {
+                    true => (
+                        "it is there already",
+                        format!("put a new version: wardfs put {name} --update"),
+                    ),
+                    false => (
+                        "its values were destroyed, and the name keeps its policy",
+                        format!(
+                            "bring both back: wardfs put {name}; or forget the name first, as root: wardfs delete {name} --now --purge"
+                        ),
+                    ),
+                };
+                Err(Problem::new(Exit::Conflict, what, why).next(next))
+            }
+            (Some(Only::Update), old) if old.is_none_or(|s| !s.is_active()) => {
+                let why = "there is no such secret";
+                Err(Problem::new(Exit::NotFound, what, why)
+                    .next(format!("make it: wardfs put {name} --create")))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn new_meta<C: Caller>(
@@ -399,7 +409,7 @@ impl Lifecycle {
                 what,
                 format_args!("{other}; a name is a file or a directory, never both"),
             )
-            .next("choose another name"));
+            .next("choose another name; one without values is in the way too: wardfs list --deleted"));
         }
         Ok(SecretMeta {
             id: draft.new_secret(),
@@ -432,12 +442,15 @@ impl Lifecycle {
         if let Some(arn) = &put.arn {
             meta.arn = Some(arn.clone()).filter(|a| !a.is_empty());
         }
-        tags::merge(&mut meta.tags, &put.tags, &[], what)?;
+        tags::merge(meta, &put.tags, &[], what)?;
         let arn = meta.arn.as_deref();
         let resolved = match &put.policy {
             Some(text) => Some(self.resolve(text, &meta.name, arn, what)?),
             None if put.rules.is_empty() => None,
-            None => Some(self.with_rules(meta.policy.as_deref(), &put.rules, &meta.name, arn, what)?),
+            None => {
+                self.known(&put.rules, meta.policy.as_deref(), what)?;
+                Some(self.with_rules(meta.policy.as_deref(), &put.rules, &meta.name, arn, what)?)
+            }
         };
         if let Some((record, found)) = resolved {
             meta.policy = Some(record.into());
@@ -452,6 +465,43 @@ impl Lifecycle {
         meta.visibility = put.visibility.unwrap_or(meta.visibility);
         Ok(())
     }
+}
+
+/// Words and bits that a secret may have.
+///
+/// # Errors
+/// With the one that it may not have.
+pub(super) fn check_words(
+    description: Option<&str>,
+    arn: Option<&str>,
+    mode: Option<u16>,
+    what: &str,
+) -> Result<(), Problem> {
+    if let Some(arn) = arn.filter(|a| !a.is_empty() && !is_arn(a)) {
+        return Err(Problem::new(
+            Exit::Usage,
+            what,
+            format_args!("{} is not the ARN of a secret", crate::id::quoted(arn)),
+        )
+        .next("write arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME-SUFFIX"));
+    }
+    if let Some(mode) = mode.filter(|m| m & !0o444 != 0) {
+        return Err(Problem::new(
+            Exit::Usage,
+            what,
+            format_args!("mode {mode:04o} has more than read bits"),
+        )
+        .next("use 0400, 0440 or 0444; files of the mount are never written or run"));
+    }
+    if description.is_some_and(|d| d.len() > MAX_DESCRIPTION) {
+        return Err(Problem::new(
+            Exit::Usage,
+            what,
+            format_args!("the description is longer than {MAX_DESCRIPTION} bytes"),
+        )
+        .next("give a shorter one"));
+    }
+    Ok(())
 }
 
 fn may_not_create(what: &str) -> Problem {

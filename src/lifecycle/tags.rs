@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::id::{SecretName, printable, quoted};
 use crate::policy::Action;
 use crate::problem::{Exit, Problem};
-use crate::vault::ChangeKind;
+use crate::vault::{ChangeKind, SecretMeta};
 
 /// Most tags of a secret, as in AWS.
 const MAX_TAGS: usize = 50;
@@ -58,7 +58,7 @@ impl Lifecycle {
                 self.allowed_to(&secret, Action::TagResource, asked, event, caller, &what)?;
             }
             let mut meta = secret.meta.clone();
-            merge(&mut meta.tags, set, remove, &what)?;
+            merge(&mut meta, set, remove, &what)?;
             self.gains((draft, &secret, &meta), Custom::None, event, caller, &what)?;
             meta.meta_changed = Timestamp::now();
             let tags = meta.tags.clone();
@@ -100,11 +100,12 @@ pub(super) fn check(tags: &BTreeMap<String, String>, what: &str) -> Result<(), P
 
 /// Removes and sets. Keys are told apart by their case, as AWS stores them.
 pub(super) fn merge(
-    tags: &mut BTreeMap<String, String>,
+    meta: &mut SecretMeta,
     set: &BTreeMap<String, String>,
     remove: &[String],
     what: &str,
 ) -> Result<(), Problem> {
+    let tags = &mut meta.tags;
     for key in remove {
         tags.remove(key);
     }
@@ -118,7 +119,8 @@ pub(super) fn merge(
     }
     if tags.len() > MAX_TAGS {
         let why = format!("it would have {} tags; {MAX_TAGS} are the most", tags.len());
-        return Err(Problem::new(Exit::Usage, what, why).next("remove some: wardfs tag NAME --remove KEY"));
+        return Err(Problem::new(Exit::Usage, what, why)
+            .next(format!("remove some: wardfs tag {} --remove KEY", meta.name)));
     }
     Ok(())
 }

@@ -164,7 +164,7 @@ impl<'a> Source<'a> {
 }
 
 /// The candidate that is most like `word`, if one is like it at all. Case does not count.
-pub(super) fn nearest<T: AsRef<str>>(word: &str, candidates: impl IntoIterator<Item = T>) -> Option<T> {
+pub fn nearest<T: AsRef<str>>(word: &str, candidates: impl IntoIterator<Item = T>) -> Option<T> {
     let word = word.to_lowercase();
     candidates
         .into_iter()

@@ -50,7 +50,7 @@ pub use decide::{
     Administration, Basis, Decision, Grant, Layer, Layers, Reason, Refusal, Traced, decide, trace,
 };
 pub use deciding::{Deciding, Difference};
-pub use diagnostic::{Concern, PolicyError, Warning};
+pub use diagnostic::{Concern, PolicyError, Warning, nearest};
 pub use document::{Clause, Condition, Document, Effect, Place, Principal, Statement, Version};
 pub use drift::Drift;
 pub use edit::Change;

@@ -34,7 +34,7 @@ pub enum WhyAbout {
 
 impl Report {
     /// Why a read was refused, or would be, and the command that would allow it. A decision is about the current version,
-    /// or the one with this label or id.
+    /// or the one with this label, id or beginning of an id.
     ///
     /// # Errors
     /// If there is no such secret or user, or the question is about somebody else and the caller is not root.
@@ -99,7 +99,10 @@ impl Report {
         };
         let meant = match version {
             None => secret.current(),
-            Some(text) => Some(secret.named_version(text).ok_or_else(no_version)?),
+            Some(text) => {
+                let text = text.parse().map_err(|_| no_version())?;
+                Some(secret.meant(&text).map_err(|_| no_version())?)
+            }
         };
         let labels: Vec<Label> = meant
             .map(|v| secret.labels_of(v.meta.no).cloned().collect())

@@ -12,7 +12,7 @@ use std::time::Duration;
 use litemap::LiteMap;
 
 use crate::audit::{Anchor, Log, LogError, VerifyError};
-use crate::id::{Epoch, KeyId, Label, SecretId, SecretName, StoreId, VersionId, VersionNo};
+use crate::id::{Epoch, KeyId, Label, SecretId, SecretName, StoreId, VersionId, VersionName, VersionNo};
 use crate::policy::{Administration, Compilations, Compiled, Deciding, PolicyError, PolicyRecord};
 use crate::pool::Pool;
 use crate::problem::{Exit, Problem};
@@ -21,7 +21,7 @@ use crate::secret::Sealed;
 use crate::store::snapshot::{Indexed, Snapshot};
 use crate::store::{Revision, Store, StoreError, Table};
 use crate::sync::{Mutex, MutexGuard, Peek, Swap};
-use crate::sys::files::FileError;
+use crate::sys::files::{FileError, Unsafe};
 
 mod backup;
 mod check;
@@ -112,6 +112,9 @@ pub enum VaultError {
     Io(String, #[source] std::io::Error),
 }
 
+/// Where nothing that is there helps.
+const BACKUP: &str = "see what a backup would bring back: wardfs store restore FILE --dry-run";
+
 impl VaultError {
     /// The exit code that goes with it.
     pub fn exit(&self) -> Exit {
@@ -150,6 +153,21 @@ impl VaultError {
             },
             VaultError::Unrecorded(_) | VaultError::NoRoom(_) => Exit::Unavailable,
             VaultError::Io(..) => Exit::Failed,
+        }
+    }
+
+    /// As the user is told of a store that does not open, or of a check that cannot be made: no command that opens it
+    /// helps.
+    pub fn unopened(&self, what: impl Into<String>) -> Problem {
+        let problem = self.problem(what);
+        match problem.next.ends_with("wardfs store check") {
+            true => problem.next(match self {
+                VaultError::Store(StoreError::Untrusted { .. }) => {
+                    "mend that, after making sure that nobody used it, and try again"
+                }
+                _ => BACKUP,
+            }),
+            false => problem,
         }
     }
 
@@ -193,15 +211,34 @@ impl VaultError {
             VaultError::File(FileError::Io { .. }) => {
                 "put back the key file, or name it in wardfs.toml; if it is lost: wardfs store recover"
             }
-            VaultError::File(_) => "chown root: and chmod 0600 it; it must be a regular file, not a link",
+            VaultError::File(FileError::Unsafe { why, .. }) => match why {
+                Unsafe::WrongLength { .. } | Unsafe::TooLarge { .. } => {
+                    "put the right key file back; if it is lost, move this one away, then: wardfs store recover"
+                }
+                _ => "chown root: and chmod 0600 it; it must be a regular file, not a link",
+            },
+            VaultError::Store(StoreError::Untrusted { .. }) => {
+                "mend that, after making sure that nobody used it; then: wardfs store check"
+            }
+            VaultError::Store(StoreError::TooNew { .. })
+            | VaultError::Seal(SealError::Format { .. })
+            | VaultError::Log(LogError::TooNew { .. }) => "install a release of wardfs that reads it",
+            VaultError::Store(StoreError::Corrupt { .. }) => BACKUP,
+            VaultError::Store(StoreError::Conflict { .. }) => "try again",
+            VaultError::Store(StoreError::TooLarge { .. }) => "store less in it",
             VaultError::Store(StoreError::Io { .. } | StoreError::Full { .. }) | VaultError::Io(..) => {
                 "mend what the system says, and try again"
             }
+            VaultError::Log(LogError::Unsafe { .. }) => {
+                "give it back to the store's owner alone (a file with mode 0600, a directory with 0700, no link), then see \
+                 whether it was changed: wardfs audit verify"
+            }
+            VaultError::Log(LogError::Full { .. }) => "make room for the log",
             VaultError::Log(_) | VaultError::Unrecorded(_) => {
                 "make room for the log, or see what is wrong with it: wardfs audit verify"
             }
             VaultError::Seal(SealError::RecoveryLength { .. } | SealError::RecoveryGroup { .. }) => {
-                "give the recovery key as wardfs init printed it"
+                "give the recovery key as `init` printed it"
             }
             VaultError::Seal(SealError::Memory(_)) => {
                 "raise the limit of locked memory: ulimit -l, LimitMEMLOCK="
@@ -234,6 +271,17 @@ pub struct Settings {
     pub administration: Administration,
     /// What a new store seals.
     pub deciding: Option<Deciding>,
+}
+
+/// Why a name of a version names none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unmeant {
+    /// No version has it, as its label, its id or the beginning of its id.
+    #[error("no version has that label, or an id that begins so")]
+    Nothing,
+    /// Several ids begin so.
+    #[error("the ids of several versions begin so")]
+    Several,
 }
 
 /// A secret's versions by number: few, so that the least memory is best.
@@ -333,9 +381,24 @@ impl Secret {
         self.versions.values().find(|v| v.meta.id == *id)
     }
 
-    /// The version with this label, or this id.
-    pub fn named_version(&self, text: &str) -> Option<&Arc<Version>> {
-        self.labelled(text).or_else(|| self.version(&text.parse().ok()?))
+    /// The version that is meant: by its label, by its id, or by the beginning of its id.
+    ///
+    /// # Errors
+    /// If there is none, or if several begin so.
+    pub fn meant(&self, name: &VersionName) -> Result<&Arc<Version>, Unmeant> {
+        let text = name.as_str();
+        if let Some(version) = self.labelled(text) {
+            return Ok(version);
+        }
+        let mut begin = self.versions.values().filter(|v| name.begins(v.meta.id.as_str()));
+        match (begin.next(), begin.next()) {
+            (Some(version), None) => Ok(version),
+            (None, _) => Err(Unmeant::Nothing),
+            // A whole id is meant although another one goes on from it.
+            (Some(_), Some(_)) => {
+                (self.versions.values().find(|v| v.meta.id.as_str() == text)).ok_or(Unmeant::Several)
+            }
+        }
     }
 
     /// The labels of a version.

@@ -449,13 +449,23 @@ pub fn commands(above: &[&str]) -> Vec<String> {
         .output()
         .expect("help");
     let help = String::from_utf8(help.stdout).expect("text");
-    let Some((_, list)) = help.split_once("\nCommands:\n") else {
+    // Commands stand under headings of their own, after which come the options.
+    let mut below: Vec<&str> = Vec::new();
+    let mut listed = false;
+    for line in help.lines() {
+        match line.strip_suffix(':') {
+            Some("Arguments" | "Options" | "Global options" | "Examples") => break,
+            Some(heading) if !heading.starts_with(' ') => listed = true,
+            _ if listed && line.starts_with("  ") => below.extend(line.split_whitespace().next()),
+            _ => {}
+        }
+    }
+    below.retain(|c| *c != "help");
+    if below.is_empty() {
         return vec![above.join(" ")];
-    };
-    list.lines()
-        .take_while(|l| l.starts_with("  "))
-        .filter_map(|l| l.split_whitespace().next())
-        .filter(|c| *c != "help")
+    }
+    below
+        .iter()
         .flat_map(|c| commands(&[above, &[c]].concat()))
         .collect()
 }

@@ -45,5 +45,8 @@ pub fn at_a_terminal(store: &Path, args: &[&str], keys: &[(&str, &[u8])]) -> (St
             next = keys.next();
         }
     }
-    (String::from_utf8(shown).unwrap(), child.wait().unwrap().code())
+    (
+        String::from_utf8_lossy(&shown).into_owned(),
+        child.wait().unwrap().code(),
+    )
 }

@@ -58,6 +58,38 @@ pub struct Put {
     /// The ARN that the secret has in AWS, for policies that name it; an empty one takes it away
     #[arg(long, value_name = "ARN")]
     pub arn: Option<String>,
+    /// Only make a new secret: a name that is there is refused
+    #[arg(long, conflicts_with = "update")]
+    pub create: bool,
+    /// Only store a new version: a secret that is not there is not made
+    #[arg(long)]
+    pub update: bool,
+}
+
+/// See [`super::Command::Update`].
+#[derive(Args, Debug)]
+#[group(id = "settings", required = true, multiple = true, args = ["description", "owner", "group", "mode", "visibility", "arn"])]
+pub struct Update {
+    /// The secret
+    pub name: String,
+    /// Words about it, for people
+    #[arg(long, value_name = "TEXT")]
+    pub description: Option<String>,
+    /// The owner that the file shows
+    #[arg(long, value_name = "USER", value_hint = ValueHint::Username)]
+    pub owner: Option<String>,
+    /// The group that the file shows
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<String>,
+    /// The permission bits that the file shows, in octal, at most 0444
+    #[arg(long, value_name = "MODE")]
+    pub mode: Option<String>,
+    /// What those see who may neither read nor describe it
+    #[arg(long, value_enum)]
+    pub visibility: Option<Visibility>,
+    /// The ARN that the secret has in AWS
+    #[arg(long, value_name = "ARN")]
+    pub arn: Option<String>,
 }
 
 /// `wardfs label …`.
@@ -66,10 +98,12 @@ pub enum Label {
     /// Move a label to a version
     ///
     /// A label is on one version at most. If another version has it, --from must name that one. Moving current makes
-    /// the version that had it previous, and readers get the other one at once.
+    /// the version that had it previous, and readers get the other one at once. A version is named by a label, by its
+    /// id, or by the first characters of its id, 8 at least, where no other begins so.
     #[command(after_help = "\
 Examples:
-  wardfs label move app/db/password pending --to b7c1f6de-4a1b-4d52-9f0e-2f1f3a2c5d61
+  wardfs label move app/db/password pending --to b7c1f6de
+  wardfs label move app/db/password current --to pending --from current
   wardfs label move app/db/password current --to b7c1f6de-4a1b-4d52-9f0e-2f1f3a2c5d61 --from 0f0e3b0c-8a54-4f31-b7fd-1f4c0a8a1c11")]
     Move {
         /// The secret
@@ -112,14 +146,18 @@ pub enum Visibility {
 /// See [`super::Command::Get`].
 #[derive(Args, Debug)]
 pub struct Get {
-    /// The secret
+    /// The secret, or the path of its file under the mount
+    #[arg(value_name = "PATH|NAME")]
     pub name: String,
     /// The version that carries this label (default: current)
     #[arg(long, value_name = "LABEL", conflicts_with = "version")]
     pub label: Option<String>,
-    /// The version with this id
-    #[arg(long, value_name = "ID")]
+    /// The version with this label or id; 8 characters of an id are enough where no other begins so
+    #[arg(long, value_name = "VERSION")]
     pub version: Option<String>,
+    /// Print to a terminal what is no text
+    #[arg(short, long)]
+    pub force: bool,
 }
 
 /// See [`super::Command::Why`].

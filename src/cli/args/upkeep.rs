@@ -75,13 +75,15 @@ pub enum Store {
     /// Write a backup of the store into a new file, while it is in use
     ///
     /// The file holds every secret, version and policy of one moment, sealed as in the store. The log, the key file and
-    /// wardfs.toml are not in it: keep them as well. For the store's owner alone, and on record.
+    /// wardfs.toml are not in it: keep them as well. For the store's owner alone, and on record. To - it goes to standard
+    /// output, and what is said of it to standard error.
     #[command(after_help = "\
 Examples:
   wardfs store backup /backup/wardfs-monday
+  wardfs store backup - | ssh backup.example.com 'cat > wardfs-monday'
   wardfs store backup /backup/wardfs-monday --json")]
     Backup {
-        /// The file, which must not be there yet
+        /// The file, which must not be there yet, or -
         #[arg(value_hint = ValueHint::FilePath)]
         file: PathBuf,
     },

@@ -1,4 +1,5 @@
 use super::*;
+use crate::control::protocol::Rule;
 
 fn typed(line: &[&str]) -> Result<Plan, Problem> {
     let args = std::iter::once("wardfs").chain(line.iter().copied());
@@ -110,11 +111,11 @@ fn modes_only_read() {
 #[test]
 fn names_that_are_paths_or_dangerous_are_told_plainly() {
     assert!(
-        refused(&["get", "/run/secrets/app/x"])
+        refused(&["describe", "/run/secrets/app/x"])
             .why
             .contains("it is a path")
     );
-    assert!(refused(&["get", "../x"]).why.contains("it is a path"));
+    assert!(refused(&["describe", "../x"]).why.contains("it is a path"));
     assert!(refused(&["describe", "a//b"]).why.contains("empty segment"));
     assert!(refused(&["get", "a\u{1b}[2Jb"]).what.contains("u{1b}"));
     assert!(!refused(&["get", "a\u{1b}[2Jb"]).to_string().contains('\u{1b}'));
@@ -147,17 +148,22 @@ fn a_delete_without_now_does_nothing() {
 
 #[test]
 fn versions_and_labels_are_checked() {
-    assert!(
-        matches!(typed(&["get", "a"]).unwrap(), Plan::Get { which: Which::Label(l), .. } if l == Label::current())
-    );
+    assert!(matches!(
+        typed(&["get", "a"]).unwrap(),
+        Plan::Get {
+            which: None,
+            force: false,
+            ..
+        }
+    ));
     let Ok(Plan::Get { which, .. }) = typed(&["get", "a", "--label", "AWSPREVIOUS"]) else {
         panic!()
     };
-    assert_eq!(which, Which::Label(Label::previous()));
+    assert_eq!(which, Some(Which::Label(Label::previous())));
     assert!(
-        refused(&["get", "a", "--version", "short"])
-            .why
-            .contains("at least 32")
+        refused(&["get", "a", "--version", "../x"])
+            .next
+            .contains("wardfs versions a")
     );
     assert!(
         refused(&["get", "a", "--label", "../x"])

@@ -1,7 +1,8 @@
 //! Guardrails and identity policies as people read them.
 
 use super::View;
-use crate::cli::render::{cell, table, time};
+use crate::cli::render::{cell, time};
+use crate::cli::table::table;
 use crate::control::protocol::LayerKind;
 use serde_json::Value;
 

@@ -20,6 +20,7 @@ fn put_says_who_may_read_and_that_root_may_not() {
         labels: Default::default(),
         tags: Default::default(),
         arn: None,
+        only: None,
         version: None,
     });
     let seen = view(
@@ -51,6 +52,7 @@ fn list_is_a_table_and_an_empty_one_is_silent_on_standard_output() {
     let request = Request::List {
         under: None,
         tags: Default::default(),
+        deleted: false,
     };
     let seen = view(
         &request,
@@ -170,6 +172,7 @@ fn a_reply_with_nothing_in_it_is_no_panic() {
         Request::List {
             under: None,
             tags: Default::default(),
+            deleted: false,
         },
         Request::Describe { name: n.clone() },
         Request::Versions { name: n.clone() },

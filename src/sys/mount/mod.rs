@@ -51,7 +51,7 @@ pub enum TargetState {
     #[error("it is not a directory")]
     NotDirectory,
     /// A wardfs mount.
-    #[error("{}", if *dead { "a wardfs mount whose server is gone is there; unmount it" } else { "wardfs is already mounted there" })]
+    #[error("{}", if *dead { "a mount whose daemon is gone is there; unmount it" } else { "wardfs is already mounted there" })]
     OurMount {
         /// Its server is gone: every call on it fails with ENOTCONN.
         dead: bool,
@@ -129,8 +129,8 @@ pub struct Mounted {
     pub connection: u32,
     /// The helper that keeps the mount, where this process may not mount by itself.
     pub keeper: Option<Keeper>,
-    /// The root of the mount, as an `O_PATH` descriptor.
-    root: OwnedFd,
+    /// The root of the mount, as an `O_PATH` descriptor, until it is let go.
+    root: Option<OwnedFd>,
 }
 
 fn failed(what: &'static str, target: &Path) -> impl FnOnce(io::Error) -> MountError {
@@ -171,7 +171,7 @@ pub fn mount(target: &Path, options: &Options) -> Result<Mounted, MountError> {
         target,
         connection,
         keeper: None,
-        root,
+        root: Some(root),
     })
 }
 
@@ -185,6 +185,9 @@ pub fn mount_unprivileged(target: &Path, fsname: &str) -> Result<Mounted, MountE
     if found != TargetState::EmptyDirectory {
         return Err(MountError::Target { target, state: found });
     }
+    // The helper opens it with this user's rights, and says less of it.
+    let device = std::fs::File::options().read(true).write(true).open("/dev/fuse");
+    drop(device.map_err(MountError::Device)?);
     let (device, keeper) = helper::mount(&target, fsname).map_err(failed("mount on", &target))?;
     let root = open_path(&target).map_err(failed("open", &target))?;
     let connection = super::statx(root.as_fd(), libc::AT_STATX_DONT_SYNC, 0)
@@ -195,14 +198,26 @@ pub fn mount_unprivileged(target: &Path, fsname: &str) -> Result<Mounted, MountE
         target,
         connection,
         keeper: Some(keeper),
-        root,
+        root: Some(root),
     })
+}
+
+impl Mounted {
+    /// Holds nothing of the mount open any more: it would be busy for umount(8).
+    pub fn let_go(&mut self) {
+        self.root = None;
+    }
 }
 
 /// A detached, private, writable clone of the mount, for the notifier. Events raised through it reach watchers on
 /// the public mount, which stays read-only for everybody. Sends no request; nobody need serve yet.
 pub fn split(mounted: &Mounted) -> Result<OwnedFd, MountError> {
-    attach::writable_clone(&mounted.root).map_err(failed("clone the mount on", &mounted.target))
+    let root = mounted
+        .root
+        .as_ref()
+        .ok_or_else(|| io::ErrorKind::NotFound.into());
+    let clone = root.and_then(attach::writable_clone);
+    clone.map_err(failed("clone the mount on", &mounted.target))
 }
 
 /// What is at `target`. Never waits for a file system that does not answer for more than 2 s.
