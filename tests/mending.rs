@@ -129,6 +129,8 @@ fn every_command_in_a_text_does_what_it_says() {
             ("uid:{uid}", "uid:1234"),
             ("--user NAME", "--user nobody"),
             ("unit:NAME.service", "unit:app.service"),
+            ("unit:{unit}", "unit:app.service"),
+            ("user:{name}", "user:nobody"),
             ("--guardrail NAME", "--guardrail g"),
             ("--reason TEXT", "--reason text"),
             ("put NEW", "put app/copy"),
@@ -186,7 +188,7 @@ fn every_command_in_a_text_does_what_it_says() {
             continue;
         }
         let out = shell(&wardfs::problem::pasteable(&line), here);
-        let fine: &[i32] = match text.contains("explain") {
+        let fine: &[i32] = match text.contains("explain") || text.contains(" why ") {
             true => &[0, 3],
             false => &[0],
         };
