@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::access::{Access, AccessError, Asked, Caller, Faces, KnownCaller, Readership};
 use crate::audit::Event;
 use crate::id::{DYNAMIC_IDS, Gid, Pid, SecretName, Tid, Uid, printable};
-use crate::policy::{Action, Directory, Purpose};
+use crate::policy::{Action, Directory, Purpose, Reason};
 use crate::problem::{Exit, Problem};
 use crate::sys::caller::{Header, Observer};
 use crate::vault::{Secret, Version};
@@ -114,11 +114,16 @@ impl Report {
                     Asked::secret(),
                     caller,
                 )
-                .is_ok();
-            row["readers"] = match described && s.broken.is_none() {
+                .map_err(|refusal| refusal.reason);
+            row["readers"] = match described.is_ok() && s.broken.is_none() {
                 true => json!(readership.of(s)),
                 false => Value::Null,
             };
+            // A reader is shown what it reads; what a statement keeps from it, it does not get here.
+            if described.err() == Some(Reason::ExplicitDeny) {
+                (row["description"], row["version"]) = (Value::Null, Value::Null);
+                (row["labels"], row["tags"]) = (json!({}), json!({}));
+            }
             if s.broken.is_some() {
                 row["broken"] = json!(true);
             }

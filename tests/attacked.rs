@@ -310,3 +310,36 @@ fn a_refusal_tells_nothing_of_the_log() {
         assert!(record.get(field).is_none(), "{field}: {record}");
     }
 }
+
+/// What a statement keeps from a reader is not in a listing; and a right to put makes no secret anew.
+#[test]
+fn a_listing_and_a_put_keep_to_what_is_denied() {
+    let _deadline = deadline("listing");
+    let mut product = Product::new();
+    let to = |effect: &str, actions: &[&str]| {
+        let actions: Vec<_> = actions.iter().map(|a| format!("secretsmanager:{a}")).collect();
+        serde_json::json!({ "Effect": effect, "Principal": { "Uid": A.to_string() }, "Action": actions, "Resource": "*" })
+    };
+    let document = serde_json::json!({ "Version": "2012-10-17", "Statement": [
+        to("Allow", &["GetSecretValue", "PutSecretValue"]), to("Deny", &["DescribeSecret"])] });
+    let file = product.document("listing", &document);
+    product.put(
+        "app/x",
+        "v",
+        &["--policy", &file, "--description", "words", "--tag", "team=x"],
+    );
+    product.mount();
+    let list = product.run_as(A, &[], &["--json", "list"], b"").ok().json();
+    let row = &list["secrets"][0];
+    assert_eq!(row["name"], "app/x");
+    assert!(row["description"].is_null() && row["version"].is_null(), "{row}");
+    assert_eq!(
+        (&row["tags"], &row["labels"]),
+        (&serde_json::json!({}), &serde_json::json!({}))
+    );
+    product.run_as(A, &[], &["put", "app/x"], b"w").ok();
+    product.run(&["delete", "app/x", "--now"]).ok();
+    let refused = product.run_as(A, &[], &["put", "app/x"], b"again");
+    assert_eq!(refused.code(), 3, "{refused:?}");
+    product.put("app/x", "again", &[]);
+}

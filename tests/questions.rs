@@ -127,7 +127,7 @@ fn why_tells_a_stranger_his_last_refusal_and_reads_no_log() {
     product.refusal(B, "implicit_deny");
     let own = Run::uid(B).call(|| ask(&path, &latest));
     assert!(
-        own.contains("uid 61002 was refused") && own.contains("\"eventID\""),
+        own.contains("uid 61002 was refused") && own.contains("\"eventTime\""),
         "{own}"
     );
     assert!(own.contains("wardfs policy allow app/x uid:61002"), "{own}");

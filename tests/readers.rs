@@ -370,7 +370,11 @@ fn a_question_about_somebody_is_asked_the_same_way_everywhere() {
     let said = product
         .run(&["--json", "why", "app/db", "--as", "unit:other.service"])
         .json();
-    assert_eq!(said["mend"], "wardfs policy allow app/db unit:other.service");
+    let mend = said["mend"].as_str().expect("a command");
+    assert!(
+        mend.ends_with(" policy allow app/db unit:other.service"),
+        "{mend}"
+    );
 
     assert_eq!(read_as(A, &[], &product.path("app/db")), Ok(b"s3cret".to_vec()));
     assert_eq!(read_as(B, &[], &product.path("app/db")), Err(libc::EACCES));

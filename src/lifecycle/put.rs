@@ -326,6 +326,13 @@ impl Lifecycle {
                 e
             }
         })?;
+        if !secret.is_active() {
+            let asked = Asked::tags(&put.tags, &[]);
+            let created = self
+                .access
+                .decide_new(&put.name, Action::CreateSecret, asked, caller);
+            let _created = created.map_err(|_| may_not_create(what))?;
+        }
         for (action, event) in put.besides() {
             let asked = match action {
                 Action::TagResource => Asked::tags(&put.tags, &[]),

@@ -9,7 +9,7 @@ use super::Lifecycle;
 use super::gains::Custom;
 use super::put::check_words;
 use crate::access::Caller;
-use crate::audit::{Event, Value as Parameter};
+use crate::audit::Event;
 use crate::clock::Timestamp;
 use crate::id::SecretName;
 use crate::policy::Action;
@@ -63,9 +63,6 @@ impl Update {
     }
 }
 
-/// Most characters of a setting that a record tells.
-const TOLD: usize = 200;
-
 impl Lifecycle {
     /// Changes settings of a secret. How its file looks, and to whom, is for who may set the policy.
     ///
@@ -116,11 +113,10 @@ impl Lifecycle {
             meta.visibility = update.visibility.unwrap_or(meta.visibility);
             self.gains((draft, &secret, &meta), Custom::None, event, caller, &what)?;
             let changes = changes(&secret.meta, &meta);
-            let told: Vec<String> = changes.iter().map(Change::told).collect();
-            let told: Vec<&str> = told.iter().map(String::as_str).collect();
-            let body = self.body_with(event, name, None, &[("settings", Parameter::List(&told))], caller);
             meta.meta_changed = Timestamp::now();
-            draft.put_secret(meta, ChangeKind::Settings);
+            draft.put_secret(meta.clone(), ChangeKind::Settings);
+            let effects = self.effects(draft, Some(&secret), &meta, None)?;
+            let body = self.body_with(event, name, None, &effects.parameters(), caller);
             Ok((changes, body))
         });
         let changes = answer.map_err(|e| self.unprefixed(e, &what))?;
@@ -137,16 +133,6 @@ struct Change {
     key: &'static str,
     from: Option<String>,
     to: Option<String>,
-}
-
-impl Change {
-    fn told(&self) -> String {
-        let side = |text: &Option<String>| {
-            let text = text.as_deref().unwrap_or("none");
-            text.chars().take(TOLD).collect::<String>()
-        };
-        format!("{}: {} -> {}", self.key, side(&self.from), side(&self.to))
-    }
 }
 
 fn changes(before: &SecretMeta, after: &SecretMeta) -> Vec<Change> {

@@ -33,6 +33,8 @@ impl Report {
             if shown {
                 let mut row = self.summary(secret);
                 row["deleted"] = json!(secret.meta.meta_changed.to_string());
+                // There is nothing to read.
+                row["readers"] = Value::Null;
                 row["policy_kept"] = json!(secret.policy.is_some());
                 secrets.push(row);
             }

@@ -87,21 +87,27 @@ const CAP_VERSION: u32 = 0x2008_0522;
 /// `CAP_SETPCAP`, needed to lower the bounding set.
 const SETPCAP: u32 = 8;
 
-/// Leaves every file behind: an empty file system, mounted over `place` in a mount namespace of its own, is the root from
-/// now on. Before capabilities are dropped, and before there are threads: it needs `CAP_SYS_ADMIN`.
+/// Leaves every file behind: a file system mounted over `place`, in a mount namespace of its own, is the root from now on.
+/// It holds nothing but what `/proc` says of processes (`subset=pid`, Linux 5.8), for looking at callers, and cannot be written. Before
+/// capabilities are dropped, and before there are threads: it needs `CAP_SYS_ADMIN`.
 pub fn leave_files(place: &Path) -> io::Result<()> {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
     let none = None::<&str>;
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-    let closed = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let bare = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let closed = bare | MsFlags::MS_RDONLY;
     mount(
         Some("none"),
         place,
         Some("tmpfs"),
-        closed,
-        Some("size=4k,mode=0500"),
+        bare,
+        Some("size=4k,mode=0700"),
     )?;
+    let proc = place.join("proc");
+    nix::unistd::mkdir(&proc, nix::sys::stat::Mode::S_IRWXU)?;
+    mount(Some("proc"), &proc, Some("proc"), closed, Some("subset=pid"))?;
+    mount(none, place, none, closed | MsFlags::MS_REMOUNT, none)?;
     nix::unistd::chdir(place)?;
     // The old root is over the new one, and goes (pivot_root(2), "pivot_root(".", ".")").
     nix::unistd::pivot_root(".", ".")?;

@@ -46,10 +46,10 @@ fn a_sub_uid_is_its_owners() {
 #[test]
 fn numbers_are_read_as_shadow_reads_them() {
     let files = files(
-        "alice:1000:10:\nalice:0x7D0:10\nalice:05670:10:more:fields\nalice: +4000 :1\nalice:0x:1\nalice:08:1\n",
+        "alice:5000:10:\nalice:0x7D0:10\nalice:05670:10:more:fields\nalice: +4000 :1\nalice:0x:1\nalice:08:1\n",
     );
     for (uid, owner) in [
-        (1000, true),
+        (5000, true),
         (2000, true),
         (3000, true),
         (4000, true),
