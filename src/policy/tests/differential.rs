@@ -552,7 +552,9 @@ fn applies(s: &Value, action: Action, at: &Situation, who: &Caller) -> Tri {
                 .unwrap()
                 .iter()
                 .map(|(k, v)| {
-                    let absence = op.contains("Not") || op.contains("Null") || op.contains("IfExists");
+                    // With a quantifier `…IfExists` says nothing more.
+                    let if_exists = op.contains("IfExists") && !op.starts_with("For");
+                    let absence = op.contains("Not") || op.contains("Null") || if_exists;
                     let counts = deny || absence || op.contains("ForAllValues");
                     condition(op, k, &list(v), at, if counts { who } else { &own })
                 })
