@@ -28,8 +28,10 @@ const WHILE: Duration = Duration::from_millis(10);
 const FEW: u32 = 8;
 const FEW_OF_ALL: u32 = 64;
 /// So many requests one after the other, read by the last one that reads, with another one waiting behind each, are a
-/// crowd; it is over when so many were not in the queues for a while.
-const CROWD: usize = 8;
+/// crowd. Nothing is queued before: what waits in the kernel's queue can still be killed.
+const CROWD: usize = 64;
+/// So many in the queues still are one; it is over when there were fewer for a while.
+const STILL: usize = 8;
 const QUIET: Duration = Duration::from_secs(1);
 
 type Job<C> = Box<dyn FnOnce(&C) + Send>;
@@ -319,7 +321,7 @@ impl<J> Turns<J> {
     ) -> (Arrival, Option<u64>) {
         self.busy += 1;
         let call = self.look_for_crowd(waiting, &now);
-        let alone = self.busy == 1;
+        let alone = self.busy == 1 || self.crowd.is_none();
         if self.queued == 0 && (alone || self.another_reads()) {
             return (Arrival::Serve, call);
         }
@@ -342,7 +344,7 @@ impl<J> Turns<J> {
             }
             Some(seen) => {
                 let now = now();
-                if self.queued >= CROWD {
+                if self.queued >= STILL {
                     self.crowd = Some(now);
                 } else if now.saturating_duration_since(seen) >= QUIET {
                     self.crowd = None;
