@@ -27,9 +27,12 @@ const QUEUED: usize = 16_384;
 const WHILE: Duration = Duration::from_millis(10);
 const FEW: u32 = 8;
 const FEW_OF_ALL: u32 = 64;
-/// So many requests one after the other, read by the last one that reads, with another one waiting behind each, are a
-/// crowd. Nothing is queued before: what waits in the kernel's queue can still be killed.
-const CROWD: usize = 64;
+/// Of the requests that are read by the last one that reads, whether another waits behind it is looked at for each of so
+/// many: it is a system call. No client asks in rounds of a number that this prime divides.
+const EACH: usize = 7;
+/// So many that were looked at one after the other, with another one waiting behind each, are a crowd. Nothing is queued
+/// before: what waits in the kernel's queue can still be killed.
+const CROWD: usize = 8;
 /// So many in the queues still are one; it is over when there were fewer for a while.
 const STILL: usize = 8;
 const QUIET: Duration = Duration::from_secs(1);
@@ -203,9 +206,11 @@ struct Turns<J> {
     /// The thread that rests, and how many have.
     resting: Option<u64>,
     rests: u64,
-    /// When there was a crowd last, while that counts; how many requests in a row look like one.
+    /// When there was a crowd last, while that counts; how many requests that were looked at in a row look like one, of
+    /// how many.
     crowd: Option<Instant>,
     deep: usize,
+    alone: usize,
 }
 
 /// What a thread that has served does.
@@ -304,6 +309,7 @@ impl<J> Turns<J> {
             rests: 0,
             crowd: None,
             deep: 0,
+            alone: 0,
         }
     }
 
@@ -334,9 +340,11 @@ impl<J> Turns<J> {
     fn look_for_crowd(&mut self, waiting: impl FnOnce() -> bool, now: impl Fn() -> Instant) -> Option<u64> {
         match self.crowd {
             None if self.another_reads() => {}
-            None if !waiting() => self.deep = 0,
             None => {
-                self.deep += 1;
+                self.alone = (self.alone + 1) % EACH;
+                if self.alone == 0 {
+                    self.deep = if waiting() { self.deep + 1 } else { 0 };
+                }
                 if self.deep >= CROWD {
                     (self.crowd, self.deep) = (Some(now()), 0);
                     return self.resting.take();
@@ -575,9 +583,10 @@ mod tests {
             }
         }
         // A crowd: one waits behind each.
-        for n in 1..=CROWD {
+        turns.alone = 0;
+        for n in 1..=CROWD * EACH {
             let arrived = turns.arrive((1, ORDINARY), || true, || now);
-            assert_eq!(arrived, (Arrival::Serve, (n == CROWD).then_some(1)));
+            assert_eq!(arrived, (Arrival::Serve, (n == CROWD * EACH).then_some(1)));
             assert_eq!(turns.next(), Next::Read, "and nobody rests");
         }
         // What was called may come late: it does not end another's rest.
