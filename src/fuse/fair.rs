@@ -583,7 +583,7 @@ mod tests {
             }
         }
         // A crowd: one waits behind each.
-        turns.alone = 0;
+        (turns.alone, turns.deep) = (0, 0);
         for n in 1..=CROWD * EACH {
             let arrived = turns.arrive((1, ORDINARY), || true, || now);
             assert_eq!(arrived, (Arrival::Serve, (n == CROWD * EACH).then_some(1)));
