@@ -1,6 +1,6 @@
 //! What a service counts, from its start.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 use crate::access::AccessError;
 use crate::audit::LogError;
