@@ -197,7 +197,8 @@ impl Drop for Attacker {
 }
 
 fn remove(name: &str) {
-    let _ = Command::new("userdel").arg(name).output();
+    // Also while a process of it is still ending.
+    let _ = Command::new("userdel").args(["--force", name]).output();
     let _ = Command::new("groupdel").arg(name).output();
 }
 
