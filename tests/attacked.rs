@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use support::attackers::Account;
+use support::attackers::{Account, administered};
 use support::product::{A, B, Product, read_as};
 use support::{Deadline, Run};
 use wardfs::control::client::Client;
@@ -27,18 +27,7 @@ struct Administered {
 
 impl Administered {
     fn new(name: &str, uid: u32) -> Administered {
-        let member = Account::new(name, uid, &[]);
-        let mut product = Product::empty();
-        let config = format!("admin_group = \"{name}\"\n");
-        std::fs::create_dir(product.store()).expect("mkdir");
-        std::fs::set_permissions(
-            product.store(),
-            std::os::unix::fs::PermissionsExt::from_mode(0o700),
-        )
-        .expect("chmod");
-        std::fs::write(product.store().join("wardfs.toml"), config).expect("write");
-        product.run(&["init"]).ok();
-        product.mount();
+        let (member, product) = administered(name, uid);
         Administered { member, product }
     }
 

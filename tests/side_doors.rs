@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use support::Deadline;
-use support::attackers::Account;
+use support::attackers::{Account, administered};
 use support::product::{Product, Said, read_as};
 
 /// The administrator of each test, and others.
@@ -28,21 +28,12 @@ struct Administered {
 
 impl Administered {
     fn new(name: &str, uid: u32) -> Administered {
-        let account = Account::new(name, uid, &[]);
-        let gid = nix::unistd::Group::from_name(name)
-            .expect("groups")
-            .expect("its group")
-            .gid;
-        let mut product = Product::new();
-        let file = product.store().join("wardfs.toml");
-        let text = std::fs::read_to_string(&file).expect("wardfs.toml");
-        std::fs::write(&file, format!("admin_group = \"{name}\"\n{text}")).expect("write");
-        product.run(&["config", "accept", "--yes"]).ok();
-        product.mount();
+        let (account, product) = administered(name, uid);
+        let gid = account.uid;
         Administered {
             product,
             _account: account,
-            gid: gid.as_raw(),
+            gid,
         }
     }
 

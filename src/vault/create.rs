@@ -1,5 +1,7 @@
 //! `init`: a store, its first key, its slots, its log.
 
+use std::ffi::OsString;
+use std::io;
 use std::path::Path;
 
 use super::*;
@@ -34,14 +36,16 @@ pub fn create(dir: &Path, settings: &Settings) -> Result<Created, VaultError> {
         );
         return Err(VaultError::NoRoom(why));
     }
-    let (before, key_before) = (entries(dir), settings.key_file.symlink_metadata().is_ok());
+    let before = entries(dir);
+    let key_before = settings.key_file.symlink_metadata();
+    let key_is_new = key_before.is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
     let store = Embedded::create(dir)?;
     // Its lock is held until all is taken away: nobody else's beginning is.
     fill(&store, dir, settings).inspect_err(|_| {
-        if !key_before {
+        if key_is_new {
             let _ = std::fs::remove_file(&settings.key_file);
         }
-        take_away(dir, before.as_deref());
+        take_away(dir, &before);
     })
 }
 
@@ -58,26 +62,31 @@ fn free(dir: &Path) -> Option<u64> {
     Some(disk.blocks_available().saturating_mul(disk.fragment_size()))
 }
 
-/// What lies in the directory; `None` if it is not there.
-fn entries(dir: &Path) -> Option<Vec<std::ffi::OsString>> {
-    let entries = std::fs::read_dir(dir).ok()?;
-    Some(entries.flatten().map(|entry| entry.file_name()).collect())
+/// What lies in the directory.
+fn entries(dir: &Path) -> io::Result<Vec<OsString>> {
+    std::fs::read_dir(dir)?
+        .map(|entry| Ok(entry?.file_name()))
+        .collect()
 }
 
-/// Takes away what was not there before; what cannot be taken away stays.
-fn take_away(dir: &Path, before: Option<&[std::ffi::OsString]>) {
-    for name in entries(dir).unwrap_or_default() {
-        if before.is_none_or(|before| !before.contains(&name)) {
-            let path = dir.join(name);
-            let is_dir = path.symlink_metadata().is_ok_and(|m| m.is_dir());
-            let _ = if is_dir {
-                std::fs::remove_dir_all(&path)
-            } else {
-                std::fs::remove_file(&path)
-            };
-        }
+/// Takes away what was not there before; what cannot be taken away stays, and all where that is not known.
+fn take_away(dir: &Path, before: &io::Result<Vec<OsString>>) {
+    let (before, is_new) = match before {
+        Ok(before) => (before.as_slice(), false),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => (&[][..], true),
+        Err(_) => return,
+    };
+    let made = |name: &OsString| !before.contains(name);
+    for name in entries(dir).unwrap_or_default().into_iter().filter(made) {
+        let path = dir.join(name);
+        let is_dir = path.symlink_metadata().is_ok_and(|m| m.is_dir());
+        let _ = if is_dir {
+            std::fs::remove_dir_all(&path)
+        } else {
+            std::fs::remove_file(&path)
+        };
     }
-    if before.is_none() {
+    if is_new {
         let _ = std::fs::remove_dir(dir);
     }
 }
@@ -212,4 +221,25 @@ pub(super) fn key_number(key: &KeyId) -> u64 {
 
 pub(super) fn hex(bytes: &[u8]) -> String {
     data_encoding::HEXLOWER.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lay_there_stays_and_all_does_where_that_is_not_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        std::fs::create_dir(&path).unwrap();
+        for name in ["old", "new"] {
+            std::fs::write(path.join(name), "x").unwrap();
+        }
+        take_away(&path, &Err(io::Error::from(io::ErrorKind::PermissionDenied)));
+        assert_eq!(entries(&path).unwrap().len(), 2);
+        take_away(&path, &Ok(vec!["old".into()]));
+        assert_eq!(entries(&path).unwrap(), ["old"]);
+        take_away(&path, &Err(io::Error::from(io::ErrorKind::NotFound)));
+        assert!(!path.exists());
+    }
 }

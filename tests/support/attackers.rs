@@ -9,6 +9,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use super::product::Product;
+
 static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
 
 extern "C" fn remove_programs() {
@@ -194,6 +196,19 @@ impl Drop for Attacker {
         let _ = self.child.wait();
         let _ = umount2(&control, MntFlags::MNT_DETACH);
     }
+}
+
+/// A mounted store that is administered by the group of a new account, which is called and numbered as the account is.
+#[track_caller]
+pub fn administered(name: &str, uid: u32) -> (Account, Product) {
+    let account = Account::new(name, uid, &[]);
+    let mut product = Product::new();
+    let file = product.store().join("wardfs.toml");
+    let text = std::fs::read_to_string(&file).expect("wardfs.toml");
+    std::fs::write(&file, format!("admin_group = \"{name}\"\n{text}")).expect("write");
+    product.run(&["config", "accept", "--yes"]).ok();
+    product.mount();
+    (account, product)
 }
 
 fn remove(name: &str) {
