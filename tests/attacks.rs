@@ -387,7 +387,7 @@ fn a_control_connection_of_root_in_the_hands_of_b() {
         r#"{"command":"unmount"}"#,
     ];
     for request in requests {
-        let text = format!(r#"{{"format":2,"request":{request}}}"#);
+        let text = format!(r#"{{"format":3,"request":{request}}}"#);
         let answer = asked_by_b(&socket, &text);
         assert!(!answer.contains("\"done\""), "{request}: {answer}");
     }

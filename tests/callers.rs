@@ -243,12 +243,12 @@ fn garbage_on_the_control_socket_is_answered_and_harms_nobody() {
     product.put("app/x", "v", &["--allow", &format!("uid:{A}")]);
     let socket = wardfs::daemon::socket_path(&product.store());
     let deep = format!(
-        "{{\"format\":2,\"request\":{}{}",
+        "{{\"format\":3,\"request\":{}{}",
         "[".repeat(20_000),
         "]".repeat(20_000)
     );
     let long = format!(
-        "{{\"format\":2,\"request\":{{\"command\":\"list\",\"under\":\"{}\"}}}}",
+        "{{\"format\":3,\"request\":{{\"command\":\"list\",\"under\":\"{}\"}}}}",
         "a".repeat(150_000)
     );
     let garbage: Vec<&[u8]> = vec![
@@ -256,16 +256,16 @@ fn garbage_on_the_control_socket_is_answered_and_harms_nobody() {
         b"\0",
         b"null",
         b"\xff\xfe garbage",
-        b"{\"format\":2}",
-        b"{\"format\":2,\"request\":{\"command\":\"nothing\"}}",
+        b"{\"format\":3}",
+        b"{\"format\":3,\"request\":{\"command\":\"nothing\"}}",
         b"{\"format\":3,\"request\":{\"command\":\"status\"}}",
-        b"{\"format\":2,\"request\":{\"command\":\"describe\",\"name\":\"../../etc/shadow\"}}",
-        b"{\"format\":2,\"request\":{\"command\":\"put\",\"name\":\"app/y\"}}",
-        b"{\"format\":2,\"request\":{\"command\":\"status\",\"more\":1}}",
+        b"{\"format\":3,\"request\":{\"command\":\"describe\",\"name\":\"../../etc/shadow\"}}",
+        b"{\"format\":3,\"request\":{\"command\":\"put\",\"name\":\"app/y\"}}",
+        b"{\"format\":3,\"request\":{\"command\":\"status\",\"more\":1}}",
         b"{\"format\":1,\"request\":{\"command\":\"nothing\"},\"of\":\"another\"}",
-        b"{\"format\":2,\"value\":-1,\"request\":{\"command\":\"status\"}}",
-        b"{\"format\":2,\"value\":1,\"request\":{\"command\":\"status\"}}",
-        b"{\"format\":2,\"value\":18446744073709551615,\"request\":{\"command\":\"put\",\"name\":\"app/y\"}}",
+        b"{\"format\":3,\"value\":-1,\"request\":{\"command\":\"status\"}}",
+        b"{\"format\":3,\"value\":1,\"request\":{\"command\":\"status\"}}",
+        b"{\"format\":3,\"value\":18446744073709551615,\"request\":{\"command\":\"put\",\"name\":\"app/y\"}}",
         deep.as_bytes(),
         long.as_bytes(),
     ];

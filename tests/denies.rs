@@ -422,7 +422,7 @@ fn the_control_socket_counts_the_same() {
     product.mount();
     let socket = product.store().join("run/control.sock");
     let answer = |account: &Account, way: &str, name: &str| {
-        let request = json!({ "format": 2, "request": { "command": "describe", "name": name } }).to_string();
+        let request = json!({ "format": 3, "request": { "command": "describe", "name": name } }).to_string();
         let mut command = account.command(&program);
         command.arg(way).arg(account.subids.to_string()).arg("0");
         let said = command.arg(&socket).env("ASK", request).output().expect("run");

@@ -395,7 +395,7 @@ fn a_thousand_idle_connections_and_a_client_that_does_not_read() {
     std::thread::sleep(Duration::from_secs(1));
     let deaf = Run::uid(A).limit(Duration::from_secs(60)).start(move || {
         let connection = Connection::connect(&path).expect("connect");
-        let request = r#"{"format":2,"request":{"command":"list","under":null}}"#;
+        let request = r#"{"format":3,"request":{"command":"list","under":null}}"#;
         let asked = (0..50)
             .take_while(|_| connection.send(request.as_bytes()).is_ok())
             .count();
@@ -434,7 +434,7 @@ fn values_come_whole_or_not_at_all() {
     let product = mounted(Kernel::Present);
     let path = socket(&product);
     let put = |len: usize| {
-        let put = json!({"format": 2, "value": len, "request": {"command": "put", "name": "new/value"}});
+        let put = json!({"format": 3, "value": len, "request": {"command": "put", "name": "new/value"}});
         put.to_string().into_bytes()
     };
     let piece = |bytes: &[u8]| [&[3u8][..], bytes].concat();
@@ -456,7 +456,7 @@ fn values_come_whole_or_not_at_all() {
             .is_none_or(|a| a.contains("the value was not taken"));
         assert!(refused, "{what}: {answer:?}");
         // Nothing more is answered on this connection.
-        let status = br#"{"format":2,"request":{"command":"status"}}"#.to_vec();
+        let status = br#"{"format":3,"request":{"command":"status"}}"#.to_vec();
         assert_eq!(ask(&connection, &[status]), None, "{what}");
     }
     let long = Connection::connect(&path).expect("connect");

@@ -5,6 +5,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -239,6 +240,40 @@ fn a_dead_mount_is_recovered_or_taken_away() {
         4
     );
     product.run(&["audit", "verify"]).ok();
+}
+
+/// The process that accepts control connections ends a moment after a killed daemon: what it accepts then is answered
+/// by nobody, and no command takes that for a daemon.
+#[test]
+fn a_connection_that_ends_unanswered_is_no_daemon() {
+    use nix::sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept, bind, listen, socket,
+    };
+    let _deadline = Deadline::new(Duration::from_secs(60), "unanswered");
+    let product = Product::new();
+    let path = product.store().join("run/control.sock");
+    let kind = (AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC);
+    std::fs::create_dir_all(path.parent().expect("run")).expect("run");
+    let listening = socket(kind.0, kind.1, kind.2, None).expect("socket");
+    bind(listening.as_raw_fd(), &UnixAddr::new(&path).expect("a name")).expect("bind");
+    listen(&listening, Backlog::new(8).expect("backlog")).expect("listen");
+    let dying = std::thread::spawn(move || {
+        for _ in 0..3 {
+            let fd = accept(listening.as_raw_fd()).expect("accept");
+            // SAFETY: accepted here, and owned by nobody else.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+    });
+    product.put("one", "value", &["--allow", &format!("uid:{A}")]);
+    product.run(&["list"]).ok();
+    product.run(&["policy", "get", "one"]).ok();
+    dying.join().expect("three connections");
+    assert_eq!(
+        product.run(&["versions", "one", "--json"]).ok().json()["versions"]
+            .as_array()
+            .map(Vec::len),
+        Some(1)
+    );
 }
 
 #[test]

@@ -17,7 +17,7 @@ fn socket(product: &Product) -> PathBuf {
 }
 
 fn request(request: Value) -> Vec<u8> {
-    json!({ "format": 2, "request": request })
+    json!({ "format": 3, "request": request })
         .to_string()
         .into_bytes()
 }

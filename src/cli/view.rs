@@ -67,7 +67,7 @@ pub fn view(request: &Request, reply: &Value) -> View {
         Request::Backup => asked(String::new()),
         Request::StoreCheck => asked(check(reply)),
         // Part of other answers.
-        Request::Drift => asked(String::new()),
+        Request::Drift | Request::Hello => asked(String::new()),
         Request::Status => View {
             notes: [
                 differences(&reply["config"]),

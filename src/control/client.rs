@@ -27,7 +27,13 @@ impl Client {
         match Connection::connect(path) {
             Ok(connection) => {
                 believe(&connection, path)?;
-                Ok(Some(Client { connection }))
+                let mut client = Client { connection };
+                // The process that accepts outlives a killed daemon for a moment: nobody is there who would answer.
+                match client.exchange(&Request::Hello, None, &mut |_| {}) {
+                    Ok(_) => Ok(Some(client)),
+                    Err(Unanswered::Ended(_)) => Ok(None),
+                    Err(Unanswered::Problem(problem)) => Err(problem),
+                }
             }
             Err(e)
                 if matches!(
@@ -84,10 +90,20 @@ impl Client {
         enclosed: Option<Enclosed<'_>>,
         told: &mut dyn FnMut(u64),
     ) -> Result<serde_json::Value, Problem> {
-        let gone = |e: &dyn std::fmt::Display| {
-            Problem::new(Exit::Unavailable, "the daemon did not answer", e)
-                .next("is it running? wardfs status")
-        };
+        self.exchange(request, enclosed, told)
+            .map_err(|unanswered| match unanswered {
+                Unanswered::Problem(problem) => problem,
+                Unanswered::Ended(e) => Problem::new(Exit::Unavailable, "the daemon did not answer", e)
+                    .next("is it running? wardfs status"),
+            })
+    }
+
+    fn exchange(
+        &mut self,
+        request: &Request,
+        enclosed: Option<Enclosed<'_>>,
+        told: &mut dyn FnMut(u64),
+    ) -> Result<serde_json::Value, Unanswered> {
         let (value, mut backup) = match enclosed {
             Some(Enclosed::Value(value)) => (Some(value), None),
             Some(Enclosed::Backup(out)) => (None, Some(out)),
@@ -98,8 +114,8 @@ impl Client {
             value: value.as_ref().map(SecretBytes::len),
             request: request.clone(),
         })
-        .map_err(|e| gone(&e))?;
-        self.connection.send(&text).map_err(|e| gone(&e))?;
+        .map_err(|e| not_understood(&e))?;
+        self.connection.send(&text)?;
         for piece in value.iter().flat_map(|v| v.expose().chunks(PACKET - 1)) {
             // Who refuses the value says why and closes: that answer is waiting.
             if self.connection.send_all(&[&[Part::Value as u8], piece]).is_err() {
@@ -115,10 +131,9 @@ impl Client {
                     self.connection.recv(&mut packet, Some(PATIENCE))
                 }
                 other => other,
-            }
-            .map_err(|e| gone(&e))?;
+            }?;
             let Some((kind, chunk)) = packet[..message.len].split_first() else {
-                return Err(gone(&"it closed the connection"));
+                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
             };
             match (Part::from_byte(*kind), chunk.try_into()) {
                 (Some(Part::Progress), Ok(done)) => told(u64::from_be_bytes(done)),
@@ -133,15 +148,46 @@ impl Client {
                     }
                 }
                 (Some(Part::Progress | Part::Value | Part::Backup) | None, _) => {
-                    return Err(gone(&"its answer is not understood"));
+                    return Err(not_understood(&"a packet of another kind").into());
                 }
             }
         }
-        match serde_json::from_slice(&answer).map_err(|e| gone(&e))? {
+        match serde_json::from_slice(&answer).map_err(|e| not_understood(&e))? {
             Reply::Done(value) => Ok(value),
-            Reply::Failed(problem) => Err(problem),
+            Reply::Failed(problem) => Err(problem.into()),
         }
     }
+}
+
+/// Why there is no answer.
+enum Unanswered {
+    /// It is a refusal or a failure.
+    Problem(Problem),
+    /// The connection ended.
+    Ended(std::io::Error),
+}
+
+impl From<Problem> for Unanswered {
+    fn from(problem: Problem) -> Unanswered {
+        Unanswered::Problem(problem)
+    }
+}
+
+impl From<std::io::Error> for Unanswered {
+    fn from(e: std::io::Error) -> Unanswered {
+        match e.kind() {
+            std::io::ErrorKind::TimedOut => Unanswered::Problem(
+                Problem::new(Exit::Unavailable, "the daemon did not answer", e)
+                    .next("see what it does: wardfs status"),
+            ),
+            _ => Unanswered::Ended(e),
+        }
+    }
+}
+
+fn not_understood(e: &dyn std::fmt::Display) -> Problem {
+    Problem::new(Exit::Unavailable, "the daemon's answer is not understood", e)
+        .next("use the command that came with the daemon")
 }
 
 /// A backup that could not be written to its file.

@@ -67,6 +67,7 @@ impl Desk {
         caller: &mut C,
     ) -> Result<Value, Problem> {
         match request {
+            Request::Hello => Ok(Value::Null),
             Request::Put(put) => {
                 let Some(Enclosed::Value(value)) = enclosed else {
                     let what = format!("cannot put {}", put.name);

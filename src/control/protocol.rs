@@ -15,7 +15,7 @@ pub use crate::report::{LayerKind, Question, Subject, Whom, WhyAbout};
 pub use crate::vault::{LayerKey, Visibility};
 
 /// The protocol's version, and the oldest reader that understands it.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 /// A request is at most this many bytes.
 pub const MAX_REQUEST: usize = crate::sys::front::frame::MAX_PACKET;
 /// A reply and a value are cut into packets of at most this many bytes; the first byte of each is its [`Part`].
@@ -64,6 +64,8 @@ pub struct Envelope {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
+    /// Whether somebody is there, before something is asked that must not be asked twice.
+    Hello,
     /// Store a new version, and the secret if it is not there. The value follows it.
     Put(Put),
     /// Names, with what the caller may see of them.
