@@ -258,7 +258,7 @@ fn garbage_on_the_control_socket_is_answered_and_harms_nobody() {
         b"\xff\xfe garbage",
         b"{\"format\":3}",
         b"{\"format\":3,\"request\":{\"command\":\"nothing\"}}",
-        b"{\"format\":3,\"request\":{\"command\":\"status\"}}",
+        b"{\"format\":4,\"request\":{\"command\":\"status\"}}",
         b"{\"format\":3,\"request\":{\"command\":\"describe\",\"name\":\"../../etc/shadow\"}}",
         b"{\"format\":3,\"request\":{\"command\":\"put\",\"name\":\"app/y\"}}",
         b"{\"format\":3,\"request\":{\"command\":\"status\",\"more\":1}}",
