@@ -478,7 +478,7 @@ fn another_protocol_is_named() {
     let old = br#"{"format":1,"request":{"command":"nothing of today"},"more":1}"#.to_vec();
     let answer = ask(&connection, &[old]).expect("an answer");
     assert!(
-        answer.contains("the command speaks format 1, the daemon 2"),
+        answer.contains("the command speaks format 1, the daemon 3"),
         "{answer}"
     );
 }
