@@ -191,7 +191,9 @@ fn read(vault: &Arc<Vault>, name: &str, label: &str, uid: u32) -> Option<Vec<u8>
     let state = vault.state();
     let secret = state.secrets.by_name(name).unwrap();
     let mut caller = KnownCaller::supposed(Uid(uid), Gid(uid), Vec::new());
-    let pin = access.open(secret, Choice::Label(label), 0, &mut caller).ok()?;
+    let pin = access
+        .open(state.view(secret), Choice::Label(label), 0, &mut caller)
+        .ok()?;
     let bytes = access.read(&pin, Range::WHOLE, &mut caller).unwrap()?;
     Some(bytes.expose().to_vec())
 }

@@ -227,6 +227,7 @@ fn get(access: &Access, name: &str, uid: u32) -> Result<Vec<u8>, AccessError> {
     let state = access.vault().state();
     let secret = state.secrets.by_name(name).ok_or(AccessError::NotFound)?;
     let mut caller = KnownCaller::supposed(Uid(uid), Gid(uid), Vec::new());
+    let secret = state.view(secret);
     access.standing(secret, wardfs::audit::Event::DescribeSecret, &mut caller)?;
     let pin = access.open(secret, Choice::Label("current"), 1, &mut caller)?;
     let bytes = access.read(&pin, Range::WHOLE, &mut caller)?;

@@ -112,9 +112,13 @@ impl Report {
             labels: &labels,
             ..Asked::secret()
         };
-        let decision = self
-            .access
-            .decide(secret, Action::GetSecretValue, Purpose::Read, asked, &mut about);
+        let decision = self.access.decide(
+            state.view(secret),
+            Action::GetSecretValue,
+            Purpose::Read,
+            asked,
+            &mut about,
+        );
         let who = self.called(&about);
         let layers = self.access.layers(&state, Some(secret));
         Ok(match decision {
@@ -243,10 +247,9 @@ impl Report {
     /// Whether there is no such secret, or it is hidden from this caller.
     fn concealed<C: Caller>(&self, name: &SecretName, caller: &mut C) -> bool {
         let state = self.access.vault().state();
-        state
-            .secrets
-            .by_name(name.as_str())
-            .is_none_or(|s| s.meta.visibility == Visibility::Hidden && self.access.peek(s, caller).is_err())
+        state.secrets.by_name(name.as_str()).is_none_or(|s| {
+            s.meta.visibility == Visibility::Hidden && self.access.peek(state.view(s), caller).is_err()
+        })
     }
 
     fn refusal_words(

@@ -36,6 +36,7 @@ mod settings;
 #[cfg(test)]
 pub(crate) mod tests;
 mod upgrade;
+mod view;
 mod workers;
 mod writer;
 
@@ -48,6 +49,7 @@ use meta::Pending;
 pub use meta::{Appearance, EpochRecord, Life, Sealing, SecretMeta, VersionMeta, Visibility};
 pub use reach::{PolicyNo, Reach};
 pub use settings::in_force;
+pub use view::View;
 
 pub(crate) const SECRET: RecordKind = RecordKind(1);
 pub(crate) const VERSION: RecordKind = RecordKind(2);
