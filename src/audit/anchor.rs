@@ -20,6 +20,34 @@ pub struct Anchor {
     pub segment: u64,
     /// Bytes of that segment up to the record's end.
     pub offset: u64,
+    /// The end of what was archived and is kept no more. A store that an older program has written lately does not say:
+    /// then the oldest segment's header does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archived: Option<Archived>,
+}
+
+/// Where the part of a log ends that was archived.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Archived {
+    /// The number of the last segment of it.
+    pub segment: u64,
+    /// Its last record's sequence number.
+    pub seq: u64,
+    /// That record's MAC.
+    #[serde(with = "head_text")]
+    pub head: [u8; 32],
+    /// The highest epoch that a record up to it carries.
+    pub epoch: u64,
+}
+
+impl Archived {
+    pub(super) fn state(&self) -> State {
+        State {
+            seq: self.seq,
+            head: self.head,
+            epoch: self.epoch,
+        }
+    }
 }
 
 impl Anchor {
@@ -32,6 +60,7 @@ impl Anchor {
             oldest_segment: 1,
             segment: 0,
             offset: 0,
+            archived: None,
         }
     }
 

@@ -6,6 +6,7 @@
 //! directory alone. `packaging/doc/audit.md` has the fields, the chain and what verifying finds.
 
 mod anchor;
+mod archive;
 mod budget;
 mod chain;
 mod error;
@@ -24,7 +25,8 @@ mod tests;
 
 use std::time::Duration;
 
-pub use anchor::Anchor;
+pub use anchor::{Anchor, Archived};
+pub use archive::{AT_ONCE, Finished, Wanted, file_name, head_text, named, segments};
 pub use error::{Broken, BrokenKind, LogError, VerifyError};
 pub use flood::Refused;
 pub use log::{Admitted, Log, Receipt};

@@ -82,7 +82,10 @@ fn event(typed: &str) -> Result<String, Problem> {
 }
 
 /// A time, or an age before `now`.
-fn instant(flag: &str, text: &str, now: jiff::Timestamp) -> Result<Timestamp, Problem> {
+///
+/// # Errors
+/// [`Exit::Usage`] for what is neither.
+pub fn instant(flag: &str, text: &str, now: jiff::Timestamp) -> Result<Timestamp, Problem> {
     let day = || text.parse::<jiff::civil::Date>().ok().map(|d| d.at(0, 0, 0, 0));
     let civil = || text.parse::<jiff::civil::DateTime>().ok().or_else(day);
     let utc = || civil().and_then(|c| jiff::tz::TimeZone::UTC.to_timestamp(c).ok());
@@ -111,11 +114,13 @@ fn instant(flag: &str, text: &str, now: jiff::Timestamp) -> Result<Timestamp, Pr
         })
 }
 
-fn directory(store: &Path) -> PathBuf {
+/// Where a store has its log.
+pub fn directory(store: &Path) -> PathBuf {
     store.join("audit")
 }
 
-fn problem(store: &Path, e: &LogError) -> Problem {
+/// That the log cannot be read, as the user is told.
+pub fn problem(store: &Path, e: &LogError) -> Problem {
     let what = format!(
         "the log in {} cannot be read",
         printable(&directory(store).to_string_lossy())

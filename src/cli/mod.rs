@@ -2,6 +2,7 @@
 //! where a failure becomes words and an exit code.
 
 mod accept;
+mod archive;
 mod args;
 mod complete;
 mod demo;

@@ -1,7 +1,7 @@
 //! Changing: one transaction, then the log, then the readers.
 
 use super::*;
-use crate::audit::Body;
+use crate::audit::{Archived, Body};
 use crate::clock::Timestamp;
 use crate::seal::Term;
 use crate::store::{Batch, StoreError, Table};
@@ -20,6 +20,7 @@ pub struct Draft<'v> {
     versions: Vec<(VersionMeta, Sealed)>,
     destroyed: Vec<VersionNo>,
     pub(super) settings: Sealing,
+    archived: Option<Archived>,
 }
 
 /// What comparing two values says.
@@ -116,6 +117,11 @@ impl Draft<'_> {
         self.forgotten.push(id);
     }
 
+    /// Says that the log begins behind what was archived. The anchor must be in a segment that is kept.
+    pub fn archive(&mut self, archived: Archived) {
+        self.archived = Some(archived);
+    }
+
     /// Removes a version's value and its record for good.
     pub fn destroy_version(&mut self, no: VersionNo) {
         self.destroyed.push(no);
@@ -150,6 +156,7 @@ impl Vault {
             versions: Vec::new(),
             destroyed: Vec::new(),
             settings: writer.settings.clone(),
+            archived: None,
         };
         let (answer, body) = plan(&mut draft)?;
         let changes = self.commit(&mut writer, draft, body)?;
@@ -236,7 +243,14 @@ impl Vault {
             sum: create::hex(&sum.0),
             next_secret: draft.next_secret,
             next_version: draft.next_version,
-            anchor: writer.anchor.clone(),
+            anchor: match draft.archived {
+                None => writer.anchor.clone(),
+                archived @ Some(Archived { segment, .. }) => Anchor {
+                    oldest_segment: writer.anchor.oldest_segment.max(segment + 1),
+                    archived,
+                    ..writer.anchor.clone()
+                },
+            },
             outbox,
             settings: draft.settings.clone(),
         };
@@ -269,6 +283,7 @@ impl Vault {
         };
         writer.epoch = record.epoch;
         writer.anchor = record.anchor.clone();
+        self.log.begin_behind(&writer.anchor);
         writer.outbox = record.outbox.clone();
         writer.settings = record.settings.clone();
         Ok(())
@@ -284,6 +299,7 @@ impl Vault {
         if found != writer.revision {
             let (epoch, state) = load::believed(&*self.store, &self.keyring, &self.administration)?;
             *writer = Writer::at(found, epoch)?;
+            self.log.begin_behind(&writer.anchor);
             self.state.store(Arc::new(state));
         }
         writer.unsure = false;
