@@ -280,7 +280,8 @@ pub fn verify(with: &[PathBuf], store: &Path, world: &dyn World, output: &mut Ou
     let mut reply = output.during("verifying the log", |told| {
         world.backend(store)?.long(&request, None, told)
     })?;
-    let named = reply["archived"].as_object_mut().and_then(|a| a.remove("named"));
+    let archived = reply.get_mut("archived").and_then(Value::as_object_mut);
+    let named = archived.and_then(|a| a.remove("named"));
     if !with.is_empty() {
         let named = named.as_ref().and_then(Value::as_array).into_iter().flatten();
         let named = named.filter_map(|n| Some((n["segment"].as_u64()?, n["digest"].as_str()?.to_string())));
