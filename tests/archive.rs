@@ -415,3 +415,42 @@ fn kill_9_at_any_moment_leaves_a_log_that_verifies() {
     let all = verify(&product, &[&to]).ok().json();
     assert_eq!(all["records"], all["last"]);
 }
+
+/// The backup is older than the archive, and knows neither of it nor of the segment in which the log begins now.
+#[test]
+fn a_backup_from_before_the_archive_is_restored_over_the_rest_of_the_log() {
+    let _deadline = Deadline::new(Duration::from_secs(180), "archive");
+    let mut product = product();
+    let backup = product.dir().join("backup");
+    // Its anchor is in the last segment there is then; in the second round that one is archived, too.
+    for round in 0..2 {
+        let file = format!("{}-{round}", backup.display());
+        product.run(&["store", "backup", &file]).ok();
+        if round == 1 {
+            fill(&product);
+        }
+        let to = product.dir().join("archive");
+        archive(&product, &to, &[]).ok();
+        fill(&product);
+        product.stop();
+        std::fs::rename(product.store().join("store.redb"), product.dir().join("aside")).expect("mv");
+        // Who deletes a segment besides has no archive of it.
+        let oldest = log(&product).join(&segments(&log(&product))[0]);
+        std::fs::rename(&oldest, product.dir().join("oldest")).expect("mv");
+        let said = product.run(&["store", "restore", &file, "--accept-rollback"]);
+        assert_eq!(said.code(), 6, "{said:?}");
+        std::fs::rename(product.dir().join("oldest"), &oldest).expect("mv");
+        let _ = std::fs::remove_file(product.store().join("store.redb"));
+        product
+            .run(&["store", "restore", &file, "--accept-rollback"])
+            .ok();
+        let rest = verify(&product, &[]).ok().json();
+        assert!(rest["archived"]["through"].as_u64().is_some(), "{rest}");
+        let all = verify(&product, &[&to]).ok().json();
+        assert_eq!((&all["first"], &all["records"]), (&json!(1), &all["last"]));
+        product.mount();
+        fill(&product);
+        archive(&product, &to, &[]).ok();
+        verify(&product, &[&to]).ok();
+    }
+}

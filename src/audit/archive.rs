@@ -1,7 +1,7 @@
 //! What of a log can be archived: segments that are finished, in order, and older than a moment. A segment leaves the
 //! log only after the store has sealed where the log begins without it.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -216,4 +216,57 @@ pub(super) fn named_by(covered: &[u8]) -> Vec<(u64, String)> {
     record
         .filter(|r| r["outcome"] == "allowed")
         .map_or_else(Vec::new, |r| named(&r))
+}
+
+/// The place from which a log is checked, for a store that knows no later one than `anchor`: itself, but where the log says
+/// that segments were archived since. Then all that is left of it was verified.
+///
+/// # Errors
+/// If what is left is not in order, or is not what the anchor knows.
+pub fn since_archived(
+    dir: &Path,
+    store: StoreId,
+    key: &SecretBytes,
+    anchor: &Anchor,
+) -> Result<Anchor, VerifyError> {
+    let first = segment::list(dir)?.first().copied().unwrap_or(0);
+    if first <= anchor.oldest_segment.max(1) {
+        return Ok(anchor.clone());
+    }
+    let supposed = Anchor {
+        oldest_segment: first,
+        archived: None,
+        ..anchor.clone()
+    };
+    let verified = super::verify(dir, store, key, Some(&supposed), &mut |_| {})?;
+    let before = first - 1;
+    let (Some(archived), true) = (
+        verified.archived,
+        verified.named.iter().any(|(n, _)| *n == before),
+    ) else {
+        return Ok(anchor.clone());
+    };
+    let known = Anchor {
+        archived: Some(archived),
+        ..supposed
+    };
+    if anchor.segment >= first {
+        return Ok(known);
+    }
+    // The end of the first record that is there.
+    let path = segment::path(dir, first);
+    let mut line = Vec::new();
+    BufReader::new(segment::open(&path, Mode::Read)?)
+        .take(chain::MAX_LINE as u64)
+        .read_until(b'\n', &mut line)
+        .map_err(|e| LogError::io(&path, e))?;
+    let head = chain::mac_of(line.trim_ascii_end()).unwrap_or_default();
+    Ok(Anchor {
+        seq: archived.seq + 1,
+        head,
+        epoch: archived.epoch,
+        segment: first,
+        offset: line.len() as u64,
+        ..known
+    })
 }

@@ -26,7 +26,7 @@ mod tests;
 use std::time::Duration;
 
 pub use anchor::{Anchor, Archived};
-pub use archive::{AT_ONCE, Finished, Wanted, file_name, head_text, named, segments};
+pub use archive::{AT_ONCE, Finished, Wanted, file_name, head_text, named, segments, since_archived};
 pub use error::{Broken, BrokenKind, LogError, VerifyError};
 pub use flood::Refused;
 pub use log::{Admitted, Log, Receipt};
