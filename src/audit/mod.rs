@@ -14,6 +14,7 @@ mod flood;
 mod json;
 mod log;
 mod open;
+mod page;
 mod query;
 mod record;
 mod segment;
@@ -30,6 +31,7 @@ pub use archive::{AT_ONCE, Finished, Wanted, file_name, head_text, named, segmen
 pub use error::{Broken, BrokenKind, LogError, VerifyError};
 pub use flood::Refused;
 pub use log::{Admitted, Log, Receipt};
+pub use page::{Item, Page, Place, back, page};
 pub use query::{Entry, Follower, Query, newest_of, query, tail};
 pub use record::{Body, Changed, Event, Identity, Outcome, Record, Value, Who};
 pub use segment::{FORMAT, MIN_READER};

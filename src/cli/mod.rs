@@ -4,6 +4,7 @@
 mod accept;
 mod archive;
 mod args;
+mod asked;
 mod complete;
 mod demo;
 mod dry_run;

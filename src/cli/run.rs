@@ -77,7 +77,7 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
             about,
             denial,
         } => refusal(&target, (&about, denial), &mut *world.backend(store)?, output),
-        Plan::Tail { lines, follow } => log::tail(store, lines, follow, output),
+        Plan::Tail { lines, follow } => log::tail(store, lines, follow, world, output),
         Plan::Query(query) => log::query(store, &query, world, output),
         Plan::Verify(with) => archive::verify(&with, store, world, output),
         Plan::Archive(plan) => archive::run(&plan, store, world, output),

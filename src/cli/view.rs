@@ -81,7 +81,9 @@ pub fn view(request: &Request, reply: &Value) -> View {
         Request::ConfigAccept { .. } => asked(String::new()),
         Request::AuditVerify => asked(verify(reply)),
         // Printed by its own, with the copies.
-        Request::AuditArchivable { .. } | Request::AuditArchive { .. } => asked(String::new()),
+        Request::AuditRecords(_) | Request::AuditArchivable { .. } | Request::AuditArchive { .. } => {
+            asked(String::new())
+        }
         Request::Unmount => told(format!("Unmounted {}\n", cell(&reply["mount"]))),
     }
 }

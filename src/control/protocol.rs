@@ -14,7 +14,7 @@ pub use crate::lifecycle::{
     Comparison, Copied, LabelMove, Mode, Only, Put, Rule, TagChange, TakenFrom, Update,
 };
 pub use crate::policy::{Attached, Local};
-pub use crate::report::{LayerKind, Question, Subject, Whom, WhyAbout};
+pub use crate::report::{Call, LayerKind, Question, Records, Subject, Whom, WhyAbout};
 pub use crate::vault::{LayerKey, Visibility};
 
 /// The protocol's version, and the oldest reader that understands it.
@@ -207,6 +207,8 @@ pub enum Request {
     },
     /// Verify the log against its keys and its anchor.
     AuditVerify,
+    /// A piece of the log.
+    AuditRecords(Records),
     /// Segments that can be archived, verified.
     AuditArchivable {
         /// Every record of them is older than this.
