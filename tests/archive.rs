@@ -66,6 +66,19 @@ fn verify(product: &Product, with: &[&Path]) -> Said {
     product.run(&args)
 }
 
+/// What `--json` says has the form that is documented.
+#[track_caller]
+fn fits(command: &str, answer: &Value) {
+    let file = format!(
+        "{}/packaging/doc/json/{command}.schema.json",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let schema = std::fs::read_to_string(&file).expect("a schema");
+    let schema = jsonschema::validator_for(&serde_json::from_str(&schema).expect("JSON")).expect("a schema");
+    let faults: Vec<String> = schema.iter_errors(answer).map(|e| e.to_string()).collect();
+    assert!(faults.is_empty(), "{command}: {answer}: {faults:?}");
+}
+
 /// A store of which something is archived in the directory that is given.
 fn archived() -> (Product, PathBuf) {
     let product = product();
@@ -97,7 +110,8 @@ fn what_is_archived_is_copied_recorded_and_gone() {
         wrong.code() == 2 && wrong.err.contains("--before \"soon\" is not understood"),
         "{wrong:?}"
     );
-    assert!(!to.exists());
+    verify(&product, &[&to]).ok();
+    std::fs::remove_dir(&to).expect("an empty directory");
 
     // A dry run changes nothing.
     let dry = archive(&product, &to, &["--dry-run"]).ok().json();
@@ -110,6 +124,7 @@ fn what_is_archived_is_copied_recorded_and_gone() {
         .collect();
     let done = archive(&product, &to, &[]).ok().json();
     assert_eq!(done["segments"], dry["segments"]);
+    fits("audit-archive", &done);
     let (kept, gone) = (segments(&dir), segments(&to));
     assert_eq!(gone, before[..before.len() - 1]);
     assert_eq!(kept, before[before.len() - 1..]);
@@ -129,6 +144,7 @@ fn what_is_archived_is_copied_recorded_and_gone() {
         (Some("allowed"), Some(0))
     );
     let named = &record["requestParameters"];
+    fits("audit-query", &record);
     assert_eq!(named["segments"], json!((1..=gone.len()).collect::<Vec<_>>()));
     let digests: Vec<String> = bytes[..gone.len()]
         .iter()
@@ -156,6 +172,8 @@ fn what_is_archived_is_copied_recorded_and_gone() {
         assert_eq!(rest["archived"]["head"], heads[heads.len() - 1]);
         assert_eq!(rest["first"], json!(named["last"].as_u64().unwrap() + 1));
         let all = verify(&product, &[&to]).ok().json();
+        fits("audit-verify", &rest);
+        fits("audit-verify", &all);
         assert_eq!((&all["first"], &all["records"]), (&json!(1), &all["last"]));
         assert_eq!(all["segments"], json!(before.len()));
         let text = product.run(&["audit", "verify"]).ok().out;

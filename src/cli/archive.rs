@@ -63,6 +63,9 @@ pub fn run(plan: &Plan, store: &Path, world: &dyn World, output: &mut Output) ->
     loop {
         let look = Request::AuditArchivable { before: plan.before };
         let found = output.during("verifying the log", |told| backend.long(&look, None, told))?;
+        if plan.trial == Trial::Real {
+            directory(&plan.dir)?;
+        }
         let segments = found["segments"].as_array().cloned().unwrap_or_default();
         if segments.is_empty() {
             break;
