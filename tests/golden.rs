@@ -7,7 +7,7 @@ use data_encoding::HEXLOWER;
 use wardfs::access::{Access, Choice, KnownCaller, Range};
 use wardfs::id::{Gid, KeyId, SecretId, SecretName, StoreId, Uid, VersionId, VersionNo};
 use wardfs::seal::{
-    Context, Keyring, Purpose, RecordKind, Slot, SlotKind, Term, TermSum, WrappedKey, plain_len,
+    Context, Keyring, Purpose, RecordKind, Slot, SlotKind, Summing, Term, TermSum, WrappedKey, plain_len,
 };
 use wardfs::secret::SecretBytes;
 use wardfs::store::memory::Memory;
@@ -81,8 +81,13 @@ fn format_1_opens() {
         let stored: [u8; 32] = golden("term of record 2 9 at revision 3").try_into().unwrap();
         assert!(term.ct_eq(&Term(stored)));
         let mut sum = TermSum::default();
-        sum.add(&ring.summand(&term));
+        sum.add(&ring.summand(Summing::Terms, (RecordKind(2), 9), &term));
         assert_eq!(sum.0, *golden("sum of that term"));
+        let mut placed = TermSum::default();
+        placed.add(&ring.summand(Summing::Places, (RecordKind(2), 9), &term));
+        let line = include_str!("golden/seal-format-2.txt").lines().last().unwrap();
+        let (_, line) = line.split_once(" = ").unwrap();
+        assert_eq!(HEXLOWER.encode(&placed.0), line);
         assert_eq!(ring.derive(Purpose::Audit).unwrap().expose(), golden("audit key"));
     }
 }

@@ -144,6 +144,7 @@ impl Vault {
         self.be_sure(&mut writer)?;
         self.flush(&mut writer)?;
         self.log.healthy().map_err(VaultError::from)?;
+        self.upgrade(&mut writer)?;
         let mut draft = Draft {
             vault: self,
             before: self.state(),
@@ -191,7 +192,7 @@ impl Vault {
                 if let Some(old) = self.store.get(Table::Term, &key)? {
                     let old = <[u8; 32]>::try_from(old)
                         .map_err(|_| VaultError::Integrity("the table of terms is damaged".into()))?;
-                    sum.sub(&self.keyring.summand(&Term(old)));
+                    sum.sub(&self.keyring.summand(writer.summed, (kind, id), &Term(old)));
                 }
                 let Some(json) = json else {
                     batch.delete(table, id.to_be_bytes().as_slice());
@@ -200,7 +201,7 @@ impl Vault {
                 };
                 let sealed = self.keyring.seal_record(kind, id, &json)?;
                 let term = self.keyring.term(kind, id, epoch, &sealed.0);
-                sum.add(&self.keyring.summand(&term));
+                sum.add(&self.keyring.summand(writer.summed, (kind, id), &term));
                 batch.put(table, id.to_be_bytes().as_slice(), framed(epoch, &sealed.0));
                 batch.put(Table::Term, key.as_slice(), term.0.to_vec());
                 Ok(())
@@ -241,6 +242,7 @@ impl Vault {
         let record = EpochRecord {
             epoch,
             sum: create::hex(&sum.0),
+            summed: writer.summed,
             next_secret: draft.next_secret,
             next_version: draft.next_version,
             anchor: match draft.archived {
@@ -266,7 +268,7 @@ impl Vault {
         Ok(changes)
     }
 
-    fn write_epoch(
+    pub(super) fn write_epoch(
         &self,
         writer: &mut Writer,
         record: &EpochRecord,
@@ -325,6 +327,7 @@ impl Vault {
         let record = EpochRecord {
             epoch: writer.epoch + 1,
             sum: create::hex(&writer.sum.0),
+            summed: writer.summed,
             next_secret: writer.next_secret,
             next_version: writer.next_version,
             anchor,
@@ -336,7 +339,13 @@ impl Vault {
 
     /// At start: what a crash left in the outbox goes into the log.
     pub(super) fn settle(&self) -> Result<(), VaultError> {
-        self.flush(&mut self.lock())
+        let mut writer = self.lock();
+        self.flush(&mut writer)?;
+        // On a full disk the store is read in its old format; the first change tries again.
+        if let Err(e) = self.upgrade(&mut writer) {
+            tracing::warn!("the store keeps its old format for now: {e}");
+        }
+        Ok(())
     }
 
     /// To be called at least four times a second: closes the log's flood windows, lets it recover, and anchors

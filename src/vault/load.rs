@@ -70,6 +70,7 @@ impl Writer {
             revision,
             epoch: epoch.epoch,
             sum: decode_sum(&epoch.sum)?,
+            summed: epoch.summed,
             next_secret: epoch.next_secret,
             next_version: epoch.next_version,
             anchor: epoch.anchor,
@@ -90,8 +91,9 @@ pub(super) fn believed(
         .get(Table::Epoch, b"epoch")?
         .ok_or_else(|| VaultError::Integrity("the store's epoch record is missing".into()))?;
     let epoch: EpochRecord = serde_json::from_slice(&keyring.open_record(EPOCH, 0, &sealed)?)?;
-    let records = Records::read(store, keyring)?;
+    let records = Records::read(store, keyring, epoch.summed)?;
     records.check_sum(&epoch)?;
+    super::upgrade::sound(&records, epoch.summed)?;
     let layers = Arc::new(LayerSet::new(records.layers()?)?);
     let common = Arc::new(Common::default());
     let (secrets, versions, lost) = records.assemble(&common);
@@ -167,7 +169,7 @@ enum Opened {
     Secret(u64, Box<Loaded<SecretMeta>>),
     Version(u64, Box<Loaded<VersionMeta>>),
     Layer(u64, Box<Loaded<LayerMeta>>),
-    Other(u8, u64),
+    Other,
 }
 
 impl Opened {
@@ -201,7 +203,7 @@ impl Opened {
             SECRET => Opened::Secret(id, loaded(revision, opened)),
             VERSION => Opened::Version(id, loaded(revision, opened)),
             LAYER => Opened::Layer(id, loaded(revision, opened)),
-            RecordKind(other) => Opened::Other(other, id),
+            _ => Opened::Other,
         }
     }
 }
@@ -210,7 +212,7 @@ impl Opened {
 const AT_ONCE: usize = 4096;
 
 /// Every sealed metadata record, opened and held against its term.
-struct Records {
+pub(super) struct Records {
     secrets: Vec<(u64, Loaded<SecretMeta>)>,
     versions: Vec<(u64, Loaded<VersionMeta>)>,
     layers: Vec<(u64, Loaded<LayerMeta>)>,
@@ -219,7 +221,7 @@ struct Records {
 }
 
 impl Records {
-    fn read(store: &dyn Store, keyring: &Keyring) -> Result<Records, VaultError> {
+    fn read(store: &dyn Store, keyring: &Keyring, summing: Summing) -> Result<Records, VaultError> {
         let mut terms: HashMap<(u8, u64), Term> = HashMap::new();
         let mut summed = Vec::new();
         let mut malformed = false;
@@ -227,7 +229,8 @@ impl Records {
             match (key.split_first(), <[u8; 32]>::try_from(bytes)) {
                 (Some((kind, id)), Ok(term)) if id.len() == 8 => {
                     let id = u64::from_be_bytes(id.try_into().unwrap_or_default());
-                    summed.push(Term(term));
+                    malformed |= ![SECRET.0, VERSION.0, KEY.0, LAYER.0].contains(kind);
+                    summed.push(((RecordKind(*kind), id), Term(term)));
                     terms.insert((*kind, id), Term(term));
                 }
                 _ => malformed = true,
@@ -238,7 +241,7 @@ impl Records {
             return Err(VaultError::Integrity("the table of terms is damaged".into()));
         }
         let mut stored = TermSum::default();
-        for summand in workers::map(summed, |term| keyring.summand(&term)) {
+        for summand in workers::map(summed, |(place, term)| keyring.summand(summing, place, &term)) {
             stored.add(&summand);
         }
         let mut records = Records {
@@ -319,8 +322,18 @@ impl Records {
             Opened::Secret(id, secret) => self.secrets.push((id, *secret)),
             Opened::Version(id, version) => self.versions.push((id, *version)),
             Opened::Layer(id, layer) => self.layers.push((id, *layer)),
-            Opened::Other(kind, id) => tracing::warn!(kind, id, "a term of an unknown kind was ignored"),
+            // No term of such a kind is summed up.
+            Opened::Other => {}
         }
+    }
+
+    /// Why one of them cannot be believed, if that is so.
+    pub(super) fn broken(&self) -> Option<&str> {
+        let secrets = self.secrets.iter().map(|(_, s)| s.content.as_ref().err());
+        let versions = self.versions.iter().map(|(_, v)| v.content.as_ref().err());
+        let layers = self.layers.iter().map(|(_, l)| l.content.as_ref().err());
+        let mut all = secrets.chain(versions).chain(layers).flatten();
+        all.next().map(String::as_str)
     }
 
     /// Guardrails and identity policies. One that cannot be believed refuses the store: it could be the one that

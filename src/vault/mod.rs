@@ -16,7 +16,7 @@ use crate::id::{Epoch, KeyId, Label, SecretId, SecretName, StoreId, VersionId, V
 use crate::policy::{Administration, Compilations, Compiled, Deciding, PolicyError, PolicyRecord};
 use crate::pool::Pool;
 use crate::problem::{Exit, Problem};
-use crate::seal::{Context, DataKey, Keyring, RecordKind, SealError, TermSum};
+use crate::seal::{Context, DataKey, Keyring, RecordKind, SealError, Summing, TermSum};
 use crate::secret::Sealed;
 use crate::store::snapshot::{Indexed, Snapshot};
 use crate::store::{Revision, Store, StoreError, Table};
@@ -34,6 +34,7 @@ mod reach;
 mod settings;
 #[cfg(test)]
 pub(crate) mod tests;
+mod upgrade;
 mod workers;
 
 pub use backup::{Opener, Restored, Rollback, Saved, Trial, read_backup, restore};
@@ -527,6 +528,7 @@ struct Writer {
     revision: Revision,
     epoch: u64,
     sum: TermSum,
+    summed: Summing,
     next_secret: u64,
     next_version: u64,
     anchor: Anchor,
