@@ -20,8 +20,7 @@ pub struct Anchor {
     pub segment: u64,
     /// Bytes of that segment up to the record's end.
     pub offset: u64,
-    /// The end of what was archived and is kept no more. A store that an older program has written lately does not say:
-    /// then the oldest segment's header does.
+    /// The end of what was archived and is kept no more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archived: Option<Archived>,
 }

@@ -11,9 +11,9 @@ use super::query::{Backwards, Entry, Follower, Query};
 use super::segment::{self, Mode};
 
 /// Bytes of the log that are looked through for one piece.
-const LOOKED: u64 = 8 << 20;
+const LOOKED: u64 = if cfg!(test) { 2000 } else { 8 << 20 };
 /// Bytes of records in one piece, and one record more.
-const GIVEN: usize = 256 << 10;
+const GIVEN: usize = if cfg!(test) { 1000 } else { 256 << 10 };
 
 /// A place in the log: before a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
