@@ -123,8 +123,13 @@ fn what_is_archived_is_copied_recorded_and_gone() {
         .map(|n| std::fs::read(dir.join(n)).expect("read"))
         .collect();
     let done = archive(&product, &to, &[]).ok().json();
-    assert_eq!(done["segments"], dry["segments"]);
+    let mut same = done["segments"].clone();
+    for segment in same.as_array_mut().expect("a list") {
+        segment.as_object_mut().expect("an object").remove("digest");
+    }
+    assert_eq!(same, dry["segments"]);
     fits("audit-archive", &done);
+    fits("audit-archive", &dry);
     let (kept, gone) = (segments(&dir), segments(&to));
     assert_eq!(gone, before[..before.len() - 1]);
     assert_eq!(kept, before[before.len() - 1..]);

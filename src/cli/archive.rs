@@ -70,16 +70,18 @@ pub fn run(plan: &Plan, store: &Path, world: &dyn World, output: &mut Output) ->
         if segments.is_empty() {
             break;
         }
-        if plan.trial == Trial::Real {
-            let copied = output.during("copying segments", |told| {
-                copy_all(&log::directory(store), &plan.dir, &segments, told)
-            })?;
-            let remove = Request::AuditArchive { copied };
-            output.during("removing segments", |told| backend.long(&remove, None, told))?;
+        if plan.trial == Trial::DryRun {
+            // What was only looked at is still there: more is not asked for.
+            all = segments;
+            break;
         }
-        all.extend(segments);
-        // What was only looked at is still there: more is not asked for.
-        if plan.trial == Trial::DryRun || found["more"] != true {
+        let copied = output.during("copying segments", |told| {
+            copy_all(&log::directory(store), &plan.dir, &segments, told)
+        })?;
+        let remove = Request::AuditArchive { copied };
+        let removed = output.during("removing segments", |told| backend.long(&remove, None, told))?;
+        all.extend(removed["segments"].as_array().cloned().unwrap_or_default());
+        if found["more"] != true {
             break;
         }
     }
@@ -129,17 +131,20 @@ fn copy_all(
 ) -> Result<Vec<Copied>, Problem> {
     let open = directory(dir)?;
     same_place(from, &open, dir)?;
+    open.try_lock().map_err(|_| {
+        let why = format!(
+            "{} is being written by another process",
+            printable(&dir.to_string_lossy())
+        );
+        failed(Exit::Conflict, why).next("run the command again when that one has ended")
+    })?;
     let mut copied = Vec::new();
     for segment in segments {
-        let (number, digest) = (
-            segment["segment"].as_u64().unwrap_or_default(),
-            cell(&segment["digest"]),
-        );
+        let number = segment["segment"].as_u64().unwrap_or_default();
         let file = audit::file_name(number);
-        copy(&from.join(&file), &dir.join(&file), &digest)?;
         copied.push(Copied {
             segment: number,
-            digest,
+            digest: copy(&from.join(&file), &dir.join(&file))?,
         });
         told(copied.len() as u64);
     }
@@ -187,8 +192,8 @@ fn same_place(from: &Path, dir: &File, shown: &Path) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Copies a segment, whose digest is known, and makes it durable. What is there already stays if it is the same.
-fn copy(from: &Path, to: &Path, digest: &str) -> Result<(), Problem> {
+/// Copies a segment and makes it durable; gives its digest. What is there already stays if it is the same.
+fn copy(from: &Path, to: &Path) -> Result<String, Problem> {
     let source = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK)
@@ -206,11 +211,12 @@ fn copy(from: &Path, to: &Path, digest: &str) -> Result<(), Problem> {
                 &"it is the segment in the store, under a second name",
             ));
         }
-        let found = digest_of(&file, &mut io::sink()).map_err(|e| file_failed(to, &e))?;
-        if found != digest {
+        let digest = digest_of(&source, &mut io::sink()).map_err(|e| file_failed(from, &e))?;
+        if digest_of(&file, &mut io::sink()).map_err(|e| file_failed(to, &e))? != digest {
             return Err(conflict(to, &"another file has this name there"));
         }
-        return file.sync_all().map_err(|e| file_failed(to, &e));
+        file.sync_all().map_err(|e| file_failed(to, &e))?;
+        return Ok(digest);
     }
     let name = to.file_name().unwrap_or_default().to_string_lossy();
     // What a copy that was interrupted has left.
@@ -227,16 +233,12 @@ fn copy(from: &Path, to: &Path, digest: &str) -> Result<(), Problem> {
         .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
         .open(&part)
         .map_err(unwritten)?;
-    let copied = digest_of(&source, &mut made).map_err(unwritten)?;
-    if copied != digest {
-        let _ = std::fs::remove_file(&part);
-        let why = format!("{} is not what was verified", printable(&from.to_string_lossy()));
-        return Err(failed(Exit::Integrity, why).next("see what was done to the log: wardfs audit verify"));
-    }
+    let digest = digest_of(&source, &mut made).map_err(unwritten)?;
     made.set_permissions(Permissions::from_mode(0o400))
         .and_then(|()| made.sync_all())
         .and_then(|()| std::fs::rename(&part, to))
-        .map_err(unwritten)
+        .map_err(unwritten)?;
+    Ok(digest)
 }
 
 fn conflict(to: &Path, why: &dyn std::fmt::Display) -> Problem {

@@ -28,7 +28,7 @@ const WHAT: &str = "the log was not archived";
 
 impl Lifecycle {
     /// The segments that can be archived: the oldest finished ones of which every record is older than `before`, verified,
-    /// 256 at most; `more` says whether others may follow.
+    /// 256 at most; `more` says whether others may follow. Their digests are not told: who names them has read the files.
     ///
     /// # Errors
     /// A refusal, or a log that does not verify.
@@ -42,7 +42,11 @@ impl Lifecycle {
         let log = self.access.vault().log();
         let found = log.finished(Wanted::Before(before), told);
         let found = found.map_err(|e| unverified(WHAT, &e))?;
-        Ok(json!({ "segments": shown(&found), "more": found.len() == audit::AT_ONCE }))
+        let mut segments = shown(&found);
+        for segment in &mut segments {
+            let _digest = segment.as_object_mut().and_then(|s| s.remove("digest"));
+        }
+        Ok(json!({ "segments": segments, "more": found.len() == audit::AT_ONCE }))
     }
 
     /// Removes archived segments from the log: the oldest ones, each by the digest of its copy, after the store has sealed

@@ -52,8 +52,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   wardfs audit archive /archive/wardfs --before 90d --dry-run
-  wardfs audit archive /archive/wardfs --before 2026-09-01
-  wardfs audit verify --with /archive/wardfs")]
+  wardfs audit archive /archive/wardfs --before 2026-09-01")]
     Archive {
         /// The directory, which is made (0700) if it is not there
         #[arg(value_hint = ValueHint::DirPath)]
