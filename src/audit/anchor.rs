@@ -63,6 +63,16 @@ impl Anchor {
         }
     }
 
+    /// The same place in a log of which that was archived.
+    #[must_use]
+    pub fn behind(&self, archived: Archived) -> Anchor {
+        Anchor {
+            oldest_segment: self.oldest_segment.max(archived.segment + 1),
+            archived: Some(archived),
+            ..self.clone()
+        }
+    }
+
     pub(super) fn state(&self) -> State {
         State {
             seq: self.seq,
