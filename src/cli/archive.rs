@@ -280,6 +280,10 @@ fn digest_of(mut file: &File, into: &mut dyn Write) -> io::Result<String> {
 /// # Errors
 /// [`Exit::Integrity`] with the place if something is not what was written.
 pub fn verify(with: &[PathBuf], store: &Path, world: &dyn World, output: &mut Output) -> Result<(), Stop> {
+    let with = with
+        .iter()
+        .map(|dir| plan::absolute(dir))
+        .collect::<Result<Vec<_>, _>>()?;
     let request = Request::AuditVerify;
     let mut reply = output.during("verifying the log", |told| {
         world.backend(store)?.long(&request, None, told)
@@ -294,7 +298,7 @@ pub fn verify(with: &[PathBuf], store: &Path, world: &dyn World, output: &mut Ou
             records: 0,
         };
         let last = reply["archived"]["segments"].as_u64().unwrap_or(0);
-        let told = output.during("verifying the archive", |told| proof.all(with, last, told))?;
+        let told = output.during("verifying the archive", |told| proof.all(&with, last, told))?;
         for line in told {
             output.note(&line);
         }
