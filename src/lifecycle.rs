@@ -11,10 +11,12 @@ use crate::audit::{Body, Event, Identity, Outcome, Record, Value as Parameter};
 use crate::id::SecretName;
 use crate::policy::{Action, Deciding, Directory, Purpose};
 use crate::problem::{Exit, Problem};
+use crate::sync::Mutex;
 use crate::vault::{Draft, Secret, VaultError, View};
 
 mod accept;
 mod accounts;
+mod archive;
 mod break_glass;
 mod delete;
 mod effects;
@@ -28,6 +30,7 @@ mod tags;
 mod take_out;
 mod update;
 
+pub use archive::Copied;
 pub use break_glass::Repair;
 pub use labels::LabelMove;
 pub use policies::{Care, Comparison, PolicyEdit};
@@ -49,6 +52,7 @@ pub struct Lifecycle {
     directory: Box<dyn Directory + Send + Sync>,
     file: Box<dyn Fn() -> Result<Deciding, Problem> + Send + Sync>,
     max_value: AtomicUsize,
+    archiving: Mutex<()>,
 }
 
 impl Lifecycle {
@@ -65,6 +69,7 @@ impl Lifecycle {
             directory,
             file,
             max_value: max_value.into(),
+            archiving: Mutex::new(()),
         }
     }
 

@@ -18,10 +18,12 @@ mod deleted;
 mod drift;
 mod explain;
 mod layers;
+mod log;
 mod why;
 
 pub use explain::{Question, Subject, Whom};
 pub use layers::LayerKind;
+pub use log::{Call, Records};
 pub use why::WhyAbout;
 
 /// The work of a long question. It ends when its answer is not waited for, and a stranger's leaves half of the time to

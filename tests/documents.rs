@@ -170,6 +170,7 @@ fn every_command_line_of_the_documents_is_run() {
         here("server.key", "a key");
         here("role-policy.json", IDENTITY);
         here("deploy.json", IDENTITY);
+        here("auditor.json", IDENTITY);
         here("scp.json", GUARDRAIL);
         product.put("app/db/password", "v", &["--allow", "user:www-data"]);
         product.put("app/db/password", "w", &[]);

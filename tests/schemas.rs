@@ -86,6 +86,12 @@ fn every_output_has_the_form_of_its_schema() {
         &json!({"Statement": statement("Allow", "secretsmanager:DescribeSecret")}),
     );
     let backup = product.dir().join("backup").to_str().expect("a path").to_string();
+    let archive = product
+        .dir()
+        .join("archive")
+        .to_str()
+        .expect("a path")
+        .to_string();
     let pages = product.dir().join("man").to_str().expect("a path").to_string();
     let target = product.target().to_str().expect("a path").to_string();
     let who = format!("uid:{A}");
@@ -210,6 +216,10 @@ fn every_output_has_the_form_of_its_schema() {
         ok("audit query", &[], b"");
         ok("audit query", &["--denied"], b"");
         ok("audit verify", &[], b"");
+        ok("audit archive", &[&archive, "--before", "1d"], b"");
+        ok("audit archive", &[&archive, "--before", "0s", "--dry-run"], b"");
+        ok("audit archive", &[&archive, "--before", "0s"], b"");
+        ok("audit verify", &["--with", &archive], b"");
         ok("config check", &[], b"");
         ok("config accept", &["--dry-run"], b"");
         ok("completions", &["bash"], b"");

@@ -20,6 +20,33 @@ pub struct Anchor {
     pub segment: u64,
     /// Bytes of that segment up to the record's end.
     pub offset: u64,
+    /// The end of what was archived and is kept no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archived: Option<Archived>,
+}
+
+/// Where the part of a log ends that was archived.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Archived {
+    /// The number of the last segment of it.
+    pub segment: u64,
+    /// Its last record's sequence number.
+    pub seq: u64,
+    /// That record's MAC.
+    #[serde(with = "head_text")]
+    pub head: [u8; 32],
+    /// The highest epoch that a record up to it carries.
+    pub epoch: u64,
+}
+
+impl Archived {
+    pub(super) fn state(&self) -> State {
+        State {
+            seq: self.seq,
+            head: self.head,
+            epoch: self.epoch,
+        }
+    }
 }
 
 impl Anchor {
@@ -32,6 +59,17 @@ impl Anchor {
             oldest_segment: 1,
             segment: 0,
             offset: 0,
+            archived: None,
+        }
+    }
+
+    /// The same place in a log of which that was archived.
+    #[must_use]
+    pub fn behind(&self, archived: Archived) -> Anchor {
+        Anchor {
+            oldest_segment: self.oldest_segment.max(archived.segment + 1),
+            archived: Some(archived),
+            ..self.clone()
         }
     }
 

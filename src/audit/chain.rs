@@ -92,6 +92,18 @@ pub(super) fn sequence(line: &[u8]) -> Option<u64> {
     std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
 }
 
+/// The time and the name of a record, as they stand at the head of its line.
+pub(super) fn event(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let quoted = |text: &'_ [u8]| text.iter().take(64).position(|&b| b == b'"');
+    let rest = line.strip_prefix(b"{\"seq\":")?;
+    let digits = rest.iter().take(21).position(|&b| b == b',')?;
+    let rest = rest[digits..].strip_prefix(b",\"eventTime\":\"")?;
+    let (time, rest) = rest.split_at(quoted(rest)?);
+    let rest = rest.strip_prefix(b"\",\"eventID\":\"")?;
+    let rest = rest[quoted(rest)?..].strip_prefix(b"\",\"eventName\":\"")?;
+    Some((time, &rest[..quoted(rest)?]))
+}
+
 /// Splits `,"epoch":N` off the end. No string can end in it unescaped, so what is found was written as the epoch.
 pub(super) fn split_epoch(covered: &[u8]) -> (&[u8], Option<u64>) {
     const NAME: &[u8] = b",\"epoch\":";

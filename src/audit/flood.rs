@@ -74,6 +74,7 @@ impl Weight {
             | Event::PutIdentityPolicy
             | Event::DeleteIdentityPolicy
             | Event::AcceptConfig
+            | Event::ArchiveLog
             | Event::BreakGlass
             | Event::ReplaceKeySlot
             | Event::CreateStore

@@ -23,7 +23,7 @@ use super::flood::{Floods, Refused, Ticket, Verdict};
 use super::record::{Body, Event, Record};
 use super::segment::{self, Mode};
 use super::writer::{Context, Held, Live, Stamp, Writer};
-use super::{Anchor, Options, open};
+use super::{Anchor, Finished, Options, VerifyError, Wanted, archive, open};
 
 /// Proof that a record is in the log. Only the log makes one, for each record once; the bytes that the record
 /// speaks of may be handed out in exchange for it.
@@ -164,7 +164,7 @@ impl Log {
             options,
         };
         let oldest = anchor.oldest_segment;
-        let writer = Writer::resume(
+        let mut writer = Writer::resume(
             &ctx,
             found.number,
             found.file,
@@ -173,6 +173,7 @@ impl Log {
             oldest,
             found.torn,
         )?;
+        writer.archived = anchor.archived;
         Ok(Log::with(ctx, writer))
     }
 
@@ -472,6 +473,37 @@ impl Log {
             }
         }
         Ok(false)
+    }
+
+    /// The oldest finished segments, verified, as many as are `wanted` and [`AT_ONCE`](super::AT_ONCE) at most.
+    ///
+    /// # Errors
+    /// The first record that is not in order.
+    pub fn finished(
+        &self,
+        wanted: Wanted,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Vec<Finished>, VerifyError> {
+        let ctx = &self.ctx;
+        archive::finished((&ctx.dir, ctx.store, &ctx.key), &self.head(), wanted, progress)
+    }
+
+    /// Anchors say from now on what the store has sealed: the log begins behind what was archived.
+    pub fn begin_behind(&self, anchor: &Anchor) {
+        let mut chain = self.chain();
+        (chain.oldest, chain.archived) = (anchor.oldest_segment, anchor.archived);
+    }
+
+    /// Removes what was archived: of these segments those that the log does not begin with or behind.
+    ///
+    /// # Errors
+    /// If one could not be removed; later ones are there then.
+    pub fn remove_archived(&self, segments: &[u64]) -> Result<(), LogError> {
+        let oldest = self.chain().oldest;
+        let mut gone = segments.to_vec();
+        gone.retain(|n| *n < oldest);
+        gone.sort_unstable();
+        archive::remove(&self.ctx.dir, &gone)
     }
 
     /// The highest epoch that a record carries.

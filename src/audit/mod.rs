@@ -6,6 +6,7 @@
 //! directory alone. `packaging/doc/audit.md` has the fields, the chain and what verifying finds.
 
 mod anchor;
+mod archive;
 mod budget;
 mod chain;
 mod error;
@@ -13,6 +14,7 @@ mod flood;
 mod json;
 mod log;
 mod open;
+mod page;
 mod query;
 mod record;
 mod segment;
@@ -24,10 +26,12 @@ mod tests;
 
 use std::time::Duration;
 
-pub use anchor::Anchor;
+pub use anchor::{Anchor, Archived};
+pub use archive::{AT_ONCE, Finished, Wanted, file_name, head_text, named, segments, since_archived};
 pub use error::{Broken, BrokenKind, LogError, VerifyError};
 pub use flood::Refused;
 pub use log::{Admitted, Log, Receipt};
+pub use page::{Item, Page, Place, back, page};
 pub use query::{Entry, Follower, Query, newest_of, query, tail};
 pub use record::{Body, Changed, Event, Identity, Outcome, Record, Value, Who};
 pub use segment::{FORMAT, MIN_READER};

@@ -5,12 +5,14 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::clock::Timestamp;
 
 use super::chain::MAX_LINE;
 use super::error::LogError;
+use super::page::Place;
 use super::segment::{self, Mode};
 
 /// One record as it stands in the log.
@@ -23,7 +25,8 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn parse(line: &[u8]) -> Option<Entry> {
+    /// A line of the log, without its newline; `None` if it is no record.
+    pub fn parse(line: &[u8]) -> Option<Entry> {
         let line = std::str::from_utf8(line).ok()?;
         let value: Value = serde_json::from_str(line).ok()?;
         value.get("seq")?.as_u64()?;
@@ -68,38 +71,54 @@ impl Entry {
 }
 
 /// Which records are wanted. What is `None` or false filters nothing.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Query {
     /// Of this uid, counts that name it included.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
     /// Of a process in this systemd unit, where the record says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
     /// About this secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
     /// With this `eventName`; of refused reads also those that came no further than the open or the look-up.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub event: Option<String>,
     /// With this `outcome`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
     /// Refusals only, counts of suppressed ones included.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub denied: bool,
     /// Not before.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
     /// Before.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
     /// At most this many.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
     /// The newest ones, if there is a limit. The order is the log's all the same.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub newest: bool,
 }
 
 impl Query {
     /// Whether a line holds the words that a wanted one must hold.
-    fn may_match(&self, line: &[u8]) -> bool {
+    pub(super) fn may_match(&self, line: &[u8]) -> bool {
         let Ok(line) = std::str::from_utf8(line) else {
             return false;
         };
         (!self.denied || line.contains("\"denied\""))
             && self.secret.as_deref().is_none_or(|name| line.contains(name))
+    }
+
+    /// Whether it is about the secret that was asked for, whatever else was.
+    pub(super) fn is_about(&self, entry: &Entry) -> bool {
+        self.secret.is_some() && self.secret.as_deref() == entry.secret()
     }
 
     /// Who asks for refused reads means those who wanted to read: most were stopped before there was a READ.
@@ -109,7 +128,7 @@ impl Query {
             && matches!(entry.text("eventName"), Some("OpenSecret" | "LookupSecret"))
     }
 
-    fn matches(&self, entry: &Entry) -> bool {
+    pub(super) fn matches(&self, entry: &Entry) -> bool {
         let is =
             |wanted: &Option<String>, found: Option<&str>| wanted.as_deref().is_none_or(|w| Some(w) == found);
         let time = || {
@@ -197,8 +216,12 @@ fn newest_within(
     let (mut read, mut cut) = (0, false);
     for &number in segment::list(dir)?.iter().rev() {
         let path = segment::path(dir, number);
-        let file = segment::open(&path, Mode::Read)?;
-        let mut lines = Backwards::new(file, &path)?;
+        let file = match segment::open(&path, Mode::Read) {
+            // Archived in this moment.
+            Err(LogError::Missing { .. }) if read > 0 => break,
+            file => file?,
+        };
+        let mut lines = Backwards::new(file, &path, None)?;
         let (mut asked, before) = (lines.rest, read);
         let length = lines.rest + lines.buffer.len() as u64;
         while entries.len() < n && !cut {
@@ -224,7 +247,7 @@ fn newest_within(
 }
 
 /// The whole lines of a file, last first.
-struct Backwards<'p> {
+pub(super) struct Backwards<'p> {
     file: File,
     path: &'p Path,
     /// Bytes not read yet.
@@ -234,8 +257,10 @@ struct Backwards<'p> {
 }
 
 impl<'p> Backwards<'p> {
-    fn new(file: File, path: &'p Path) -> Result<Self, LogError> {
+    /// Those before `end`, or all.
+    pub(super) fn new(file: File, path: &'p Path, end: Option<u64>) -> Result<Self, LogError> {
         let rest = file.metadata().map_err(|e| LogError::io(path, e))?.len();
+        let rest = end.map_or(rest, |end| end.min(rest));
         let mut lines = Backwards {
             file,
             path,
@@ -256,6 +281,11 @@ impl<'p> Backwards<'p> {
             .map_or(0, |at| at + 1);
         lines.buffer.truncate(end);
         Ok(lines)
+    }
+
+    /// Where the line begins that was handed out last.
+    pub(super) fn place(&self) -> u64 {
+        self.rest + self.buffer.len() as u64
     }
 
     fn unreadable(&self) -> LogError {
@@ -280,7 +310,7 @@ impl<'p> Backwards<'p> {
         Ok(())
     }
 
-    fn next(&mut self) -> Result<Option<Vec<u8>>, LogError> {
+    pub(super) fn next(&mut self) -> Result<Option<Vec<u8>>, LogError> {
         loop {
             let Some(body) = self.buffer.strip_suffix(b"\n") else {
                 if self.rest == 0 {
@@ -334,6 +364,21 @@ impl Follower {
         })
     }
 
+    /// From a place on, before which a line ends.
+    pub(super) fn at(dir: &Path, place: Place) -> Result<Follower, LogError> {
+        let mut follower = Follower::from_start(dir)?;
+        (follower.number, follower.offset) = (place.segment, place.offset);
+        Ok(follower)
+    }
+
+    /// Where the next record begins.
+    pub(super) fn place(&self) -> Place {
+        Place {
+            segment: self.number,
+            offset: self.offset,
+        }
+    }
+
     /// From the end on: only what is added from now.
     ///
     /// # Errors
@@ -356,11 +401,18 @@ impl Follower {
             let input = match &mut self.input {
                 Some(input) => input,
                 None => {
-                    self.offset = 0;
-                    self.input.insert(BufReader::with_capacity(
-                        1 << 16,
-                        segment::open(&path, Mode::Read)?,
-                    ))
+                    let mut file = match segment::open(&path, Mode::Read) {
+                        Err(e @ LogError::Missing { .. }) => {
+                            // Archived in this moment: the log goes on with a later one.
+                            let later = segment::list(&self.dir)?.into_iter().find(|&n| n > self.number);
+                            (self.number, self.offset) = (later.ok_or(e)?, 0);
+                            continue;
+                        }
+                        file => file?,
+                    };
+                    file.seek(SeekFrom::Start(self.offset))
+                        .map_err(|e| LogError::io(&path, e))?;
+                    self.input.insert(BufReader::with_capacity(1 << 16, file))
                 }
             };
             let rest = (MAX_LINE - self.line.len().min(MAX_LINE - 1)) as u64;
@@ -393,7 +445,7 @@ impl Follower {
             };
             let ended = unfinished && std::mem::replace(&mut last_look, true);
             if ended || input.fill_buf().map_err(|e| LogError::io(&path, e))?.is_empty() {
-                self.number = next;
+                (self.number, self.offset) = (next, 0);
                 self.input = None;
                 last_look = false;
             }

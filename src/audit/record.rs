@@ -61,6 +61,8 @@ events! {
     QueryLog ordinary,
     /// The log was verified.
     VerifyLog ordinary,
+    /// Segments of the log were archived: they are removed from the store next.
+    ArchiveLog reserve,
     /// The store was checked.
     CheckStore ordinary,
     /// The daemon's state was asked for.
@@ -224,6 +226,8 @@ pub enum Value<'a> {
     Text(&'a str),
     /// A number.
     Number(u64),
+    /// Numbers.
+    Numbers(&'a [u64]),
     /// A truth.
     Flag(bool),
     /// Strings.
@@ -447,6 +451,7 @@ impl Record<'_> {
             match *value {
                 Value::Text(t) => json::string(out, t),
                 Value::Number(n) => json::number(out, n),
+                Value::Numbers(all) => numbers(out, all),
                 Value::Flag(flag) => out.extend_from_slice(if flag { b"true" } else { b"false" }),
                 Value::List(items) => list(out, items.iter().copied()),
                 Value::Texts(items) => list(out, items.iter().map(String::as_str)),
@@ -527,6 +532,17 @@ pub(super) fn optional(out: &mut Vec<u8>, name: &str, value: Option<u64>) {
         field(out, name);
         json::number(out, n);
     }
+}
+
+fn numbers(out: &mut Vec<u8>, all: &[u64]) {
+    out.push(b'[');
+    for (i, n) in all.iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        json::number(out, *n);
+    }
+    out.push(b']');
 }
 
 fn list<'s>(out: &mut Vec<u8>, items: impl Iterator<Item = &'s str>) {

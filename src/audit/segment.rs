@@ -6,9 +6,11 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use data_encoding::BASE64URL_NOPAD;
+use sha2::Sha256;
 
 use crate::id::StoreId;
 
+use super::archive::Hashed;
 use super::chain::{self, End, Head, SegmentKey, State};
 use super::error::{Broken, BrokenKind, LogError};
 use super::json;
@@ -253,10 +255,23 @@ pub(super) fn walk(
     end: &mut End,
     each: impl FnMut(&State, &[u8], u64) -> Result<(), LogError>,
 ) -> Result<(), LogError> {
+    walk_hashed(path, (file, size, None), key, state, end, each)
+}
+
+/// The same, with a digest of what was read.
+pub(super) fn walk_hashed(
+    path: &Path,
+    (file, size, hash): (&File, u64, Option<&mut Sha256>),
+    key: &SegmentKey,
+    state: &mut State,
+    end: &mut End,
+    each: impl FnMut(&State, &[u8], u64) -> Result<(), LogError>,
+) -> Result<(), LogError> {
     let mut input = file;
     input
         .seek(SeekFrom::Start(end.offset))
         .map_err(|e| LogError::io(path, e))?;
-    let mut input = BufReader::with_capacity(1 << 18, input.take(size.saturating_sub(end.offset)));
+    let inner = input.take(size.saturating_sub(end.offset));
+    let mut input = BufReader::with_capacity(1 << 18, Hashed { inner, hash });
     chain::walk(path, &mut input, key, state, end, each)
 }

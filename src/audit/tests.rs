@@ -1,5 +1,6 @@
 //! Tests of the whole log; those of one part stand in its file.
 
+mod archive;
 mod asking;
 mod failure;
 mod floods;

@@ -4,15 +4,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 
+use sha2::{Digest, Sha256};
+
 use crate::clock::Timestamp;
 use crate::id::StoreId;
 use crate::secret::SecretBytes;
 
-use super::Anchor;
-use super::chain::{End, SegmentKey, State};
+use super::archive::named_by;
+use super::chain::{self, End, SegmentKey, State};
 use super::error::{Broken, BrokenKind, LogError, VerifyError};
 use super::open::joined;
 use super::segment::{self, Header, Mode};
+use super::{Anchor, Archived};
 
 /// What was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +34,12 @@ pub struct Verified {
     pub last_epoch: u64,
     /// Records behind the anchor: genuine, but nothing would show if more had been there. All, without an anchor.
     pub beyond_anchor: u64,
+    /// The end of what was archived before; `None` if nothing was.
+    pub archived: Option<Archived>,
+    /// The number of the first segment that is there.
+    pub oldest: u64,
+    /// The archived segments that the records name, with SHA-256 of their files in hexadecimal.
+    pub named: Vec<(u64, String)>,
     /// Bytes of an unfinished last line, which a crash or a write in progress leaves.
     pub torn_bytes: u64,
     /// When this was found.
@@ -41,12 +50,26 @@ pub struct Verified {
 const STEP: u64 = 50_000;
 
 /// A segment that is in order in itself.
-struct Walked {
+pub(super) struct Walked {
     path: PathBuf,
-    header: Header,
-    start: State,
-    state: State,
-    end: End,
+    pub header: Header,
+    pub start: State,
+    pub state: State,
+    pub end: End,
+    named: Vec<(u64, String)>,
+    /// Of its bytes, if digests are wanted.
+    pub digest: [u8; 32],
+    /// The latest time of a record, if digests are wanted.
+    pub latest: String,
+}
+
+/// What is walked.
+pub(super) struct Walking<'w> {
+    pub dir: &'w Path,
+    pub store: StoreId,
+    pub key: &'w SecretBytes,
+    pub anchor: Option<&'w Anchor>,
+    pub digests: bool,
 }
 
 /// Verifies every record of the log in `dir`. With an `anchor` it must reach the anchored record, and that record
@@ -70,7 +93,14 @@ pub fn verify(
         .copied()
         .unwrap_or(0)
         .max(anchor.map_or(1, |a| a.segment));
-    let walked = walk_all(dir, store, key, anchor, &numbers, progress);
+    let walking = Walking {
+        dir,
+        store,
+        key,
+        anchor,
+        digests: false,
+    };
+    let walked = walk_all(&walking, &numbers, progress);
 
     let mut walked = walked.into_iter();
     let mut state = State::genesis(store);
@@ -83,6 +113,9 @@ pub fn verify(
         head: state.head,
         last_epoch: 0,
         beyond_anchor: 0,
+        archived: anchor.and_then(|a| a.archived),
+        oldest,
+        named: Vec::new(),
         torn_bytes: 0,
         at: Timestamp::now(),
     };
@@ -93,6 +126,12 @@ pub fn verify(
             return Err(broken(&path, state.seq + 1, BrokenKind::Missing, text));
         }
         let Some(result) = walked.next() else { break };
+        if number < oldest && matches!(result, Err(LogError::Missing { .. })) {
+            // Archived, and removed in this moment.
+            before = None;
+            (report.segments, report.records) = (0, 0);
+            continue;
+        }
         let Some(segment) = result? else {
             // Begun in a crash, or in this moment; anything but the last one was cut.
             if number == last && number > oldest && anchor.is_none_or(|a| a.segment < number) {
@@ -111,13 +150,32 @@ pub fn verify(
                 return Err(broken(&before.path, state.seq + 1, BrokenKind::Torn, text));
             }
             Some(before) => joined(&before.path, &path, &state, &segment.header)?,
-            None if oldest == 1 => joined(&path, &path, &State::genesis(store), &segment.header)?,
-            None => report.first = segment.start.seq + 1,
+            None => {
+                begins(
+                    &path,
+                    number,
+                    store,
+                    anchor.unwrap_or(&Anchor::genesis(store)),
+                    &segment,
+                )?;
+                (report.first, report.oldest) = (segment.start.seq + 1, number);
+                if number == oldest && oldest > 1 {
+                    let State { seq, head, epoch } = segment.start;
+                    let segment = oldest - 1;
+                    report.archived = report.archived.or(Some(Archived {
+                        segment,
+                        seq,
+                        head,
+                        epoch,
+                    }));
+                }
+            }
         }
         report.segments += 1;
         report.records += segment.state.seq - segment.start.seq;
         report.last_epoch = report.last_epoch.max(segment.state.epoch);
         report.torn_bytes = segment.end.torn;
+        report.named.extend_from_slice(&segment.named);
         state = segment.state;
         before = Some(segment);
     }
@@ -142,19 +200,48 @@ pub fn verify(
     Ok(report)
 }
 
+/// Whether the first segment that is walked begins where the log begins: at its very beginning, or where what was archived
+/// ended. What is there of archived ones may begin anywhere.
+pub(super) fn begins(
+    path: &Path,
+    number: u64,
+    store: StoreId,
+    anchor: &Anchor,
+    segment: &Walked,
+) -> Result<(), LogError> {
+    match anchor.archived {
+        _ if number == 1 => joined(path, path, &State::genesis(store), &segment.header),
+        Some(archived) if number == archived.segment + 1 => {
+            let (found, known) = (segment.start, archived.state());
+            if (found.seq, found.head) == (known.seq, known.head) {
+                return Ok(());
+            }
+            let text = "the segment does not continue what was archived";
+            Err(Broken {
+                sequence: known.seq + 1,
+                segment: path.into(),
+                line: 1,
+                kind: BrokenKind::Replaced,
+                text: text.into(),
+            }
+            .into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A segment that is followed by others, and ends in an unfinished line.
+pub(super) fn unfinished(path: &Path, number: u64) -> VerifyError {
+    let text = format!("segment {number} ends in an unfinished line; later segments are there");
+    broken(path, 0, BrokenKind::Torn, &text)
+}
+
 /// What the walk of one segment gave; `None` if not even its header is whole.
-type Walk = Result<Option<Walked>, LogError>;
+pub(super) type Walk = Result<Option<Walked>, LogError>;
 
 /// Walks the segments on as many threads as there are processors; gives the results in the order of the log, up
 /// to the first failure.
-fn walk_all(
-    dir: &Path,
-    store: StoreId,
-    key: &SecretBytes,
-    anchor: Option<&Anchor>,
-    numbers: &[u64],
-    progress: &mut dyn FnMut(u64),
-) -> Vec<Walk> {
+pub(super) fn walk_all(walking: &Walking<'_>, numbers: &[u64], progress: &mut dyn FnMut(u64)) -> Vec<Walk> {
     let threads = std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(numbers.len());
@@ -167,10 +254,12 @@ fn walk_all(
             while !stop.load(Ordering::Relaxed) {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 let Some(&number) = numbers.get(at) else { return };
-                let result = walk_one(dir, store, key, anchor, number, &mut |n| {
+                let result = walk_one(walking, number, &mut |n| {
                     let _ = tell.send(n);
                 });
-                if result.is_err() {
+                let oldest = walking.anchor.map_or(1, |a| a.oldest_segment);
+                let archived = number < oldest && matches!(result, Err(LogError::Missing { .. }));
+                if result.is_err() && !archived {
                     stop.store(true, Ordering::Relaxed);
                 }
                 *slots[at].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
@@ -201,14 +290,10 @@ fn walk_all(
     slots.map_while(|slot| slot).collect()
 }
 
-fn walk_one(
-    dir: &Path,
-    store: StoreId,
-    key: &SecretBytes,
-    anchor: Option<&Anchor>,
-    number: u64,
-    tell: &mut dyn FnMut(u64),
-) -> Walk {
+fn walk_one(walking: &Walking<'_>, number: u64, tell: &mut dyn FnMut(u64)) -> Walk {
+    let Walking {
+        dir, store, anchor, ..
+    } = *walking;
     let path = segment::path(dir, number);
     let file = segment::open(&path, Mode::Read)?;
     let size = file.metadata().map_err(|e| LogError::io(&path, e))?.len();
@@ -217,12 +302,22 @@ fn walk_one(
     };
     header.check(&path, store, number)?;
     let start = header.previous(&path)?;
-    let key = SegmentKey::derive(key, store, number)?;
+    let key = SegmentKey::derive(walking.key, store, number)?;
     let (mut state, mut end, mut untold) = (start, End::default(), 0);
-    segment::walk(&path, &file, size, &key, &mut state, &mut end, |state, _, _| {
+    let (mut hash, mut latest, mut named) = (Sha256::new(), Vec::new(), Vec::new());
+    let input = (&file, size, walking.digests.then_some(&mut hash));
+    segment::walk_hashed(&path, input, &key, &mut state, &mut end, |state, covered, _| {
         untold += 1;
         if untold == STEP {
             tell(std::mem::take(&mut untold));
+        }
+        named.append(&mut named_by(covered));
+        if walking.digests
+            && let Some((time, _)) = chain::event(covered)
+            && time > latest.as_slice()
+        {
+            latest.clear();
+            latest.extend_from_slice(time);
         }
         match anchor {
             Some(a) if a.seq == state.seq && a.head != state.head => {
@@ -247,6 +342,9 @@ fn walk_one(
         start,
         state,
         end,
+        named,
+        digest: hash.finalize().into(),
+        latest: String::from_utf8_lossy(&latest).into_owned(),
     }))
 }
 

@@ -20,7 +20,7 @@ use super::error::LogError;
 use super::json::{self, TimeText};
 use super::record::optional;
 use super::segment::{self, Mode};
-use super::{Anchor, Options};
+use super::{Anchor, Archived, Options};
 
 mod held;
 mod recovery;
@@ -92,6 +92,7 @@ pub(super) struct Writer {
     allocates: bool,
     pub state: State,
     pub oldest: u64,
+    pub archived: Option<Archived>,
     line: Vec<u8>,
     time: TimeText,
     down: Option<Down>,
@@ -128,6 +129,7 @@ impl Writer {
             allocates: true,
             state,
             oldest,
+            archived: None,
             line: Vec::with_capacity(4096),
             time: TimeText::default(),
             down: None,
@@ -200,6 +202,7 @@ impl Writer {
             oldest_segment: self.oldest,
             segment: self.number,
             offset: self.len,
+            archived: self.archived,
         }
     }
 

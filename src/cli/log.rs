@@ -3,6 +3,7 @@
 
 use super::World;
 use super::args;
+use super::asked::{Asker, Found};
 use super::plan;
 use super::render::{Output, cell, time};
 use super::run::Stop;
@@ -82,7 +83,10 @@ fn event(typed: &str) -> Result<String, Problem> {
 }
 
 /// A time, or an age before `now`.
-fn instant(flag: &str, text: &str, now: jiff::Timestamp) -> Result<Timestamp, Problem> {
+///
+/// # Errors
+/// [`Exit::Usage`] for what is neither.
+pub fn instant(flag: &str, text: &str, now: jiff::Timestamp) -> Result<Timestamp, Problem> {
     let day = || text.parse::<jiff::civil::Date>().ok().map(|d| d.at(0, 0, 0, 0));
     let civil = || text.parse::<jiff::civil::DateTime>().ok().or_else(day);
     let utc = || civil().and_then(|c| jiff::tz::TimeZone::UTC.to_timestamp(c).ok());
@@ -111,11 +115,13 @@ fn instant(flag: &str, text: &str, now: jiff::Timestamp) -> Result<Timestamp, Pr
         })
 }
 
-fn directory(store: &Path) -> PathBuf {
+/// Where a store has its log.
+pub fn directory(store: &Path) -> PathBuf {
     store.join("audit")
 }
 
-fn problem(store: &Path, e: &LogError) -> Problem {
+/// That the log cannot be read, as the user is told.
+pub fn problem(store: &Path, e: &LogError) -> Problem {
     let what = format!(
         "the log in {} cannot be read",
         printable(&directory(store).to_string_lossy())
@@ -152,6 +158,9 @@ fn missing(what: String) -> Problem {
 /// # Errors
 /// When the log cannot be read or the output not written.
 pub fn query(store: &Path, query: &Query, world: &dyn World, output: &mut Output) -> Result<(), Stop> {
+    if let Some(mut asker) = Asker::needed(store, query, world)? {
+        return queried(&mut asker, query, (store, world), output);
+    }
     let (mut any, mut names) = (false, Names::default());
     let mut progress = Some(output.progress("reading the log"));
     for found in audit::query(&directory(store), query) {
@@ -177,6 +186,43 @@ pub fn query(store: &Path, query: &Query, world: &dyn World, output: &mut Output
     Ok(())
 }
 
+/// The same, of the daemon.
+fn queried(
+    asker: &mut Asker,
+    query: &Query,
+    (store, world): (&Path, &dyn World),
+    output: &mut Output,
+) -> Result<(), Stop> {
+    let (mut found, mut names) = (0, Names::default());
+    let limit = query.limit.unwrap_or(usize::MAX);
+    let newest = query.newest && query.limit.is_some();
+    if newest {
+        asker.back(limit)?;
+    }
+    let mut progress = Some(output.progress("reading the log"));
+    while found < limit {
+        match asker.read()? {
+            None => break,
+            Some(Found::Entry(entry)) => {
+                progress.take();
+                found += 1;
+                output.line(&shown(&entry, output.json, &mut names))?;
+            }
+            Some(Found::Unreadable(why)) if !newest => warned(&why, output),
+            Some(Found::Unreadable(_)) => {}
+        }
+    }
+    drop(progress);
+    if found > 0 {
+        return Ok(());
+    }
+    if let Some(name) = query.secret.as_ref().filter(|_| !asker.about) {
+        in_store(store, name, world)?;
+    }
+    output.note("No record matches");
+    Ok(())
+}
+
 /// That no record matches is an answer about a name that is in the log, or that the caller may see in the store.
 fn known(store: &Path, name: &str, world: &dyn World) -> Result<(), Problem> {
     let about = Query {
@@ -188,6 +234,10 @@ fn known(store: &Path, name: &str, world: &dyn World) -> Result<(), Problem> {
     if audit::query(&directory(store), &about).any(|found| found.is_ok()) {
         return Ok(());
     }
+    in_store(store, name, world)
+}
+
+fn in_store(store: &Path, name: &str, world: &dyn World) -> Result<(), Problem> {
     let what = format!("there are no records of {}", quoted(name));
     let unknown = Problem::new(
         Exit::NotFound,
@@ -213,8 +263,17 @@ fn known(store: &Path, name: &str, world: &dyn World) -> Result<(), Problem> {
 ///
 /// # Errors
 /// When the log cannot be read or the output not written.
-pub fn tail(store: &Path, lines: usize, follow: bool, output: &mut Output) -> Result<(), Stop> {
+pub fn tail(
+    store: &Path,
+    lines: usize,
+    follow: bool,
+    world: &dyn World,
+    output: &mut Output,
+) -> Result<(), Stop> {
     let mut names = Names::default();
+    if let Some(mut asker) = Asker::needed(store, &Query::default(), world)? {
+        return tailed(&mut asker, lines, follow, output);
+    }
     // It stands at the end before the latest are read, so that none falls between the two.
     let follower = follow
         .then(|| Follower::new(&directory(store)))
@@ -251,6 +310,26 @@ pub fn tail(store: &Path, lines: usize, follow: bool, output: &mut Output) -> Re
     }
 }
 
+/// The same, of the daemon.
+fn tailed(asker: &mut Asker, lines: usize, follow: bool, output: &mut Output) -> Result<(), Stop> {
+    let (mut names, mut following, mut told) = (Names::default(), false, 0);
+    asker.back(lines)?;
+    while follow || told < lines {
+        told += 1;
+        match asker.read()? {
+            Some(Found::Entry(entry)) => output.line(&shown(&entry, output.json, &mut names))?,
+            Some(Found::Unreadable(why)) if following => warned(&why, output),
+            Some(Found::Unreadable(_)) => {}
+            None if follow => {
+                following = true;
+                std::thread::sleep(POLL);
+            }
+            None => break,
+        }
+    }
+    Ok(())
+}
+
 fn is_gone(e: &LogError) -> bool {
     match e {
         LogError::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
@@ -260,7 +339,11 @@ fn is_gone(e: &LogError) -> bool {
 
 /// A line that is no record does not hide the others.
 fn unreadable(e: &LogError, output: &mut Output) {
-    output.note(&format!("warning: {}", printable(&e.to_string())));
+    warned(&e.to_string(), output);
+}
+
+fn warned(why: &str, output: &mut Output) {
+    output.note(&format!("warning: {}", printable(why)));
 }
 
 /// Users' names, looked up once each.

@@ -2,7 +2,9 @@
 //! where a failure becomes words and an exit code.
 
 mod accept;
+mod archive;
 mod args;
+mod asked;
 mod complete;
 mod demo;
 mod dry_run;

@@ -72,6 +72,10 @@ pub enum Plan {
     },
     /// Records that match.
     Query(crate::audit::Query),
+    /// Verify the log, with what was archived of it in these directories.
+    Verify(Vec<PathBuf>),
+    /// Archive a part of it.
+    Archive(super::archive::Plan),
     /// Serve.
     Mount {
         /// Where.
@@ -229,7 +233,10 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
         Command::Delete(delete) => Plan::Ask(secrets::delete(delete)?),
         Command::Audit(args::Audit::Tail { lines, follow }) => Plan::Tail { lines, follow },
         Command::Audit(args::Audit::Query(query)) => Plan::Query(super::log::query_of(query)?),
-        Command::Audit(args::Audit::Verify) => Plan::Ask(Request::AuditVerify),
+        Command::Audit(args::Audit::Verify { with }) => Plan::Verify(with),
+        Command::Audit(args::Audit::Archive { dir, before, dry_run }) => {
+            super::archive::plan(&dir, &before, trial(dry_run))?
+        }
         Command::Store(args::Store::Check) => Plan::Ask(Request::StoreCheck),
         Command::Store(args::Store::Backup { file }) => Plan::Backup(file),
         Command::Store(args::Store::Restore {

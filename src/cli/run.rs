@@ -5,7 +5,8 @@ use super::plan::{Denial, Plan, ValueFrom, Which};
 use super::render::Output;
 use super::value::{self, Limit};
 use super::{
-    Backend, MountPlan, World, accept, complete, dry_run, explain, log, manual, settings, tty, view, why,
+    Backend, MountPlan, World, accept, archive, complete, dry_run, explain, log, manual, settings, tty, view,
+    why,
 };
 use crate::config::{Config, VALUE_CEILING};
 use crate::control::protocol::{LabelMove, Put, Request, WhyAbout};
@@ -76,8 +77,10 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
             about,
             denial,
         } => refusal(&target, (&about, denial), &mut *world.backend(store)?, output),
-        Plan::Tail { lines, follow } => log::tail(store, lines, follow, output),
+        Plan::Tail { lines, follow } => log::tail(store, lines, follow, world, output),
         Plan::Query(query) => log::query(store, &query, world, output),
+        Plan::Verify(with) => archive::verify(&with, store, world, output),
+        Plan::Archive(plan) => archive::run(&plan, store, world, output),
         Plan::Mount {
             target,
             threads,
@@ -358,7 +361,6 @@ fn print(name: &SecretName, value: &SecretBytes, force: bool, output: &mut Outpu
 fn ask(request: Request, store: &Path, world: &dyn World, output: &mut Output) -> Result<(), Stop> {
     let doing = match request {
         Request::StoreCheck => "checking the store",
-        Request::AuditVerify => "verifying the log",
         _ => "waiting for the store",
     };
     let reply = output.during(doing, |told| world.backend(store)?.long(&request, None, told))?;
@@ -389,7 +391,7 @@ fn status(store: &Path, world: &dyn World, output: &mut Output) -> Result<(), St
     }
 }
 
-fn show(request: &Request, reply: &Value, output: &mut Output) -> Result<(), Stop> {
+pub fn show(request: &Request, reply: &Value, output: &mut Output) -> Result<(), Stop> {
     if output.json {
         return Ok(output.json(reply)?);
     }

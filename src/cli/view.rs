@@ -4,6 +4,7 @@ mod layers;
 pub mod readers;
 mod status;
 
+use super::archive;
 use super::log::one_line;
 use super::render::{cell, count, facts, list, time};
 use super::table::table;
@@ -79,6 +80,10 @@ pub fn view(request: &Request, reply: &Value) -> View {
         // Printed by its own, which may ask.
         Request::ConfigAccept { .. } => asked(String::new()),
         Request::AuditVerify => asked(verify(reply)),
+        // Printed by its own, with the copies.
+        Request::AuditRecords(_) | Request::AuditArchivable { .. } | Request::AuditArchive { .. } => {
+            asked(String::new())
+        }
         Request::Unmount => told(format!("Unmounted {}\n", cell(&reply["mount"]))),
     }
 }
@@ -459,7 +464,7 @@ fn verify(reply: &Value) -> String {
     if !reply["last_epoch"].is_null() {
         text += &format!(", epoch {}", cell(&reply["last_epoch"]));
     }
-    text + "\n"
+    text + "\n" + &archive::before(reply)
 }
 
 #[cfg(test)]

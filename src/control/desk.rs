@@ -138,6 +138,9 @@ impl Desk {
                     .accept_settings(*dry_run, digest.as_deref(), caller)
             }
             Request::AuditVerify => self.verify(told, caller),
+            Request::AuditRecords(asked) => self.report.records(asked, caller),
+            Request::AuditArchivable { before } => self.lifecycle.archivable(*before, told, caller),
+            Request::AuditArchive { copied } => self.lifecycle.archive(copied, told, caller),
             Request::Unmount => {
                 self.owner_only("cannot unmount", Event::Unmount, caller)?;
                 let pid = caller.who(Identity::Full).pid;
@@ -222,7 +225,11 @@ impl Desk {
     }
 
     fn verify<C: Caller>(&self, told: &mut dyn FnMut(u64), caller: &mut C) -> Result<Value, Problem> {
-        self.owner_only("cannot verify the log", Event::VerifyLog, caller)?;
+        let what = "cannot verify the log";
+        self.report.may_query(what, Event::VerifyLog, caller)?;
+        if caller.uid() != self.vault.administration().owner {
+            self.report.recorded(what, Event::VerifyLog, &[], caller)?;
+        }
         verified(self.vault.verify_log(told))
     }
 
@@ -258,7 +265,18 @@ pub fn verified(result: Result<crate::audit::Verified, VerifyError>) -> Result<V
         Problem::new(exit, "the log does not verify", e)
             .next("compare with a copy or a sink; the lines before it are sound")
     })?;
-    Ok(
-        json!({ "ok": true, "records": v.records, "segments": v.segments, "first": v.first, "last": v.last, "last_epoch": v.last_epoch }),
-    )
+    let mut answer = json!({
+        "ok": true, "records": v.records, "segments": v.segments, "first": v.first, "last": v.last,
+        "last_epoch": v.last_epoch,
+    });
+    if let Some(archived) = v.archived {
+        let named: Vec<Value> = (v.named.iter())
+            .map(|(segment, digest)| json!({ "segment": segment, "digest": digest }))
+            .collect();
+        answer["archived"] = json!({
+            "through": archived.seq, "head": crate::audit::head_text(&archived.head), "segments": v.oldest - 1,
+            "named": named,
+        });
+    }
+    Ok(answer)
 }

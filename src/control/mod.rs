@@ -13,4 +13,4 @@ pub mod protocol;
 
 pub use desk::{Desk, Service, StoppedService};
 pub use health::Ill;
-pub use server::{Listening, Server};
+pub use server::{Listening, OTHERS, Server};

@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::audit::Query;
 use crate::id::{Gid, Pid, Uid};
 use crate::places::Place;
 use crate::secret::SecretBytes;
 use crate::sys::front::frame::{self, Kind};
 use crate::sys::socket::Connection;
 
-use super::protocol::{PACKET, Part};
+use super::protocol::{Call, PACKET, Part, Records};
 
 /// Bytes of replies that the front may have for a peer who does not read them.
 const WINDOW: usize = 4 * PACKET;
@@ -42,6 +43,8 @@ struct State {
     /// Bytes sent that he has not taken.
     unwritten: usize,
     value: Option<Intake>,
+    /// What he asked the log on record, and was told.
+    query: Option<Query>,
 }
 
 struct Intake {
@@ -160,6 +163,19 @@ impl Peer {
             room.then(|| state.unwritten += bytes)
         })?;
         frame::send(&self.channel, Kind::Reply, self.number, &[&[part as u8], piece])
+    }
+
+    /// Whether a question to the log goes on with the one before it on this connection, which is on record.
+    pub(super) fn call(&self, asked: &Records) -> Call {
+        match asked.from.is_some() && self.state().query.as_ref() == Some(&asked.query) {
+            true => Call::Continued,
+            false => Call::Begun,
+        }
+    }
+
+    /// The log was asked on record.
+    pub(super) fn asked(&self, query: Query) {
+        self.state().query = Some(query);
     }
 
     fn say(&self, kind: Kind) {

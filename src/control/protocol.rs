@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::Timestamp;
 use crate::id::SecretName;
 use crate::problem::Problem;
 use crate::secret::SecretBytes;
 
-pub use crate::lifecycle::{Comparison, LabelMove, Mode, Only, Put, Rule, TagChange, TakenFrom, Update};
+pub use crate::lifecycle::{
+    Comparison, Copied, LabelMove, Mode, Only, Put, Rule, TagChange, TakenFrom, Update,
+};
 pub use crate::policy::{Attached, Local};
-pub use crate::report::{LayerKind, Question, Subject, Whom, WhyAbout};
+pub use crate::report::{Call, LayerKind, Question, Records, Subject, Whom, WhyAbout};
 pub use crate::vault::{LayerKey, Visibility};
 
 /// The protocol's version, and the oldest reader that understands it.
@@ -204,6 +207,18 @@ pub enum Request {
     },
     /// Verify the log against its keys and its anchor.
     AuditVerify,
+    /// A piece of the log.
+    AuditRecords(Records),
+    /// Segments that can be archived, verified.
+    AuditArchivable {
+        /// Every record of them is older than this.
+        before: Timestamp,
+    },
+    /// Remove archived segments from the log.
+    AuditArchive {
+        /// The oldest ones, by the digests of their copies.
+        copied: Vec<Copied>,
+    },
     /// End the service and unmount.
     Unmount,
 }

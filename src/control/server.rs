@@ -44,6 +44,8 @@ const PING: Duration = Duration::from_millis(500);
 const HANG: Duration = Duration::from_secs(2);
 /// The longest pause before a front that was lost is replaced.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Why a question was not answered whose turn did not come.
+pub const OTHERS: &str = "other questions are being answered";
 /// How long an account waits for the end of its other long question.
 const TURN: Duration = Duration::from_secs(5);
 /// Long questions of all strangers that are worked on at the same time.
@@ -390,13 +392,16 @@ impl Server {
             let problem = Problem::new(Exit::Integrity, "the daemon speaks another protocol", why);
             return Err(problem.next("use the command that came with the daemon").into());
         }
-        let envelope: Envelope = serde_json::from_slice(text).map_err(|e| {
+        let mut envelope: Envelope = serde_json::from_slice(text).map_err(|e| {
             refused(&e.to_string()).next("are the command and the daemon of the same version?")
         })?;
         let value = envelope
             .value
             .map(|len| self.value(&envelope.request, len, peer))
             .transpose()?;
+        if let Request::AuditRecords(asked) = &mut envelope.request {
+            asked.call = peer.call(asked);
+        }
         let _turn = self.turn(&envelope.request, peer)?;
         let mut told = Told {
             peer,
@@ -411,9 +416,13 @@ impl Server {
                 .answer(&envelope.request, enclosed, &mut told, &mut caller)?);
         }
         let enclosed = value.map(Enclosed::Value);
-        Ok(self
+        let answer = self
             .desk
-            .answer(&envelope.request, enclosed, &mut told, &mut caller)?)
+            .answer(&envelope.request, enclosed, &mut told, &mut caller)?;
+        if let Request::AuditRecords(asked) = envelope.request {
+            peer.asked(asked.query);
+        }
+        Ok(answer)
     }
 
     /// A long question of a stranger has its turn: one of each account, and few of all.
@@ -425,6 +434,8 @@ impl Server {
                 | Request::PolicyCheck { .. }
                 | Request::PolicyExplain { .. }
                 | Request::Layers { .. }
+                | Request::AuditRecords(_)
+                | Request::AuditVerify
         );
         if !long || peer.uid == self.owner {
             return Ok([None, None]);
@@ -438,8 +449,7 @@ impl Server {
                 return Ok([Some(mine), Some(one)]);
             }
             if begin.elapsed() >= TURN || peer.is_gone() {
-                let why = "other questions are being answered";
-                let problem = Problem::new(Exit::Unavailable, "the question was not answered", why);
+                let problem = Problem::new(Exit::Unavailable, "the question was not answered", OTHERS);
                 return Err(problem.next("try again in a while"));
             }
             std::thread::sleep(Duration::from_millis(10));

@@ -10,7 +10,7 @@ pub(super) const OWN_PREFIX: &str = "wardfs:";
 
 macro_rules! actions {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
-        /// An action: on a secret, under the names of AWS Secrets Manager, or on the layers of policy.
+        /// An action: on a secret, under the names of AWS Secrets Manager, on the layers of policy, or on the log.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
         pub enum Action { $($(#[$doc])* $name),+ }
@@ -88,10 +88,14 @@ actions! {
     DeleteIdentityPolicy,
     /// Put what the configuration's file says in force.
     AcceptConfig,
+    /// Ask the log, follow it, and verify it.
+    QueryLog,
+    /// Remove what of the log was archived.
+    ArchiveLog,
 }
 
 impl Action {
-    /// Whether it is about the layers of policy, and so about no secret.
+    /// Whether it is about the layers of policy or the log, and so about no secret.
     pub fn is_of_layers(self) -> bool {
         use Action::*;
         matches!(
@@ -103,6 +107,8 @@ impl Action {
                 | PutIdentityPolicy
                 | DeleteIdentityPolicy
                 | AcceptConfig
+                | QueryLog
+                | ArchiveLog
         )
     }
 
@@ -175,7 +181,7 @@ pub(super) fn nearest(bare: &str) -> Option<String> {
 
 /// A set of actions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
-pub(super) struct ActionSet(u32);
+pub(super) struct ActionSet(u64);
 
 impl ActionSet {
     pub const ALL: ActionSet = ActionSet((1 << Action::ALL.len()) - 1);
@@ -241,6 +247,7 @@ impl Purpose {
                         | GetResourcePolicy
                         | GetGuardrail
                         | GetIdentityPolicy
+                        | QueryLog
                 )
             }
             Purpose::Rotate => {

@@ -426,7 +426,7 @@ fn administers(action: Action, owner: bool, layer: &Administration) -> bool {
         // Whatever decides who reads.
         GetResourcePolicy | PutResourcePolicy | DeleteResourcePolicy | UpdateSecret | TagResource
         | UntagResource | GetGuardrail | PutGuardrail | DeleteGuardrail | GetIdentityPolicy
-        | PutIdentityPolicy | DeleteIdentityPolicy | AcceptConfig => owner,
+        | PutIdentityPolicy | DeleteIdentityPolicy | AcceptConfig | QueryLog | ArchiveLog => owner,
         GetSecretValue
         | BatchGetSecretValue
         | ReplicateSecretToRegions

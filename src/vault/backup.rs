@@ -11,7 +11,7 @@ use subtle::ConstantTimeEq;
 
 use super::load::{believed, load_named_keys, open_root, slots};
 use super::*;
-use crate::audit::Body;
+use crate::audit::{Body, since_archived};
 use crate::clock::Timestamp;
 use crate::seal::{RecoveryKey, SlotKind};
 use crate::secret::SecretBytes;
@@ -310,9 +310,13 @@ pub fn restore(
         None => Embedded::create(dir)?,
     };
     let key = || keyring.derive(crate::seal::Purpose::Audit);
-    let (audit, anchor) = (dir.join("audit"), known.as_ref().unwrap_or(&epoch).anchor.clone());
+    let (audit, mut anchor) = (dir.join("audit"), known.as_ref().unwrap_or(&epoch).anchor.clone());
     let log = match Log::create(&audit, backup.id, key()?, settings.log.clone()) {
-        Err(LogError::Exists { .. }) => Log::open(&audit, backup.id, key()?, settings.log.clone(), &anchor)?,
+        Err(LogError::Exists { .. }) => {
+            // The log may have been archived since the backup.
+            anchor = since_archived(&audit, backup.id, &key()?, &anchor).map_err(unverified)?;
+            Log::open(&audit, backup.id, key()?, settings.log.clone(), &anchor)?
+        }
         made => made?,
     };
     restored.present = restored.present.max(log.last_epoch());
@@ -364,6 +368,13 @@ pub fn restore(
     // Which brings the record of it into the log.
     drop(Vault::open(dir, settings)?);
     Ok(restored)
+}
+
+fn unverified(e: VerifyError) -> VaultError {
+    match e {
+        VerifyError::Broken(broken) => LogError::Broken(broken).into(),
+        other => VaultError::Io("cannot read the log".into(), io::Error::other(other.to_string())),
+    }
 }
 
 /// The epoch record of the store that is there, if it can be believed.

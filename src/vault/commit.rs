@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::audit::Body;
+use crate::audit::{Archived, Body};
 use crate::clock::Timestamp;
 use crate::store::{Batch, StoreError, Table};
 
@@ -21,6 +21,7 @@ pub struct Draft<'v> {
     versions: Vec<(VersionMeta, Sealed)>,
     destroyed: Vec<VersionNo>,
     pub(super) settings: Sealing,
+    archived: Option<Archived>,
 }
 
 /// What comparing two values says.
@@ -120,6 +121,11 @@ impl Draft<'_> {
         self.forgotten.push(id);
     }
 
+    /// Says that the log begins behind what was archived. The anchor must be in a segment that is kept.
+    pub fn archive(&mut self, archived: Archived) {
+        self.archived = Some(archived);
+    }
+
     /// Removes a version's value and its record for good.
     pub fn destroy_version(&mut self, no: VersionNo) {
         self.destroyed.push(no);
@@ -155,6 +161,7 @@ impl Vault {
             versions: Vec::new(),
             destroyed: Vec::new(),
             settings: writer.settings.clone(),
+            archived: None,
         };
         let (answer, body) = plan(&mut draft)?;
         let changes = self.commit(&mut writer, draft, body)?;
@@ -246,6 +253,10 @@ impl Vault {
             sum: create::hex(&sum.0),
             next_secret: draft.next_secret,
             next_version: draft.next_version,
+            anchor: match draft.archived {
+                None => writer.anchor.clone(),
+                Some(archived) => writer.anchor.behind(archived),
+            },
             outbox,
             settings: draft.settings.clone(),
             ..writer.record()
@@ -284,6 +295,7 @@ impl Vault {
         };
         writer.epoch = record.epoch;
         writer.anchor = record.anchor.clone();
+        self.log.begin_behind(&writer.anchor);
         writer.outbox = record.outbox.clone();
         writer.settings = record.settings.clone();
         Ok(())

@@ -135,6 +135,7 @@ impl Vault {
             let (epoch, state) = load::believed(&*self.store, &self.keyring, &self.administration)?;
             if epoch == **doubt {
                 *writer = Writer::at(found, epoch)?;
+                self.log.begin_behind(&writer.anchor);
                 self.state.store(Arc::new(state));
                 return Ok(());
             }

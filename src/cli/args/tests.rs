@@ -51,7 +51,7 @@ fn every_command_says_what_it_does_with_an_example_that_parses() {
             );
         }
     });
-    assert_eq!(seen, 53);
+    assert_eq!(seen, 54);
 }
 
 #[test]

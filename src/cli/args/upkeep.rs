@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueHint};
+use clap::{ArgAction, Args, Subcommand, ValueHint};
 
 /// `wardfs audit …`.
 #[derive(Subcommand, Debug)]
@@ -30,11 +30,40 @@ Examples:
   wardfs audit query --since 2026-11-25T08:00:00Z --until 2026-11-25T09:00:00Z --json")]
     Query(Query),
     /// Verify the whole log against its keys and its anchor
+    ///
+    /// What was archived is no longer in the log: it is said with which record the rest begins, and what came before. With
+    /// --with the archived segments are held against the digests that the log has of them, and the whole is one chain again.
     #[command(after_help = "\
 Examples:
   wardfs audit verify
+  wardfs audit verify --with /archive/wardfs
   wardfs audit verify --json")]
-    Verify,
+    Verify {
+        /// A directory with archived segments (repeatable)
+        #[arg(long, value_name = "DIR", action = ArgAction::Append, value_hint = ValueHint::DirPath)]
+        with: Vec<PathBuf>,
+    },
+    /// Move old segments of the log into a directory
+    ///
+    /// Segments that are finished, verified, and have only records from before --before are copied into DIR and made
+    /// durable there; then they are removed from the log, on record (ArchiveLog), with their digests. The segment that is
+    /// written now always stays. Run it again if it was interrupted: it finishes what is left. For the store's owner alone,
+    /// and a guardrail on wardfs:ArchiveLog forbids it.
+    #[command(after_help = "\
+Examples:
+  wardfs audit archive /archive/wardfs --before 90d --dry-run
+  wardfs audit archive /archive/wardfs --before 2026-09-01")]
+    Archive {
+        /// The directory, which is made (0700) if it is not there
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+        /// Only what is older than a time (2026-11-25T08:00:00Z, 2026-11-25) or an age (2h, 7d, 12w)
+        #[arg(long, value_name = "TIME")]
+        before: String,
+        /// Only say what would be archived
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// See [`Audit::Query`].

@@ -57,7 +57,8 @@ fn tail_takes_the_latest() {
     let dir = store();
     for (lines, first) in [(0, 7), (1, 6), (4, 3), (100, 1)] {
         let (mut output, out, _) = Output::captured(true);
-        tail(dir.path(), lines, false, &mut output).unwrap();
+        let machine = crate::cli::glue::Machine;
+        tail(dir.path(), lines, false, &machine, &mut output).unwrap();
         assert_eq!(numbers(&out.text()), (first..7).collect::<Vec<_>>(), "{lines}");
     }
 }

@@ -177,6 +177,8 @@ fn the_administration_layer_is_this_table() {
         PutIdentityPolicy,
         DeleteIdentityPolicy,
         AcceptConfig,
+        QueryLog,
+        ArchiveLog,
     ];
     let yes = Verdict::Yes(Layer::Administration, None);
     for &action in Action::ALL {
