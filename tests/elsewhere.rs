@@ -103,13 +103,10 @@ fn no_link_sends_a_command_to_another_store() {
     let (idle, mut served) = two();
     served.mount();
     let (run, other) = (idle.store().join("run"), served.store().join("run"));
-    let links: [&dyn Fn(); 2] = [
-        &|| symlink(&other, &run).expect("link"),
-        &|| {
-            create_dir(&run).expect("mkdir");
-            symlink(other.join("control.sock"), run.join("control.sock")).expect("link");
-        },
-    ];
+    let links: [&dyn Fn(); 2] = [&|| symlink(&other, &run).expect("link"), &|| {
+        create_dir(&run).expect("mkdir");
+        symlink(other.join("control.sock"), run.join("control.sock")).expect("link");
+    }];
     for put in links {
         let _ = remove_file(&run);
         let _ = remove_dir_all(&run);
@@ -138,7 +135,10 @@ fn no_link_sends_a_command_to_another_store() {
 
 fn within(limit: Duration, product: &Product, args: &[&str]) -> i32 {
     let mut command = product.command(args);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let mut child = command.spawn().expect("start");
     let began = Instant::now();
     while began.elapsed() < limit {
@@ -203,7 +203,11 @@ fn nothing_is_written_into_a_file_that_has_another_name() {
     for name in ["lock", "store.redb"] {
         let (path, aside) = (product.store().join(name), product.store().join("aside"));
         let key = product.dir().join("id_rsa");
-        write(&key, "a private key that is longer than the line that is written into a lock").expect("write");
+        write(
+            &key,
+            "a private key that is longer than the line that is written into a lock",
+        )
+        .expect("write");
         std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).expect("chmod");
         let before = read(&key).expect("read");
         rename(&path, &aside).expect("rename");

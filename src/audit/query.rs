@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::clock::Timestamp;
+use crate::sys::dir::Dir;
 
 use super::chain::MAX_LINE;
 use super::error::LogError;
-use super::segment::{self, Mode};
+use super::segment::{self, Folder, Mode};
 
 /// One record as it stands in the log.
 #[derive(Clone, Debug, PartialEq)]
@@ -192,12 +193,12 @@ fn newest_within(
     n: usize,
     more: &mut dyn FnMut(u64) -> bool,
 ) -> Result<(Vec<Entry>, bool), LogError> {
-    segment::open_dir(dir)?;
+    let folder = Folder::at(dir)?;
     let mut entries = VecDeque::new();
     let (mut read, mut cut) = (0, false);
-    for &number in segment::list(dir)?.iter().rev() {
-        let path = segment::path(dir, number);
-        let file = segment::open(&path, Mode::Read)?;
+    for &number in folder.list()?.iter().rev() {
+        let path = folder.path(number);
+        let file = folder.segment(number, Mode::Read)?;
         let mut lines = Backwards::new(file, &path)?;
         let (mut asked, before) = (lines.rest, read);
         let length = lines.rest + lines.buffer.len() as u64;
@@ -309,6 +310,8 @@ impl<'p> Backwards<'p> {
 
 /// Reads the log from a place on, across segments, and can be asked again when it had reached the end.
 pub struct Follower {
+    /// The directory in which the log's is, which may be made anew.
+    home: Dir,
     dir: PathBuf,
     number: u64,
     input: Option<BufReader<File>>,
@@ -322,10 +325,11 @@ impl Follower {
     /// # Errors
     /// If there is no log, or it cannot be read.
     pub fn from_start(dir: &Path) -> Result<Follower, LogError> {
-        segment::open_dir(dir)?;
-        let first = segment::list(dir)?.first().copied();
+        let (home, _) = Dir::of(dir).map_err(|e| LogError::io(dir, e))?;
+        let first = Folder::open(&home, dir)?.list()?.first().copied();
         let number = first.ok_or_else(|| LogError::Missing { path: dir.into() })?;
         Ok(Follower {
+            home,
             dir: dir.into(),
             number,
             input: None,
@@ -340,7 +344,11 @@ impl Follower {
     /// If there is no log, or it cannot be read.
     pub fn new(dir: &Path) -> Result<Follower, LogError> {
         let mut follower = Follower::from_start(dir)?;
-        follower.number = segment::list(dir)?.last().copied().unwrap_or(follower.number);
+        follower.number = Folder::open(&follower.home, dir)?
+            .list()?
+            .last()
+            .copied()
+            .unwrap_or(follower.number);
         while follower.read()?.is_some() {}
         Ok(follower)
     }
@@ -357,10 +365,8 @@ impl Follower {
                 Some(input) => input,
                 None => {
                     self.offset = 0;
-                    self.input.insert(BufReader::with_capacity(
-                        1 << 16,
-                        segment::open(&path, Mode::Read)?,
-                    ))
+                    let file = Folder::open(&self.home, &self.dir)?.segment(self.number, Mode::Read)?;
+                    self.input.insert(BufReader::with_capacity(1 << 16, file))
                 }
             };
             let rest = (MAX_LINE - self.line.len().min(MAX_LINE - 1)) as u64;
@@ -388,7 +394,11 @@ impl Follower {
                     .map_err(|e| LogError::io(&path, e))?;
             }
             // At the end of this segment: is there a later one? (It is looked for before the end is believed.)
-            let Some(next) = segment::list(&self.dir)?.into_iter().find(|&n| n > self.number) else {
+            let Some(next) = Folder::open(&self.home, &self.dir)?
+                .list()?
+                .into_iter()
+                .find(|&n| n > self.number)
+            else {
                 return Ok(None);
             };
             let ended = unfinished && std::mem::replace(&mut last_look, true);

@@ -12,7 +12,7 @@ use super::Anchor;
 use super::chain::{End, SegmentKey, State};
 use super::error::{Broken, BrokenKind, LogError, VerifyError};
 use super::open::joined;
-use super::segment::{self, Header, Mode};
+use super::segment::{self, Folder, Header, Mode};
 
 /// What was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,15 +62,15 @@ pub fn verify(
     anchor: Option<&Anchor>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Verified, VerifyError> {
-    segment::open_dir(dir)?;
-    let numbers = segment::list(dir)?;
+    let folder = Folder::at(dir)?;
+    let numbers = folder.list()?;
     let oldest = anchor.map_or(1, |a| a.oldest_segment.max(1));
     let last = numbers
         .last()
         .copied()
         .unwrap_or(0)
         .max(anchor.map_or(1, |a| a.segment));
-    let walked = walk_all(dir, store, key, anchor, &numbers, progress);
+    let walked = walk_all(&folder, store, key, anchor, &numbers, progress);
 
     let mut walked = walked.into_iter();
     let mut state = State::genesis(store);
@@ -148,7 +148,7 @@ type Walk = Result<Option<Walked>, LogError>;
 /// Walks the segments on as many threads as there are processors; gives the results in the order of the log, up
 /// to the first failure.
 fn walk_all(
-    dir: &Path,
+    folder: &Folder,
     store: StoreId,
     key: &SecretBytes,
     anchor: Option<&Anchor>,
@@ -167,7 +167,7 @@ fn walk_all(
             while !stop.load(Ordering::Relaxed) {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 let Some(&number) = numbers.get(at) else { return };
-                let result = walk_one(dir, store, key, anchor, number, &mut |n| {
+                let result = walk_one(folder, store, key, anchor, number, &mut |n| {
                     let _ = tell.send(n);
                 });
                 if result.is_err() {
@@ -202,15 +202,15 @@ fn walk_all(
 }
 
 fn walk_one(
-    dir: &Path,
+    folder: &Folder,
     store: StoreId,
     key: &SecretBytes,
     anchor: Option<&Anchor>,
     number: u64,
     tell: &mut dyn FnMut(u64),
 ) -> Walk {
-    let path = segment::path(dir, number);
-    let file = segment::open(&path, Mode::Read)?;
+    let path = folder.path(number);
+    let file = folder.segment(number, Mode::Read)?;
     let size = file.metadata().map_err(|e| LogError::io(&path, e))?.len();
     let Some(header) = Header::read(&path, &file)? else {
         return Ok(None);

@@ -217,13 +217,16 @@ fn only_a_file_that_nobody_else_could_have_written_is_believed() {
 #[test]
 fn install_writes_what_load_believes_and_nothing_over_another() {
     let dir = tempfile::tempdir().unwrap();
-    assert!(Config::install(dir.path()).unwrap());
+    assert!(Config::install(&Dir::open(dir.path()).unwrap()).unwrap());
     assert_eq!(Config::load(dir.path()).unwrap(), Config::default());
     std::fs::write(dir.path().join(FILE), "threads = 2\n").unwrap();
-    assert!(!Config::install(dir.path()).unwrap());
+    assert!(!Config::install(&Dir::open(dir.path()).unwrap()).unwrap());
     assert_eq!(Config::load(dir.path()).unwrap().threads, 2);
     std::fs::remove_file(dir.path().join(FILE)).unwrap();
     std::os::unix::fs::symlink("elsewhere", dir.path().join(FILE)).unwrap();
-    assert!(!Config::install(dir.path()).unwrap(), "a link is not followed");
+    assert!(
+        !Config::install(&Dir::open(dir.path()).unwrap()).unwrap(),
+        "a link is not followed"
+    );
     assert!(!dir.path().join("elsewhere").exists());
 }

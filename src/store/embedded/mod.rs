@@ -23,6 +23,7 @@ mod tests;
 
 use super::feed::Feed;
 use super::{Batch, Checked, MAX_KEY, Op, Revision, Store, StoreError, Table, Watch};
+use crate::sys::dir::{Dir, Inode, Made};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use disk::Disk;
 use files::Home;
@@ -106,7 +107,7 @@ impl Embedded {
     /// # Errors
     /// [`StoreError::Exists`], [`StoreError::InUse`], [`StoreError::Unfit`], [`StoreError::Untrusted`], [`StoreError::Io`].
     pub fn create(dir: impl AsRef<Path>) -> Result<Self, StoreError> {
-        let home = Home::create(dir.as_ref())?;
+        let mut home = Home::create(dir.as_ref())?;
         match home.open_data() {
             Ok(file) => {
                 let path = home.path().to_path_buf();
@@ -117,10 +118,11 @@ impl Embedded {
             }
             Err(StoreError::NotFound { .. }) => {
                 let data = home.data_path();
-                let draft = Disk::new(home.draft()?);
+                let draft = home.draft()?;
+                let inode = Inode::of(&draft).map_err(|e| files::io("look at", &data, e))?;
                 // Closed before it is named: a file of that name is a whole store.
-                drop(Open::new(draft, &data)?);
-                home.name_draft()?;
+                drop(Open::new(Disk::new(draft), &data)?);
+                home.name_draft(inode)?;
                 let file = home.open_data()?;
                 Self::start(home, file)
             }
@@ -152,6 +154,11 @@ impl Embedded {
             data,
             home,
         })
+    }
+
+    /// What [`Embedded::create`] made.
+    pub fn made(&self) -> &Made {
+        self.home.made()
     }
 
     /// The directory.
@@ -355,6 +362,10 @@ impl Embedded {
 }
 
 impl Store for Embedded {
+    fn home(&self) -> Option<&Dir> {
+        Some(self.home.dir())
+    }
+
     fn release(&self, limit: Duration) -> bool {
         let begun = Instant::now();
         loop {
