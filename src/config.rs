@@ -6,7 +6,7 @@
 use crate::id::{Gid, printable, quoted};
 use crate::policy::{Deciding, Local, PrincipalMap};
 use crate::problem::{Exit, Problem};
-use crate::sys::dir::{Dir, Last, regular};
+use crate::sys::dir::{Dir, Inode, Last, regular};
 use std::collections::BTreeMap;
 use std::fs::{Metadata, OpenOptions};
 use std::io::{Read, Write};
@@ -170,13 +170,18 @@ impl Config {
     pub fn load_file(path: &Path) -> Result<Config, Problem> {
         let shown = printable(&path.to_string_lossy());
         let what = || format!("the configuration {shown} cannot be used");
-        let opened = regular(path, Last::Followed, OpenOptions::new().read(true))
+        let opened = regular(path, Last::Itself, OpenOptions::new().read(true))
             .and_then(|file| Ok((file.metadata()?, file)));
         let (meta, file) = match opened {
             Ok(opened) => opened,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Config::default()),
             Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
                 return Err(Problem::new(Exit::Denied, what(), e).next("run the command as root"));
+            }
+            // What it says is shown where it is wrong, and what a link leads to may be for nobody's eyes.
+            Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
+                return Err(Problem::new(Exit::Usage, what(), "it is a symbolic link")
+                    .next("put the file itself in its place"));
             }
             Err(e) if e.kind() == std::io::ErrorKind::InvalidInput => {
                 return Err(Problem::new(Exit::Usage, what(), "it is not a regular file")
@@ -219,19 +224,23 @@ impl Config {
     }
 
     /// Writes [`Config::TEMPLATE`] into the store's directory `home`, readable by all; one that is there stays as it
-    /// is. Says whether it was written.
+    /// is. Says which file was written, if one was.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn install(home: &Dir) -> std::io::Result<bool> {
+    pub fn install(home: &Dir) -> std::io::Result<Option<Inode>> {
         let mut file = match home.create(FILE, 0o644) {
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Ok(false),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Ok(None),
             made => made?,
         };
-        file.write_all(Config::TEMPLATE.as_bytes())?;
-        file.sync_all()?;
-        home.sync()?;
-        Ok(true)
+        let inode = Inode::of(&file)?;
+        let written = file
+            .write_all(Config::TEMPLATE.as_bytes())
+            .and_then(|()| file.sync_all())
+            .and_then(|()| home.sync());
+        written.map(|()| Some(inode)).inspect_err(|_| {
+            let _ = home.remove(FILE, inode);
+        })
     }
 
     /// Reads the text of a configuration.

@@ -61,14 +61,15 @@ impl Plan {
     }
 }
 
-/// Notes where it was mounted: if this process is killed, `status` finds what it leaves behind.
-fn take_note(run: &Dir, target: &Path) -> std::io::Result<Inode> {
+/// Notes where it was mounted: if this process is killed, `status` finds what it leaves behind. The note stays open, so
+/// that no other file gets its inode's number.
+fn take_note(run: &Dir, target: &Path) -> std::io::Result<std::fs::File> {
     if let Some(left) = run.look(NOTE)? {
         run.remove(NOTE, Inode::from(&left))?;
     }
     let mut file = run.create(NOTE, 0o644)?;
     std::io::Write::write_all(&mut file, target.as_os_str().as_bytes())?;
-    Inode::of(&file)
+    Ok(file)
 }
 
 /// What the vault needs to know of a configuration.
@@ -236,13 +237,26 @@ pub fn init(dir: &Path) -> Result<(PathBuf, crate::secret::SecretBytes), Problem
     let config = Config::load(dir)?;
     let settings = settings(dir, &config);
     let created = crate::vault::create(dir, &settings).map_err(|e| e.problem(&what))?;
-    let vault = open(dir, &config)?;
-    vault.home().map_or(Ok(false), Config::install).map_err(|e| {
-        Problem::new(Exit::Failed, &what, format_args!("{}: {e}", crate::config::FILE))
-            .next("write the file yourself: man wardfs.toml")
-    })?;
-    record(&vault, Event::CreateStore);
-    vault.tick().map_err(|e| e.problem(&what))?;
+    let mut made = created.made;
+    let mut begin = || -> Result<(), Problem> {
+        let vault = open(dir, &config)?;
+        if let Some(home) = vault.home() {
+            let installed = Config::install(home).map_err(|e| {
+                Problem::new(Exit::Failed, &what, format_args!("{}: {e}", crate::config::FILE))
+                    .next("mend what the system says, then try again")
+            })?;
+            if let Some(file) = installed {
+                made.add(home, crate::config::FILE, file);
+            }
+        }
+        record(&vault, Event::CreateStore);
+        vault.tick().map_err(|e| e.problem(&what))
+    };
+    // A store whose recovery key nobody saw is none to keep.
+    if let Err(problem) = begin() {
+        made.take_away();
+        return Err(problem);
+    }
     Ok((settings.key_file, created.recovery))
 }
 
@@ -524,7 +538,7 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     tell_manager("STOPPING=1");
     listening.stop();
     if let Ok(note) = note {
-        let _ = run.remove(NOTE, note);
+        let _ = Inode::of(&note).and_then(|inode| run.remove(NOTE, inode));
     }
     let why = match outside {
         End::Asked => stop.asked.get().cloned().unwrap_or_default(),

@@ -100,7 +100,7 @@ fn refused(said: &Said) {
 #[test]
 fn no_link_sends_a_command_to_another_store() {
     let _deadline = deadline("another store's daemon");
-    let (idle, mut served) = two();
+    let (mut idle, mut served) = two();
     served.mount();
     let (run, other) = (idle.store().join("run"), served.store().join("run"));
     let links: [&dyn Fn(); 2] = [&|| symlink(&other, &run).expect("link"), &|| {
@@ -130,7 +130,8 @@ fn no_link_sends_a_command_to_another_store() {
     command.arg("--store").arg(dots).arg("list");
     support::product::said(command, b"").ok();
     remove_dir_all(&run).expect("remove");
-    assert_eq!(idle.run(&["get", "app/a"]).ok().out, "idle");
+    idle.mount();
+    assert_eq!(read_as(A, &[], &idle.path("app/a")), Ok(b"idle".into()));
 }
 
 fn within(limit: Duration, product: &Product, args: &[&str]) -> i32 {
@@ -168,7 +169,7 @@ fn nobody_waits_for_what_is_no_file() {
     };
     let note = store.join("run/mount");
     fifo(&note);
-    assert_eq!(within(limit, &product, &["status"]), 1);
+    assert_eq!(within(limit, &product, &["status"]), 7);
     assert_eq!(within(limit, &product, &["unmount", target]), 4);
     // It is no reason not to serve either; who is gone cannot have it.
     product.mount();
@@ -219,6 +220,47 @@ fn nothing_is_written_into_a_file_that_has_another_name() {
         remove_file(&key).expect("unlink");
     }
     product.run(&["list"]).ok();
+}
+
+/// Whoever takes the name of the lock away makes no second owner.
+#[test]
+fn a_lock_without_a_name_keeps_others_out() {
+    let _deadline = deadline("the lock's name");
+    let mut product = Product::new();
+    product.put("app/a", "v", &["--allow", &format!("uid:{A}")]);
+    product.mount();
+    for name in ["lock", "run/control.sock"] {
+        remove_file(product.store().join(name)).expect("unlink");
+    }
+    let said = product.run_with(&["put", "app/a"], b"beside the daemon");
+    assert_eq!(said.code(), 7, "{said:?}");
+    assert_eq!(read_as(A, &[], &product.path("app/a")), Ok(b"v".into()));
+    product.stop();
+    product.run(&["audit", "verify"]).ok();
+    product.mount();
+}
+
+/// What a failed `init` made is taken away, and it can be repeated.
+#[test]
+fn an_init_that_fails_leaves_what_was_there() {
+    let _deadline = deadline("a failed init");
+    let product = Product::empty();
+    std::fs::DirBuilder::new().create(product.store()).expect("mkdir");
+    std::fs::set_permissions(product.store(), PermissionsExt::from_mode(0o700)).expect("chmod");
+    create_dir(product.store().join("audit")).expect("mkdir");
+    write(product.store().join("audit/00000001.jsonl"), "another log").expect("write");
+    std::fs::set_permissions(product.store().join("audit"), PermissionsExt::from_mode(0o700)).expect("chmod");
+    let said = product.run(&["init"]);
+    assert_ne!(said.code(), 0, "{said:?}");
+    let names = std::fs::read_dir(product.store()).expect("list");
+    let names: Vec<_> = names.map(|e| e.expect("entry").file_name()).collect();
+    assert_eq!(names, ["audit"]);
+    assert_eq!(
+        read(product.store().join("audit/00000001.jsonl")).expect("read"),
+        b"another log"
+    );
+    remove_dir_all(product.store().join("audit")).expect("remove");
+    product.run(&["init"]).ok();
 }
 
 /// `init` fails or succeeds: what another directory has stays, whoever puts it in the place of the store's meanwhile.

@@ -16,7 +16,6 @@ use support::many::{filled, name};
 use support::product::{A, B, Product};
 use wardfs::control::client::Client;
 use wardfs::control::protocol::Request;
-use wardfs::daemon;
 
 /// Secrets in the store that others are compared with.
 const SMALL: usize = 100;

@@ -1,7 +1,7 @@
 //! The open log, as the rest of the program sees it.
 
 use std::cell::RefCell;
-use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -20,6 +20,7 @@ use crate::sys::dir::{Dir, Made, held};
 use crate::sys::files::extent;
 
 use super::budget::Budget;
+use super::chain::MAX_LINE;
 use super::error::LogError;
 use super::flood::{Floods, Refused, Ticket, Verdict};
 use super::record::{Body, Event, Record};
@@ -479,10 +480,16 @@ impl Log {
             };
             file.seek(SeekFrom::Start(from))
                 .map_err(|e| LogError::io(&path, e))?;
-            let mut input = BufReader::with_capacity(1 << 16, file);
+            // What another has put behind our last record is no record, and may be endless.
+            let ours = match number == end.segment {
+                true => end.offset.saturating_sub(from),
+                false => u64::MAX,
+            };
+            let mut input = BufReader::with_capacity(1 << 16, file.take(ours));
             loop {
                 line.clear();
-                if input
+                if (&mut input)
+                    .take(MAX_LINE as u64)
                     .read_until(b'\n', &mut line)
                     .map_err(|e| LogError::io(&path, e))?
                     == 0

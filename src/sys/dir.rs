@@ -244,7 +244,11 @@ impl Dir {
             .collect()
     }
 
-    fn readable(&self) -> io::Result<File> {
+    /// The directory, open for reading.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn readable(&self) -> io::Result<File> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         Ok(openat(self, ".", flags, Mode::empty())?.into())
     }

@@ -17,6 +17,8 @@ pub struct Created {
     pub id: StoreId,
     /// The recovery key, to be shown once and kept elsewhere.
     pub recovery: SecretBytes,
+    /// All that was made, to be taken away where the key cannot be shown.
+    pub made: Made,
 }
 
 /// Makes a new store in `dir`: root key, a key-file slot and a recovery slot, one named key, an empty log.
@@ -37,7 +39,14 @@ pub fn create(dir: &Path, settings: &Settings) -> Result<Created, VaultError> {
     let store = Embedded::create(dir)?;
     let mut made = store.made().clone();
     // Its lock is held until all is taken away: nobody else's beginning is.
-    fill(&store, dir, settings, &mut made).inspect_err(|_| made.clone().take_away())
+    let filled = fill(&store, dir, settings, &mut made);
+    match filled {
+        Ok((id, recovery)) => Ok(Created { id, recovery, made }),
+        Err(e) => {
+            made.take_away();
+            Err(e)
+        }
+    }
 }
 
 /// Bytes of disk that a new store takes: its log's first segment with its reserve, and the store file's first growth.
@@ -54,7 +63,12 @@ fn free(dir: &Path) -> Option<u64> {
 }
 
 /// Notes in `made` what it has made, also if it fails.
-fn fill(store: &Embedded, dir: &Path, settings: &Settings, made: &mut Made) -> Result<Created, VaultError> {
+fn fill(
+    store: &Embedded,
+    dir: &Path,
+    settings: &Settings,
+    made: &mut Made,
+) -> Result<(StoreId, SecretBytes), VaultError> {
     let home = store.home().ok_or(VaultError::Unfinished)?;
     let id = StoreId(*uuid::Uuid::new_v4().as_bytes());
     let root = RootKey::generate()?;
@@ -116,7 +130,7 @@ fn fill(store: &Embedded, dir: &Path, settings: &Settings, made: &mut Made) -> R
     batch.put(Table::Epoch, b"epoch".as_slice(), sealed.0.to_vec());
     let base = store.revision()?;
     store.commit(base, &batch)?;
-    Ok(Created { id, recovery })
+    Ok((id, recovery))
 }
 
 /// Replaces the key-file slot of the store in `dir` by a new one, which opens with a new key file: the root key

@@ -27,6 +27,8 @@ pub(super) struct Home {
     path: PathBuf,
     dir: Dir,
     lock: File,
+    /// The directory once more, which is locked itself: who writes it can take the other lock's name away.
+    locked: File,
     made: Made,
 }
 
@@ -53,7 +55,7 @@ impl Home {
     /// Gives the lock up. It would end with its last descriptor, and a child that is being spawned has one until its
     /// exec, a thread that hangs in the system for as long as it does.
     pub(super) fn release(&self) {
-        let _ = self.lock.unlock();
+        let _ = (self.locked.unlock(), self.lock.unlock());
     }
 
     /// Makes the directory where there is none (0700, its parents too), then opens it.
@@ -112,10 +114,12 @@ impl Home {
         let found = dir.found().map_err(|e| io("look at", path, e))?;
         judge(path, &found, SFlag::S_IFDIR, FORBIDDEN)?;
         let lock = lock(path, &dir, &mut made)?;
+        let locked = lock_dir(path, &dir)?;
         Ok(Home {
             path: path.into(),
             dir,
             lock,
+            locked,
             made,
         })
     }
@@ -125,7 +129,7 @@ impl Home {
         &self.dir
     }
 
-    /// What [`Home::create`] and [`Home::name_draft`] made.
+    /// What [`Home::create`] made, and the draft of a new store.
     pub(super) fn made(&self) -> &Made {
         &self.made
     }
@@ -173,10 +177,18 @@ impl Home {
         self.dir.create(DRAFT, 0o600).map_err(failed("make"))
     }
 
+    /// Notes that the draft was made, under whichever of its names it is then.
+    pub(super) fn note_draft(&mut self, draft: &File) -> Result<(), StoreError> {
+        let inode = Inode::of(draft).map_err(|e| io("look at", &self.path.join(DRAFT), e))?;
+        self.made.add(&self.dir, DRAFT, inode);
+        self.made.add(&self.dir, DATA, inode);
+        Ok(())
+    }
+
     /// Gives the finished draft the store's name; never in place of another.
-    pub(super) fn name_draft(&mut self, draft: Inode) -> Result<(), StoreError> {
+    pub(super) fn name_draft(&self) -> Result<(), StoreError> {
         match self.dir.rename(DRAFT, DATA, RenameFlags::RENAME_NOREPLACE) {
-            Ok(()) => self.made.add(&self.dir, DATA, draft),
+            Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(StoreError::Exists {
                     path: self.path.clone(),
@@ -336,6 +348,26 @@ fn lock(home: &Path, dir: &Dir, made: &mut Made) -> Result<File, StoreError> {
         let _ = file.set_len(0);
     }
     Ok(file)
+}
+
+fn lock_dir(home: &Path, dir: &Dir) -> Result<File, StoreError> {
+    let locked = dir.readable().map_err(|e| io("lock", home, e))?;
+    let give_up = Instant::now() + INTRODUCTION;
+    loop {
+        match locked.try_lock() {
+            // A network file system may know no lock of a directory: it has the file's.
+            Ok(()) | Err(TryLockError::Error(_)) => return Ok(locked),
+            Err(TryLockError::WouldBlock) if Instant::now() < give_up => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(StoreError::InUse {
+                    path: home.into(),
+                    pid: None,
+                });
+            }
+        }
+    }
 }
 
 /// The process named in the lock, if it is the one that wrote its name there and not a later one with its number.

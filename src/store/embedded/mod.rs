@@ -23,7 +23,7 @@ mod tests;
 
 use super::feed::Feed;
 use super::{Batch, Checked, MAX_KEY, Op, Revision, Store, StoreError, Table, Watch};
-use crate::sys::dir::{Dir, Inode, Made};
+use crate::sys::dir::{Dir, Made};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use disk::Disk;
 use files::Home;
@@ -118,16 +118,26 @@ impl Embedded {
             }
             Err(StoreError::NotFound { .. }) => {
                 let data = home.data_path();
-                let draft = home.draft()?;
-                let inode = Inode::of(&draft).map_err(|e| files::io("look at", &data, e))?;
-                // Closed before it is named: a file of that name is a whole store.
-                drop(Open::new(Disk::new(draft), &data)?);
-                home.name_draft(inode)?;
-                let file = home.open_data()?;
+                let file = match Self::begin(&mut home, &data) {
+                    Ok(file) => file,
+                    Err(e) => {
+                        home.made().clone().take_away();
+                        return Err(e);
+                    }
+                };
                 Self::start(home, file)
             }
             Err(other) => Err(other),
         }
+    }
+
+    fn begin(home: &mut Home, data: &Path) -> Result<File, StoreError> {
+        let draft = home.draft()?;
+        home.note_draft(&draft)?;
+        // Closed before it is named: a file of that name is a whole store.
+        drop(Open::new(Disk::new(draft), data)?);
+        home.name_draft()?;
+        home.open_data()
     }
 
     /// Opens the store in `dir` and owns it until it is dropped.
