@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use super::create::key_number;
+use super::writer::Mark;
 use super::*;
 use crate::clock::Timestamp;
 use crate::seal::{RootKey, Slot, SlotKind, Term};
@@ -64,33 +65,13 @@ impl Vault {
     }
 }
 
-impl Writer {
-    pub(super) fn at(revision: Revision, epoch: EpochRecord) -> Result<Writer, VaultError> {
-        Ok(Writer {
-            revision,
-            epoch: epoch.epoch,
-            sum: decode_sum(&epoch.sum)?,
-            summed: epoch.summed,
-            next_secret: epoch.next_secret,
-            next_version: epoch.next_version,
-            anchor: epoch.anchor,
-            outbox: epoch.outbox,
-            settings: epoch.settings,
-            unsure: false,
-        })
-    }
-}
-
 /// What the store holds, as far as it can be believed: every record against its term, the terms against the sum.
 pub(super) fn believed(
     store: &dyn Store,
     keyring: &Keyring,
     given: &Administration,
 ) -> Result<(EpochRecord, State), VaultError> {
-    let sealed = store
-        .get(Table::Epoch, b"epoch")?
-        .ok_or_else(|| VaultError::Integrity("the store's epoch record is missing".into()))?;
-    let epoch: EpochRecord = serde_json::from_slice(&keyring.open_record(EPOCH, 0, &sealed)?)?;
+    let epoch = epoch_record(store, keyring)?;
     let records = Records::read(store, keyring, epoch.summed)?;
     records.check_sum(&epoch)?;
     super::upgrade::sound(&records, epoch.summed)?;
@@ -109,6 +90,13 @@ pub(super) fn believed(
         epoch: Epoch(epoch.epoch),
     };
     Ok((epoch, state))
+}
+
+pub(super) fn epoch_record(store: &dyn Store, keyring: &Keyring) -> Result<EpochRecord, VaultError> {
+    let sealed = store
+        .get(Table::Epoch, b"epoch")?
+        .ok_or_else(|| VaultError::Integrity("the store's epoch record is missing".into()))?;
+    Ok(serde_json::from_slice(&keyring.open_record(EPOCH, 0, &sealed)?)?)
 }
 
 /// The slots of the root key.
@@ -150,7 +138,7 @@ pub(super) fn load_named_keys(store: &dyn Store, keyring: &mut Keyring) -> Resul
     failure.map_or(Ok(()), Err)
 }
 
-fn decode_sum(text: &str) -> Result<TermSum, VaultError> {
+pub(super) fn decode_sum(text: &str) -> Result<TermSum, VaultError> {
     data_encoding::HEXLOWER
         .decode(text.as_bytes())
         .ok()
@@ -160,7 +148,7 @@ fn decode_sum(text: &str) -> Result<TermSum, VaultError> {
 
 /// One record of a kind: what it says, or why it cannot be believed.
 struct Loaded<T> {
-    revision: u64,
+    mark: Mark,
     content: Result<T, String>,
 }
 
@@ -175,34 +163,30 @@ enum Opened {
 impl Opened {
     /// Holds a record against its term, and opens it.
     fn read(kind: RecordKind, id: u64, record: &[u8], term: &Term, keyring: &Keyring) -> Opened {
-        let (revision, opened) = match unframed(record) {
-            Err(_) => (0, Err("its record is cut short".to_string())),
-            Ok((revision, sealed)) if term.ct_eq(&keyring.term(kind, id, revision, sealed)) => (
-                revision,
-                keyring.open_record(kind, id, sealed).map_err(|e| e.to_string()),
-            ),
-            Ok((revision, _)) => (
-                revision,
-                Err("its record is not the one that was written last".to_string()),
-            ),
+        let opened = match unframed(record) {
+            Err(_) => Err("its record is cut short".to_string()),
+            Ok((revision, sealed)) if term.ct_eq(&keyring.term(kind, id, revision, sealed)) => {
+                keyring.open_record(kind, id, sealed).map_err(|e| e.to_string())
+            }
+            Ok(_) => Err("its record is not the one that was written last".to_string()),
         };
-        Opened::parse(kind, id, revision, opened)
+        Opened::parse(kind, id, term.into(), opened)
     }
 
-    fn parse(kind: RecordKind, id: u64, revision: u64, opened: Result<Vec<u8>, String>) -> Opened {
+    fn parse(kind: RecordKind, id: u64, mark: Mark, opened: Result<Vec<u8>, String>) -> Opened {
         fn loaded<T: serde::de::DeserializeOwned>(
-            revision: u64,
+            mark: Mark,
             opened: Result<Vec<u8>, String>,
         ) -> Box<Loaded<T>> {
             let parse = |bytes: Vec<u8>| serde_json::from_slice(&bytes);
             let content =
                 opened.and_then(|b| parse(b).map_err(|e| format!("its record is not readable: {e}")));
-            Box::new(Loaded { revision, content })
+            Box::new(Loaded { mark, content })
         }
         match kind {
-            SECRET => Opened::Secret(id, loaded(revision, opened)),
-            VERSION => Opened::Version(id, loaded(revision, opened)),
-            LAYER => Opened::Layer(id, loaded(revision, opened)),
+            SECRET => Opened::Secret(id, loaded(mark, opened)),
+            VERSION => Opened::Version(id, loaded(mark, opened)),
+            LAYER => Opened::Layer(id, loaded(mark, opened)),
             _ => Opened::Other,
         }
     }
@@ -302,9 +286,9 @@ impl Records {
         }
         records.open(raw, keyring);
         // A term whose record is gone: the record is broken, and stays named.
-        for ((kind, id), _) in terms {
+        for ((kind, id), term) in terms {
             let why = Err("its record is missing".to_string());
-            records.insert(Opened::parse(RecordKind(kind), id, 0, why));
+            records.insert(Opened::parse(RecordKind(kind), id, (&term).into(), why));
         }
         Ok(records)
     }
@@ -341,11 +325,12 @@ impl Records {
     fn layers(&self) -> Result<std::collections::BTreeMap<u64, Arc<LayerMeta>>, VaultError> {
         let mut all = std::collections::BTreeMap::new();
         for (id, loaded) in &self.layers {
-            let meta = loaded.content.clone().map_err(|why| {
+            let mut meta = loaded.content.clone().map_err(|why| {
                 VaultError::Integrity(format!(
                     "guardrail or identity policy number {id} cannot be believed: {why}"
                 ))
             })?;
+            meta.mark = loaded.mark;
             all.insert(*id, Arc::new(meta));
         }
         Ok(all)
@@ -368,7 +353,7 @@ impl Records {
         let mut versions = Vec::with_capacity(self.versions.len());
         for (no, loaded) in self.versions {
             match loaded.content {
-                Ok(meta) => versions.push((meta, loaded.revision)),
+                Ok(meta) => versions.push((meta, loaded.mark)),
                 Err(why) => lost.versions.push((VersionNo(no), why)),
             }
         }
@@ -409,7 +394,7 @@ impl Records {
 fn assembled(
     id: u64,
     loaded: Loaded<SecretMeta>,
-    versions: Vec<(VersionMeta, u64)>,
+    versions: Vec<(VersionMeta, Mark)>,
     common: &Common,
 ) -> Result<Arc<Secret>, (SecretId, String)> {
     let name = versions.first().map(|(version, _)| version.name.clone());
@@ -418,14 +403,14 @@ fn assembled(
         (Err(why), Some(name)) => (nameless(SecretId(id), name), Some(why)),
         (Err(why), None) => return Err((SecretId(id), why)),
     };
-    let versions = versions.into_iter().map(|(mut version, revision)| {
+    let versions = versions.into_iter().map(|(mut version, mark)| {
         // Equal names and keys are one in memory.
         if version.name == meta.name {
             version.name = meta.name.clone();
         }
         let key = common.keys.alike(version.wrapped.key().clone());
         version.wrapped.share_key(key);
-        (version.no, Arc::new(Version::new(version, revision)))
+        (version.no, Arc::new(Version::new(version, mark)))
     });
     let versions = versions.collect();
     let (policy, broken) = match (&meta.policy, broken) {
@@ -435,9 +420,9 @@ fn assembled(
         },
         (_, broken) => (None, broken),
     };
-    let (revision, broken) = (loaded.revision, broken.map(Into::into));
+    let (mark, broken) = (loaded.mark, broken.map(Into::into));
     Ok(Arc::new(Secret::new(
-        meta, revision, policy, versions, broken, common,
+        meta, mark, policy, versions, broken, common,
     )))
 }
 

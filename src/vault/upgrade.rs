@@ -66,14 +66,9 @@ impl Vault {
         let mut batch = Batch::default();
         batch.put(Table::Header, header::KEY, Header::new(id, created).encode());
         let record = EpochRecord {
-            epoch: writer.epoch + 1,
             sum: create::hex(&sum.0),
             summed: Summing::Places,
-            next_secret: writer.next_secret,
-            next_version: writer.next_version,
-            anchor: writer.anchor.clone(),
-            outbox: writer.outbox.clone(),
-            settings: writer.settings.clone(),
+            ..writer.next_record()
         };
         self.write_epoch(writer, &record, batch)?;
         (writer.sum, writer.summed) = (sum, Summing::Places);
