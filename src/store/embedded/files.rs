@@ -203,8 +203,11 @@ impl Home {
     pub(super) fn replace_by_draft(&self) -> Result<(), StoreError> {
         self.dir
             .rename(DRAFT, DATA, RenameFlags::RENAME_EXCHANGE)
-            .and_then(|()| self.dir.rename(DRAFT, DAMAGED, RenameFlags::empty()))
             .map_err(|e| io("name", &self.data_path(), e))?;
+        // The whole file has the store's name: whatever keeps the damaged one from its own is no reason not to use it.
+        if let Err(e) = self.dir.rename(DRAFT, DAMAGED, RenameFlags::empty()) {
+            tracing::warn!("the damaged file is kept as {DRAFT}: {DAMAGED} cannot be made: {e}");
+        }
         self.sync()
     }
 
