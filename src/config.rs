@@ -6,11 +6,12 @@
 use crate::id::{Gid, printable, quoted};
 use crate::policy::{Deciding, Local, PrincipalMap};
 use crate::problem::{Exit, Problem};
+use crate::sys::dir::{Dir, Inode, Last, regular};
 use std::collections::BTreeMap;
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{Metadata, OpenOptions};
 use std::io::{Read, Write};
 use std::ops::Range;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 
@@ -169,11 +170,7 @@ impl Config {
     pub fn load_file(path: &Path) -> Result<Config, Problem> {
         let shown = printable(&path.to_string_lossy());
         let what = || format!("the configuration {shown} cannot be used");
-        // Without O_NONBLOCK a FIFO in its place would hang every command.
-        let opened = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(path)
+        let opened = regular(path, Last::Itself, OpenOptions::new().read(true))
             .and_then(|file| Ok((file.metadata()?, file)));
         let (meta, file) = match opened {
             Ok(opened) => opened,
@@ -181,15 +178,20 @@ impl Config {
             Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
                 return Err(Problem::new(Exit::Denied, what(), e).next("run the command as root"));
             }
+            // What it says is shown where it is wrong, and what a link leads to may be for nobody's eyes.
+            Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
+                return Err(Problem::new(Exit::Usage, what(), "it is a symbolic link")
+                    .next("put the file itself in its place"));
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::InvalidInput => {
+                return Err(Problem::new(Exit::Usage, what(), "it is not a regular file")
+                    .next("name the file with the settings"));
+            }
             Err(e) => {
                 return Err(Problem::new(Exit::Failed, what(), e)
                     .next("mend what the system says, then: wardfs config check"));
             }
         };
-        if !meta.is_file() {
-            return Err(Problem::new(Exit::Usage, what(), "it is not a regular file")
-                .next("name the file with the settings"));
-        }
         check_owner(&meta).map_err(|why| {
             Problem::new(Exit::Usage, what(), why).next(format!(
                 "look at what it says, then: chown root:root {shown} && chmod 0644 {shown}"
@@ -221,26 +223,24 @@ impl Config {
         })
     }
 
-    /// Writes [`Config::TEMPLATE`] into the store directory `dir`, readable by all; one that is there stays as it
-    /// is. Says whether it was written.
+    /// Writes [`Config::TEMPLATE`] into the store's directory `home`, readable by all; one that is there stays as it
+    /// is. Says which file was written, if one was.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn install(dir: &Path) -> std::io::Result<bool> {
-        let mut options = OpenOptions::new();
-        options
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .custom_flags(libc::O_CLOEXEC);
-        let mut file = match options.open(dir.join(FILE)) {
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Ok(false),
-            opened => opened?,
+    pub fn install(home: &Dir) -> std::io::Result<Option<Inode>> {
+        let mut file = match home.create(FILE, 0o644) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Ok(None),
+            made => made?,
         };
-        file.write_all(Config::TEMPLATE.as_bytes())?;
-        file.sync_all()?;
-        File::open(dir)?.sync_all()?;
-        Ok(true)
+        let inode = Inode::of(&file)?;
+        let written = file
+            .write_all(Config::TEMPLATE.as_bytes())
+            .and_then(|()| file.sync_all())
+            .and_then(|()| home.sync());
+        written.map(|()| Some(inode)).inspect_err(|_| {
+            let _ = home.remove(FILE, inode);
+        })
     }
 
     /// Reads the text of a configuration.

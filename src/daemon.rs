@@ -10,14 +10,17 @@ use serde_json::{Value, json};
 use crate::access::{Access, Caller};
 use crate::audit::{Event, Identity, Outcome, Record};
 use crate::config::Config;
+pub use crate::control::place::socket_path;
+use crate::control::place::{self, NOTE};
 use crate::control::{Desk, Ill, Server, Service, StoppedService};
 use crate::fuse::Session;
 use crate::lifecycle::Lifecycle;
 use crate::policy::{Administration, Deciding, Difference};
 use crate::problem::{Exit, Problem, pasteable};
 use crate::report::Report;
+use crate::sys::dir::{Dir, Inode};
 use crate::sys::mount::Layered;
-use crate::sys::{accounts, caller, files, harden, mount, notifier, notify, nss};
+use crate::sys::{accounts, caller, harden, mount, notifier, notify, nss};
 use crate::vault::{Opener, Rollback, Settings, Trial, Vault, VaultError};
 use crate::vfs::{Coming, Vfs};
 
@@ -58,25 +61,15 @@ impl Plan {
     }
 }
 
-/// Where the control socket of a store is.
-pub fn socket_path(store: &Path) -> PathBuf {
-    if store == Path::new(crate::config::SYSTEM_STORE) {
-        PathBuf::from("/run/wardfs/control.sock")
-    } else {
-        store.join("run/control.sock")
+/// Notes where it was mounted: if this process is killed, `status` finds what it leaves behind. The note stays open, so
+/// that no other file gets its inode's number.
+fn take_note(run: &Dir, target: &Path) -> std::io::Result<std::fs::File> {
+    if let Some(left) = run.look(NOTE)? {
+        run.remove(NOTE, Inode::from(&left))?;
     }
-}
-
-/// Where a daemon of this store notes where it has mounted: if it is killed, `status` finds what it leaves behind.
-fn mount_note(store: &Path) -> PathBuf {
-    socket_path(store).with_file_name("mount")
-}
-
-/// A link in its place is not followed.
-fn take_note(note: &Path, target: &Path) -> std::io::Result<()> {
-    let _ = std::fs::remove_file(note);
-    let mut file = std::fs::File::create_new(note)?;
-    std::io::Write::write_all(&mut file, target.as_os_str().as_bytes())
+    let mut file = run.create(NOTE, 0o644)?;
+    std::io::Write::write_all(&mut file, target.as_os_str().as_bytes())?;
+    Ok(file)
 }
 
 /// What the vault needs to know of a configuration.
@@ -117,7 +110,7 @@ pub fn desk(store: &Path, config: &Config) -> Result<(Desk, Arc<Access>), Proble
             store,
             config,
             Box::new(StoppedService {
-                note: mount_note(store),
+                run: place::run(store),
             }),
         ),
         access,
@@ -244,13 +237,26 @@ pub fn init(dir: &Path) -> Result<(PathBuf, crate::secret::SecretBytes), Problem
     let config = Config::load(dir)?;
     let settings = settings(dir, &config);
     let created = crate::vault::create(dir, &settings).map_err(|e| e.problem(&what))?;
-    Config::install(dir).map_err(|e| {
-        Problem::new(Exit::Failed, &what, format_args!("{}: {e}", crate::config::FILE))
-            .next("write the file yourself: man wardfs.toml")
-    })?;
-    let vault = open(dir, &config)?;
-    record(&vault, Event::CreateStore);
-    vault.tick().map_err(|e| e.problem(&what))?;
+    let mut made = created.made;
+    let mut begin = || -> Result<(), Problem> {
+        let vault = open(dir, &config)?;
+        if let Some(home) = vault.home() {
+            let installed = Config::install(home).map_err(|e| {
+                Problem::new(Exit::Failed, &what, format_args!("{}: {e}", crate::config::FILE))
+                    .next("mend what the system says, then try again")
+            })?;
+            if let Some(file) = installed {
+                made.add(home, crate::config::FILE, file);
+            }
+        }
+        record(&vault, Event::CreateStore);
+        vault.tick().map_err(|e| e.problem(&what))
+    };
+    // A store whose recovery key nobody saw is none to keep.
+    if let Err(problem) = begin() {
+        made.take_away();
+        return Err(problem);
+    }
     Ok((settings.key_file, created.recovery))
 }
 
@@ -316,8 +322,9 @@ pub fn restore<C: crate::access::Caller>(
         VaultError::Integrity(_) => e.problem(&what).next("take another backup; nothing was changed"),
         _ => e.problem(&what),
     })?;
-    if trial == Trial::Real && !dir.join(crate::config::FILE).exists() {
-        Config::install(dir).map_err(|e| {
+    if trial == Trial::Real {
+        let installed = Dir::open(dir).and_then(|home| Config::install(&home));
+        installed.map_err(|e| {
             Problem::new(Exit::Failed, &what, format_args!("{}: {e}", crate::config::FILE))
                 .next("write the file yourself: man wardfs.toml")
         })?;
@@ -493,14 +500,21 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     };
     let desk = Arc::new(desk_over(&access, &plan.store, &plan.config, Box::new(serving)));
     let socket = socket_path(&plan.store);
-    prepare_socket_directory(&plan.store, &socket).map_err(|e| failed(&e))?;
+    let unusable = |e: std::io::Error| {
+        let why = format!("{} cannot be used: {e}", place::run_path(&plan.store).display());
+        failed(&why).next("it must be a directory of this user, and no link")
+    };
+    let home = vault.home().cloned().map_or_else(|| Dir::open(&plan.store), Ok);
+    let run = home
+        .and_then(|home| place::prepare(&plan.store, &home))
+        .map_err(unusable)?;
     {
         let (stop, desk, vfs) = (stop.clone(), desk.clone(), vfs.clone());
         let reload = move || settings.reload(&desk, &vfs);
         signals::take(signals, stop, reload).map_err(not_started)?;
     }
-    let listening = Server::new(desk, descriptors).listen(&socket).map_err(|e| {
-        let next = "the directory of the store must be writable, and its path at most 90 bytes long";
+    let listening = Server::new(desk, descriptors).listen(run.clone()).map_err(|e| {
+        let next = "the directory of the store must be writable";
         let next = advice(Some(&e), next);
         let what = format!("cannot listen on {}", socket.display());
         Problem::new(Exit::Unavailable, what, e).next(next)
@@ -510,10 +524,10 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
     if let Some(notifier) = &notifier {
         notifier.warm(plan.config.threads + 1);
     }
-    let note = mount_note(&plan.store);
-    if let Err(e) = take_note(&note, &plan.target) {
+    let note = take_note(&run, &guard.target).inspect_err(|e| {
+        let note = socket.with_file_name(NOTE);
         tracing::warn!("{} cannot be written: {e}", note.display());
-    }
+    });
     record(&vault, Event::Startup);
     ready(&plan.target);
     tell_manager("READY=1");
@@ -523,7 +537,9 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
 
     tell_manager("STOPPING=1");
     listening.stop();
-    let _ = (std::fs::remove_file(&socket), std::fs::remove_file(&note));
+    if let Ok(note) = note {
+        let _ = Inode::of(&note).and_then(|inode| run.remove(NOTE, inode));
+    }
     let why = match outside {
         End::Asked => stop.asked.get().cloned().unwrap_or_default(),
         End::Unmounted => "it was unmounted from outside".into(),
@@ -685,22 +701,6 @@ impl Drop for Release {
     fn drop(&mut self) {
         self.0.release();
     }
-}
-
-/// Who may do what is the policy's question: everybody may reach the socket. In a store's own directory that
-/// takes the right to walk through it, and no more.
-fn prepare_socket_directory(store: &Path, socket: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    let Some(dir) = socket.parent() else { return Ok(()) };
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(dir)?;
-    if dir.starts_with(store) {
-        // The store's own path may lead through a link.
-        files::chmod_directory(&store.canonicalize()?, 0o711)?;
-    }
-    files::chmod_directory(dir, 0o755)
 }
 
 /// Has refused look-ups recorded a moment later, so that what the kernel asks twice is one record.

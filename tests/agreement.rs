@@ -247,8 +247,9 @@ struct Seen {
 
 impl Trial<'_> {
     fn client(&self) -> Client {
-        let socket = wardfs::daemon::socket_path(&self.product.store());
-        Client::connect(&socket).expect("a socket").expect("a daemon")
+        Client::connect(&self.product.store())
+            .expect("a socket")
+            .expect("a daemon")
     }
 
     fn ask(&self, client: &mut Client, value: Value) -> Value {

@@ -152,14 +152,14 @@ fn one_account_takes_no_more_connections_by_its_sub_ids() {
     let mut product = Product::new();
     product.put("app/r", "v", &["--allow", &format!("uid:{A}")]);
     product.mount();
-    let socket = product.store().join("run/control.sock");
+    let store = product.store();
     let holders: Vec<_> = (0..6)
         .map(|n| {
-            let socket = socket.clone();
+            let store = store.clone();
             let (ours, theirs) = support::socket_pair();
             let run = Run::uid(account.subids + n).limit(Duration::from_secs(60));
             let child = run.start(move || {
-                let held: Vec<_> = (0..16).map(|_| Client::connect(&socket)).collect();
+                let held: Vec<_> = (0..16).map(|_| Client::connect(&store)).collect();
                 let list = serde_json::json!({ "command": "list", "under": null });
                 let served = held
                     .into_iter()

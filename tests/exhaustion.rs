@@ -135,14 +135,14 @@ fn few_descriptors() {
     );
     let failed = product.try_mount_as(&[], |command| limit(command, libc::RLIMIT_NOFILE, 128));
     assert!(failed.is_none(), "{failed:?}");
-    let socket = product.store().join("run/control.sock");
+    let store = product.store();
     // Strangers take every connection that they can get.
     let taken: Vec<_> = (0..6)
         .map(|n| {
-            let socket = socket.clone();
+            let store = store.clone();
             Run::uid(B + n).start(move || {
                 let held: Vec<_> = (0..16)
-                    .map(|_| wardfs::control::client::Client::connect(&socket).ok().flatten())
+                    .map(|_| wardfs::control::client::Client::connect(&store).ok().flatten())
                     .collect();
                 std::thread::sleep(Duration::from_secs(3));
                 held.iter().flatten().count()

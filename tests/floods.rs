@@ -134,12 +134,12 @@ fn invented_names_over_the_socket_fill_no_log() {
     let _deadline = Deadline::new(Duration::from_secs(60), "invented names");
     let mut product = product(&["app/key"]);
     product.mount();
-    let (socket, before) = (product.store().join("run/control.sock"), log_bytes(&product));
+    let (store, before) = (product.store(), log_bytes(&product));
     let flood = |k: u32| {
-        let socket = socket.clone();
+        let store = store.clone();
         move || {
             let (began, mut asked) = (Instant::now(), 0u64);
-            let mut client = Client::connect(&socket).expect("connect").expect("a daemon");
+            let mut client = Client::connect(&store).expect("connect").expect("a daemon");
             while began.elapsed() < Duration::from_secs(4) {
                 let name = format!("z/{}/{k}-{asked}", "n".repeat(200));
                 let put = json!({ "command": "put", "name": name });

@@ -503,7 +503,8 @@ fn a_strangers_socket_is_not_believed() {
     let there = path.clone();
     let listener = Run::uid(B).start(move || {
         use wardfs::sys::socket::{Listener, Taking};
-        let listener = Listener::bind(&there, 0o666, Taking::Free).expect("listen");
+        let (dir, name) = wardfs::sys::dir::Dir::of(&there).expect("a directory");
+        let listener = Listener::bind(&dir, &name, Taking::Free).expect("listen");
         nix::unistd::write(&theirs, b"l").expect("say so");
         let connection = listener.accept().expect("accept");
         let mut heard = [0; 1000];
@@ -543,7 +544,7 @@ fn a_backup_is_written_by_who_asked_for_it() {
     let said = product.run(&["store", "backup", full.to_str().expect("a path")]);
     assert_eq!(said.code(), 5, "{said:?}");
     let request: Request = serde_json::from_value(json!({"command": "backup"})).expect("a request");
-    let mut client = Client::connect(&socket(&product))
+    let mut client = Client::connect(&product.store())
         .expect("connect")
         .expect("a daemon");
     let mut full = std::fs::OpenOptions::new().write(true).open(full).expect("open");
@@ -553,7 +554,7 @@ fn a_backup_is_written_by_who_asked_for_it() {
     assert_eq!(problem.exit, Exit::Failed, "{problem}");
     drop(client);
     let refused = Run::uid(B).call(|| {
-        let mut client = Client::connect(&socket(&product))
+        let mut client = Client::connect(&product.store())
             .expect("connect")
             .expect("a daemon");
         let mut out = Vec::new();

@@ -55,7 +55,7 @@ fn killed_under<T>(name: &str, uid: u32, attack: impl Fn(&Product, &Account) -> 
 }
 
 /// Looks, opens, lists and asks over the socket without pause, for ten seconds, whatever is answered.
-fn pester(mount: PathBuf, socket: PathBuf) {
+fn pester(mount: PathBuf, store: PathBuf) {
     let end = Instant::now() + Duration::from_secs(10);
     let path = mount.join("app/shared");
     while Instant::now() < end {
@@ -67,7 +67,7 @@ fn pester(mount: PathBuf, socket: PathBuf) {
         }
         let why = serde_json::json!({ "command": "why", "name": "app/shared", "about": "latest" });
         let why: Request = serde_json::from_value(why).expect("a request");
-        if let Ok(Some(mut client)) = Client::connect(&socket) {
+        if let Ok(Some(mut client)) = Client::connect(&store) {
             drop(client.call(&why, None));
         }
     }
@@ -81,8 +81,8 @@ fn text(path: &Path) -> &str {
 fn by_refused_questions_of_every_kind() {
     killed_under("refusals", 60_712, |product, _| {
         let start = |n| {
-            let (mount, socket) = (product.target(), product.store().join("run/control.sock"));
-            Run::uid(STRANGER + n).start(move || pester(mount, socket))
+            let (mount, store) = (product.target(), product.store());
+            Run::uid(STRANGER + n).start(move || pester(mount, store))
         };
         [0, 0, 10, 10].map(start)
     });

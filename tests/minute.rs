@@ -31,7 +31,7 @@ fn pester(
     secrets: usize,
     end: Instant,
 ) -> Box<dyn FnOnce() -> u64> {
-    let (mount, socket) = (product.target(), product.store().join("run/control.sock"));
+    let (mount, store) = (product.target(), product.store());
     Box::new(move || {
         let mut calls = 0;
         let paths: Vec<_> = (0..64)
@@ -48,7 +48,7 @@ fn pester(
                     3 => drop(std::fs::metadata(path.with_extension(calls.to_string()))),
                     _ => {
                         if client.is_none() {
-                            client = Client::connect(&socket).ok().flatten();
+                            client = Client::connect(&store).ok().flatten();
                         }
                         let question = question(kind, calls, secrets);
                         let answered = client.as_mut().map(|c| c.call(&question, None));

@@ -26,7 +26,7 @@ fn a_client_of_its_own_is_answered_and_changes_nothing() {
     let _deadline = Deadline::new(Duration::from_secs(60), "odd clients");
     let product = Product::mounted();
     let ask = |request: &Request, enclosed: Option<Enclosed<'_>>| {
-        let mut client = Client::connect(&product.store().join("run/control.sock"))
+        let mut client = Client::connect(&product.store())
             .expect("connect")
             .expect("a daemon");
         client.call(request, enclosed).expect_err("refused")

@@ -203,7 +203,7 @@ fn a_value_replaced_under_readers_of_all_kinds() {
         })
         .collect();
 
-    let mut client = Client::connect(&wardfs::daemon::socket_path(&product.store()))
+    let mut client = Client::connect(&product.store())
         .expect("connect")
         .expect("a daemon");
     let begin = std::time::Instant::now();

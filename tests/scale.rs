@@ -16,7 +16,6 @@ use support::many::{filled, name};
 use support::product::{A, B, Product};
 use wardfs::control::client::Client;
 use wardfs::control::protocol::Request;
-use wardfs::daemon;
 
 /// Secrets in the store that others are compared with.
 const SMALL: usize = 100;
@@ -135,11 +134,7 @@ fn many_secrets_cost_as_a_hundred_do() {
     // The first one of a secret fetches it from the store and unwraps its key.
     let first = reads(SMALL);
     let read = reads(rounds);
-    let mut clients = [&small, &big].map(|p| {
-        Client::connect(&daemon::socket_path(&p.store()))
-            .unwrap()
-            .expect("a daemon")
-    });
+    let mut clients = [&small, &big].map(|p| Client::connect(&p.store()).unwrap().expect("a daemon"));
     let put = by_turns(if long { 100 } else { 40 }, |big_one, round| {
         let mut value = wardfs::sys::mem::secret(8).unwrap();
         value.expose_mut().copy_from_slice(b"replaced");

@@ -12,7 +12,7 @@ use crate::secret::SecretBytes;
 
 use super::chain::{self, Head, State};
 use super::error::{LogError, VerifyError};
-use super::segment::{self, Header, Mode};
+use super::segment::{self, Folder, Header, Mode};
 use super::verify::{Walking, walk_all};
 use super::{Anchor, Archived, open};
 
@@ -73,7 +73,7 @@ pub fn head_text(head: &Head) -> String {
 /// # Errors
 /// If it cannot be read.
 pub fn segments(dir: &Path) -> Result<Vec<u64>, LogError> {
-    segment::list(dir)
+    Folder::at(dir)?.list()
 }
 
 /// Which of the oldest finished segments are wanted.
@@ -92,8 +92,8 @@ pub(super) fn finished(
     wanted: Wanted,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Vec<Finished>, VerifyError> {
-    segment::open_dir(dir)?;
-    let mut numbers = segment::list(dir)?;
+    let folder = Folder::at(dir)?;
+    let mut numbers = folder.list()?;
     numbers.retain(|n| *n < end.segment);
     let mut wished = Vec::new();
     for (at, number) in numbers.iter().enumerate() {
@@ -103,7 +103,7 @@ pub(super) fn finished(
         }
         let fits = match wanted {
             Wanted::Through(last) => *number <= last,
-            Wanted::Before(moment) => begins_before(&segment::path(dir, *number), moment)?,
+            Wanted::Before(moment) => begins_before(&folder, *number, moment)?,
         };
         if !fits {
             break;
@@ -111,7 +111,7 @@ pub(super) fn finished(
         wished.push(*number);
     }
     let walking = Walking {
-        dir,
+        folder: &folder,
         store,
         key,
         anchor: None,
@@ -120,7 +120,7 @@ pub(super) fn finished(
     let mut found: Vec<Finished> = Vec::new();
     let mut before: Option<(PathBuf, State)> = None;
     for (walk, number) in walk_all(&walking, &wished, progress).into_iter().zip(&wished) {
-        let path = segment::path(dir, *number);
+        let path = folder.path(*number);
         let Some(segment) = walk?.filter(|s| s.end.torn == 0) else {
             return Err(super::verify::unfinished(&path, *number));
         };
@@ -147,8 +147,8 @@ pub(super) fn finished(
     }
     // Where the last of them ends, the next one goes on.
     if let (Some(last), Some((path, state))) = (found.last(), &before) {
-        let next = segment::path(dir, last.segment + 1);
-        let file = segment::open(&next, Mode::Read)?;
+        let next = folder.path(last.segment + 1);
+        let file = folder.segment(last.segment + 1, Mode::Read)?;
         let header = Header::read(&next, &file)?;
         let header = header.ok_or_else(|| super::verify::unfinished(&next, last.segment + 1))?;
         header.check(&next, store, last.segment + 1)?;
@@ -158,25 +158,27 @@ pub(super) fn finished(
 }
 
 /// Whether the first record of a segment is older than a moment.
-fn begins_before(path: &Path, moment: Timestamp) -> Result<bool, LogError> {
+fn begins_before(folder: &Folder, number: u64, moment: Timestamp) -> Result<bool, LogError> {
     let mut line = Vec::new();
-    let file = segment::open(path, Mode::Read)?;
+    let file = folder.segment(number, Mode::Read)?;
     file.take(4096)
         .read_to_end(&mut line)
-        .map_err(|e| LogError::io(path, e))?;
+        
+        .map_err(|e| LogError::io(&folder.path(number), e))?;
     let time = chain::event(&line).map(|(time, _)| time);
     Ok(time.is_some_and(|time| time < moment.to_string().as_bytes()))
 }
 
 /// Removes segments from the log's directory, the oldest first, each durably.
 pub(super) fn remove(dir: &Path, segments: &[u64]) -> Result<(), LogError> {
-    let open = segment::open_dir(dir)?;
+    let folder = Folder::at(dir)?;
     for number in segments {
-        let path = segment::path(dir, *number);
-        match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(LogError::io(&path, e)),
-            _ => open.sync_all().map_err(|e| LogError::io(dir, e))?,
+        match folder.segment(*number, Mode::Read) {
+            Ok(file) => folder.remove(*number, &file)?,
+            Err(LogError::Missing { .. }) => {}
+            Err(e) => return Err(e),
         }
+        folder.sync()?;
     }
     Ok(())
 }
@@ -229,7 +231,8 @@ pub fn since_archived(
     key: &SecretBytes,
     anchor: &Anchor,
 ) -> Result<Anchor, VerifyError> {
-    let first = segment::list(dir)?.first().copied().unwrap_or(0);
+    let folder = Folder::at(dir)?;
+    let first = folder.list()?.first().copied().unwrap_or(0);
     if first <= anchor.oldest_segment.max(1) {
         return Ok(anchor.clone());
     }
@@ -254,9 +257,9 @@ pub fn since_archived(
         return Ok(known);
     }
     // The end of the first record that is there.
-    let path = segment::path(dir, first);
+    let path = folder.path(first);
     let mut line = Vec::new();
-    BufReader::new(segment::open(&path, Mode::Read)?)
+    BufReader::new(folder.segment(first, Mode::Read)?)
         .take(chain::MAX_LINE as u64)
         .read_until(b'\n', &mut line)
         .map_err(|e| LogError::io(&path, e))?;

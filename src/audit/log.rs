@@ -1,7 +1,8 @@
 //! The open log, as the rest of the program sees it.
 
 use std::cell::RefCell;
-use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -15,13 +16,15 @@ use crate::id::{Epoch, StoreId, Uid};
 use crate::secret::SecretBytes;
 use crate::sync::{Mutex, MutexGuard, thread_local};
 use crate::sys::accounts::owner;
+use crate::sys::dir::{Dir, Made, held};
 use crate::sys::files::extent;
 
 use super::budget::Budget;
+use super::chain::MAX_LINE;
 use super::error::LogError;
 use super::flood::{Floods, Refused, Ticket, Verdict};
 use super::record::{Body, Event, Record};
-use super::segment::{self, Mode};
+use super::segment::{self, Folder, Mode};
 use super::writer::{Context, Held, Live, Stamp, Writer};
 use super::{Anchor, Finished, Options, VerifyError, Wanted, archive, open};
 
@@ -126,19 +129,37 @@ impl Log {
     /// # Errors
     /// [`LogError::Exists`] if there is a log; otherwise if the directory or file cannot be made private and durable.
     pub fn create(dir: &Path, store: StoreId, key: SecretBytes, options: Options) -> Result<Log, LogError> {
-        segment::make_dir(dir)?;
-        segment::open_dir(dir)?;
-        if !segment::list(dir)?.is_empty() {
+        let (home, _) = Dir::of(dir).map_err(|e| LogError::io(dir, e))?;
+        Log::create_in(&home, dir, store, key, options, &mut Made::default())
+    }
+
+    /// The same, where `dir` is in the directory `home` that is held; `made` hears what is made, also if it fails then.
+    ///
+    /// # Errors
+    /// As [`Log::create`].
+    pub fn create_in(
+        home: &Dir,
+        dir: &Path,
+        store: StoreId,
+        key: SecretBytes,
+        options: Options,
+        made: &mut Made,
+    ) -> Result<Log, LogError> {
+        let folder = Folder::make(home, dir, made)?;
+        if !folder.list()?.is_empty() {
             return Err(LogError::Exists { path: dir.into() });
         }
+        let first = folder.segment(1, Mode::Create)?;
+        folder.made(1, &first, made)?;
         let ctx = Context {
+            home: home.clone(),
             dir: dir.into(),
             store,
             key,
             live: Live::of(&options),
             options,
         };
-        let writer = Writer::create(&ctx)?;
+        let writer = Writer::create(&ctx, first)?;
         Ok(Log::with(ctx, writer))
     }
 
@@ -155,8 +176,10 @@ impl Log {
         options: Options,
         anchor: &Anchor,
     ) -> Result<Log, LogError> {
-        let found = open::check(dir, store, &key, anchor)?;
+        let (home, _) = Dir::of(dir).map_err(|e| LogError::io(dir, e))?;
+        let found = open::check(&home, dir, store, &key, anchor)?;
         let ctx = Context {
+            home,
             dir: dir.into(),
             store,
             key,
@@ -319,7 +342,8 @@ impl Log {
 
     fn look_at_space(&self) {
         // A file system that does not answer this has other troubles, which an append meets.
-        if let Ok(here) = nix::sys::statvfs::statvfs(&self.ctx.dir) {
+        let file = self.chain().file.clone();
+        if let Ok(here) = nix::sys::statvfs::fstatvfs(&*file) {
             let free = here.blocks_available().saturating_mul(here.fragment_size());
             let low = self.ctx.live.low_space_bytes.load(Ordering::Relaxed);
             self.budget.bind(free < low);
@@ -423,7 +447,8 @@ impl Log {
             return Err(LogError::Deleted { path });
         }
         // Finds a read-only file system and an immutable file without writing.
-        faccessat(AT_FDCWD, &path, AccessFlags::W_OK, AtFlags::AT_EACCESS).map_err(|e| LogError::io(&path, e))
+        let file = held(chain.file.as_fd());
+        faccessat(AT_FDCWD, &file, AccessFlags::W_OK, AtFlags::AT_EACCESS).map_err(|e| LogError::io(&path, e))
     }
 
     /// Whether records of reads could be taken now, which are refused on a full disk before administration is.
@@ -441,10 +466,11 @@ impl Log {
     pub fn contains_since(&self, anchor: &Anchor, event_id: &str) -> Result<bool, LogError> {
         let needle = format!("\",\"eventID\":\"{event_id}\"");
         let end = self.head();
+        let folder = self.ctx.folder()?;
         let mut line = Vec::new();
         for number in anchor.segment.max(anchor.oldest_segment)..=end.segment {
             let path = segment::path(&self.ctx.dir, number);
-            let mut file = match segment::open(&path, Mode::Read) {
+            let mut file = match folder.segment(number, Mode::Read) {
                 Err(LogError::Missing { .. }) if number != end.segment => continue,
                 file => file?,
             };
@@ -455,10 +481,16 @@ impl Log {
             };
             file.seek(SeekFrom::Start(from))
                 .map_err(|e| LogError::io(&path, e))?;
-            let mut input = BufReader::with_capacity(1 << 16, file);
+            // What another has put behind our last record is no record, and may be endless.
+            let ours = match number == end.segment {
+                true => end.offset.saturating_sub(from),
+                false => u64::MAX,
+            };
+            let mut input = BufReader::with_capacity(1 << 16, file.take(ours));
             loop {
                 line.clear();
-                if input
+                if (&mut input)
+                    .take(MAX_LINE as u64)
                     .read_until(b'\n', &mut line)
                     .map_err(|e| LogError::io(&path, e))?
                     == 0

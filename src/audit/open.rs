@@ -6,11 +6,12 @@ use std::path::Path;
 
 use crate::id::StoreId;
 use crate::secret::SecretBytes;
+use crate::sys::dir::Dir;
 
 use super::Anchor;
 use super::chain::{self, End, MAX_LINE, SegmentKey, State};
 use super::error::{Broken, BrokenKind, LogError};
-use super::segment::{self, Header, Mode};
+use super::segment::{self, Folder, Header, Mode};
 
 /// Where writing goes on.
 pub(super) struct Found {
@@ -24,13 +25,14 @@ pub(super) struct Found {
 }
 
 pub(super) fn check(
+    home: &Dir,
     dir: &Path,
     store: StoreId,
     key: &SecretBytes,
     anchor: &Anchor,
 ) -> Result<Found, LogError> {
-    segment::open_dir(dir)?;
-    let numbers = segment::list(dir)?;
+    let folder = Folder::open(home, dir)?;
+    let numbers = folder.list()?;
     let first = if anchor.seq == 0 {
         anchor.oldest_segment.max(1)
     } else {
@@ -48,7 +50,7 @@ pub(super) fn check(
     }
     for number in first..=last {
         let path = segment::path(dir, number);
-        let file = match segment::open(&path, Mode::Append) {
+        let file = match folder.segment(number, Mode::Append) {
             Err(LogError::Missing { .. }) => {
                 let text = "the segment is missing; later ones are there";
                 return Err(broken(&path, &state, BrokenKind::Missing, text));
@@ -66,7 +68,7 @@ pub(super) fn check(
             }
             if number == last && number != first {
                 // A crash while the segment was begun: nothing was ever written to it.
-                std::fs::remove_file(&path).map_err(|e| LogError::io(&path, e))?;
+                folder.remove(number, &file)?;
                 break;
             }
             return Err(broken(

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::LogError;
 use super::query::{Backwards, Entry, Follower, Query};
-use super::segment::{self, Mode};
+use super::segment::{Folder, Mode};
 
 /// Bytes of the log that are looked through for one piece.
 const LOOKED: u64 = if cfg!(test) { 2000 } else { 8 << 20 };
@@ -113,8 +113,8 @@ pub fn back(
     n: usize,
     go_on: &mut dyn FnMut() -> bool,
 ) -> Result<Page, LogError> {
-    segment::open_dir(dir)?;
-    let mut numbers = segment::list(dir)?;
+    let folder = Folder::at(dir)?;
+    let mut numbers = folder.list()?;
     numbers.retain(|n| from.is_none_or(|place| *n <= place.segment));
     let mut page = Page {
         items: Vec::new(),
@@ -128,8 +128,8 @@ pub fn back(
     };
     let mut looked = 0;
     for &number in numbers.iter().rev() {
-        let path = segment::path(dir, number);
-        let file = match segment::open(&path, Mode::Read) {
+        let path = folder.path(number);
+        let file = match folder.segment(number, Mode::Read) {
             // Archived in this moment.
             Err(LogError::Missing { .. }) if number != numbers[numbers.len() - 1] => break,
             file => file?,
@@ -159,14 +159,15 @@ pub fn back(
 
 /// A place that somebody names is believed if a line ends before it, or if its segment was archived.
 fn begins_line(dir: &Path, place: Place) -> Result<Place, LogError> {
-    let path = segment::path(dir, place.segment);
+    let folder = Folder::at(dir)?;
+    let path = folder.path(place.segment);
     let nowhere = || LogError::Unreadable {
         path: path.clone(),
         offset: place.offset,
     };
-    let mut file = match segment::open(&path, Mode::Read) {
+    let mut file = match folder.segment(place.segment, Mode::Read) {
         Err(LogError::Missing { .. }) => {
-            let later = segment::list(dir)?.iter().any(|n| *n > place.segment);
+            let later = folder.list()?.iter().any(|n| *n > place.segment);
             return later.then_some(place).ok_or_else(nowhere);
         }
         file => file?,

@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::clock::Timestamp;
+use crate::sys::dir::Dir;
 
 use super::chain::MAX_LINE;
 use super::error::LogError;
 use super::page::Place;
-use super::segment::{self, Mode};
+use super::segment::{self, Folder, Mode};
 
 /// One record as it stands in the log.
 #[derive(Clone, Debug, PartialEq)]
@@ -211,12 +212,12 @@ fn newest_within(
     n: usize,
     more: &mut dyn FnMut(u64) -> bool,
 ) -> Result<(Vec<Entry>, bool), LogError> {
-    segment::open_dir(dir)?;
+    let folder = Folder::at(dir)?;
     let mut entries = VecDeque::new();
     let (mut read, mut cut) = (0, false);
-    for &number in segment::list(dir)?.iter().rev() {
-        let path = segment::path(dir, number);
-        let file = match segment::open(&path, Mode::Read) {
+    for &number in folder.list()?.iter().rev() {
+        let path = folder.path(number);
+        let file = match folder.segment(number, Mode::Read) {
             // Archived in this moment.
             Err(LogError::Missing { .. }) if read > 0 => break,
             file => file?,
@@ -339,6 +340,8 @@ impl<'p> Backwards<'p> {
 
 /// Reads the log from a place on, across segments, and can be asked again when it had reached the end.
 pub struct Follower {
+    /// The directory in which the log's is, which may be made anew.
+    home: Dir,
     dir: PathBuf,
     number: u64,
     input: Option<BufReader<File>>,
@@ -352,10 +355,11 @@ impl Follower {
     /// # Errors
     /// If there is no log, or it cannot be read.
     pub fn from_start(dir: &Path) -> Result<Follower, LogError> {
-        segment::open_dir(dir)?;
-        let first = segment::list(dir)?.first().copied();
+        let (home, _) = Dir::of(dir).map_err(|e| LogError::io(dir, e))?;
+        let first = Folder::open(&home, dir)?.list()?.first().copied();
         let number = first.ok_or_else(|| LogError::Missing { path: dir.into() })?;
         Ok(Follower {
+            home,
             dir: dir.into(),
             number,
             input: None,
@@ -385,7 +389,11 @@ impl Follower {
     /// If there is no log, or it cannot be read.
     pub fn new(dir: &Path) -> Result<Follower, LogError> {
         let mut follower = Follower::from_start(dir)?;
-        follower.number = segment::list(dir)?.last().copied().unwrap_or(follower.number);
+        follower.number = Folder::open(&follower.home, dir)?
+            .list()?
+            .last()
+            .copied()
+            .unwrap_or(follower.number);
         while follower.read()?.is_some() {}
         Ok(follower)
     }
@@ -401,10 +409,11 @@ impl Follower {
             let input = match &mut self.input {
                 Some(input) => input,
                 None => {
-                    let mut file = match segment::open(&path, Mode::Read) {
+                    let folder = Folder::open(&self.home, &self.dir)?;
+                    let mut file = match folder.segment(self.number, Mode::Read) {
                         Err(e @ LogError::Missing { .. }) => {
                             // Archived in this moment: the log goes on with a later one.
-                            let later = segment::list(&self.dir)?.into_iter().find(|&n| n > self.number);
+                            let later = folder.list()?.into_iter().find(|&n| n > self.number);
                             (self.number, self.offset) = (later.ok_or(e)?, 0);
                             continue;
                         }
@@ -440,7 +449,11 @@ impl Follower {
                     .map_err(|e| LogError::io(&path, e))?;
             }
             // At the end of this segment: is there a later one? (It is looked for before the end is believed.)
-            let Some(next) = segment::list(&self.dir)?.into_iter().find(|&n| n > self.number) else {
+            let Some(next) = Folder::open(&self.home, &self.dir)?
+                .list()?
+                .into_iter()
+                .find(|&n| n > self.number)
+            else {
                 return Ok(None);
             };
             let ended = unfinished && std::mem::replace(&mut last_look, true);

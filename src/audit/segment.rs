@@ -1,14 +1,16 @@
 //! Segment files: their names, how they are opened, and the record that each begins with.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use data_encoding::BASE64URL_NOPAD;
+use nix::sys::stat::{FileStat, fstat};
 use sha2::Sha256;
 
 use crate::id::StoreId;
+use crate::sys::dir::{Dir, Inode, Made};
 
 use super::archive::Hashed;
 use super::chain::{self, End, Head, SegmentKey, State};
@@ -23,71 +25,153 @@ pub const MIN_READER: u32 = 1;
 
 /// `DIR/00000001.jsonl`. Numbers beyond eight digits simply grow longer.
 pub(super) fn path(dir: &Path, number: u64) -> PathBuf {
-    dir.join(format!("{number:08}.jsonl"))
+    dir.join(name_of(number))
 }
 
-/// The numbers of the segments in `dir`, in order. Other files are none of ours.
-pub(super) fn list(dir: &Path) -> Result<Vec<u64>, LogError> {
-    let mut numbers = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(|e| LogError::io(dir, e))? {
-        let name = entry.map_err(|e| LogError::io(dir, e))?.file_name();
-        let Some(number) = name
-            .to_str()
-            .and_then(|n| n.strip_suffix(".jsonl"))
-            .and_then(|n| n.parse().ok())
-        else {
-            continue;
-        };
-        if path(dir, number).file_name() == Some(&name) {
-            numbers.push(number);
+fn name_of(number: u64) -> String {
+    format!("{number:08}.jsonl")
+}
+
+/// The log's directory, held and checked: nobody else can read or change it.
+pub(super) struct Folder {
+    dir: Dir,
+    path: PathBuf,
+}
+
+impl Folder {
+    /// Makes it where `at` says, in the directory `home`, if it is not there, and its name durable.
+    pub(super) fn make(home: &Dir, at: &Path, made: &mut Made) -> Result<Folder, LogError> {
+        let failed = |e| LogError::io(at, e);
+        let name = name(at)?;
+        let (dir, is_new) = home.make_dir(name, 0o700).map_err(|e| unopened(at, e))?;
+        if is_new {
+            made.add(home, name, dir.inode().map_err(failed)?);
+            home.sync().map_err(failed)?;
         }
+        Folder::held(dir, at)
     }
-    numbers.sort_unstable();
-    Ok(numbers)
-}
 
-/// Opens the log's directory and checks on the open descriptor that nobody else can read or change it.
-pub(super) fn open_dir(dir: &Path) -> Result<File, LogError> {
-    let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags)
-        .open(dir)
-        .map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => LogError::Missing { path: dir.into() },
-            io::ErrorKind::NotADirectory => LogError::Unsafe {
-                path: dir.into(),
-                why: "it is a link, or no directory; mount another file system there to have the log on it",
+    /// Opens it in the directory `home`.
+    pub(super) fn open(home: &Dir, at: &Path) -> Result<Folder, LogError> {
+        let dir = home.dir(name(at)?).map_err(|e| unopened(at, e))?;
+        Folder::held(dir, at)
+    }
+
+    /// Opens it by its path.
+    pub(super) fn at(path: &Path) -> Result<Folder, LogError> {
+        let (home, _) = Dir::of(path).map_err(|e| unopened(path, e))?;
+        Folder::open(&home, path)
+    }
+
+    fn held(dir: Dir, at: &Path) -> Result<Folder, LogError> {
+        judge(&dir.found().map_err(|e| LogError::io(at, e))?, at)?;
+        let path = at.into();
+        Ok(Folder { dir, path })
+    }
+
+    /// A segment's path, for messages.
+    pub(super) fn path(&self, number: u64) -> PathBuf {
+        path(&self.path, number)
+    }
+
+    /// The numbers of the segments in it, in order. Other files are none of ours.
+    pub(super) fn list(&self) -> Result<Vec<u64>, LogError> {
+        let mut numbers = Vec::new();
+        for found in self.dir.names().map_err(|e| LogError::io(&self.path, e))? {
+            let Some(number) = found
+                .to_str()
+                .and_then(|n| n.strip_suffix(".jsonl"))
+                .and_then(|n| n.parse().ok())
+            else {
+                continue;
+            };
+            if name_of(number).as_str() == found {
+                numbers.push(number);
+            }
+        }
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// Opens a segment without following a link, and checks it on the open descriptor.
+    pub(super) fn segment(&self, number: u64, mode: Mode) -> Result<File, LogError> {
+        let (name, path) = (name_of(number), self.path(number));
+        if mode == Mode::Create {
+            match self.dir.create(&name, 0o600) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                made => drop(made.map_err(|e| LogError::io(&path, e))?),
+            }
+        }
+        let options = OpenOptions::new().read(true).append(mode != Mode::Read).clone();
+        let file = self.dir.file(&name, &options).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => LogError::Missing { path: path.clone() },
+            _ if e.raw_os_error() == Some(libc::ELOOP) => LogError::Unsafe {
+                path: path.clone(),
+                why: "it is a symbolic link",
             },
-            _ => LogError::io(dir, e),
+            io::ErrorKind::InvalidInput => LogError::Unsafe {
+                path: path.clone(),
+                why: "it is not a regular file",
+            },
+            _ => LogError::io(&path, e),
         })?;
-    checked(&file, dir)?;
-    Ok(file)
-}
-
-/// Makes the log's directory (its parent must be there) and makes its name durable.
-pub(super) fn make_dir(dir: &Path) -> Result<(), LogError> {
-    match DirBuilder::new().mode(0o700).create(dir) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-        made => made.map_err(|e| LogError::io(dir, e))?,
+        let found = fstat(&file).map_err(|e| LogError::io(&path, e))?;
+        judge(&found, &path)?;
+        // What is begun in it would stand in another file too.
+        if mode == Mode::Create && found.st_nlink > 1 {
+            let why = "it has another name elsewhere (a hard link)";
+            return Err(LogError::Unsafe { path, why });
+        }
+        Ok(file)
     }
-    let parent = dir
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    File::open(parent)
-        .and_then(|p| p.sync_all())
-        .map_err(|e| LogError::io(parent, e))
+
+    /// What has a segment's name.
+    pub(super) fn look(&self, number: u64) -> Result<Option<FileStat>, LogError> {
+        let found = self.dir.look(name_of(number));
+        found.map_err(|e| LogError::io(&self.path(number), e))
+    }
+
+    /// Takes a segment away, if it is still this file.
+    pub(super) fn remove(&self, number: u64, file: &File) -> Result<(), LogError> {
+        let removed = Inode::of(file).and_then(|inode| self.dir.remove(name_of(number), inode));
+        removed.map_err(|e| LogError::io(&self.path(number), e))
+    }
+
+    /// Notes that a segment was made.
+    pub(super) fn made(&self, number: u64, file: &File, made: &mut Made) -> Result<(), LogError> {
+        let inode = Inode::of(file).map_err(|e| LogError::io(&self.path(number), e))?;
+        made.add(&self.dir, name_of(number), inode);
+        Ok(())
+    }
+
+    /// Makes names durable.
+    pub(super) fn sync(&self) -> Result<(), LogError> {
+        self.dir.sync().map_err(|e| LogError::io(&self.path, e))
+    }
 }
 
-fn checked(file: &File, path: &Path) -> Result<(), LogError> {
-    let meta = file.metadata().map_err(|e| LogError::io(path, e))?;
-    let why = if meta.uid() != 0 && meta.uid() != nix::unistd::geteuid().as_raw() {
+/// The last component of the log's path.
+fn name(at: &Path) -> Result<&OsStr, LogError> {
+    let none = || LogError::io(at, io::Error::from(io::ErrorKind::InvalidInput));
+    at.file_name().ok_or_else(none)
+}
+
+fn unopened(at: &Path, e: io::Error) -> LogError {
+    match e.kind() {
+        io::ErrorKind::NotFound => LogError::Missing { path: at.into() },
+        io::ErrorKind::NotADirectory => LogError::Unsafe {
+            path: at.into(),
+            why: "it is a link, or no directory; mount another file system there to have the log on it",
+        },
+        _ => LogError::io(at, e),
+    }
+}
+
+fn judge(found: &FileStat, path: &Path) -> Result<(), LogError> {
+    let why = if found.st_uid != 0 && found.st_uid != nix::unistd::geteuid().as_raw() {
         "it belongs to another user"
-    } else if meta.mode() & 0o077 != 0 {
+    } else if found.st_mode & 0o077 != 0 {
         "others may read or change it; only its owner may (chmod go=)"
-    } else if !meta.is_dir() && !meta.is_file() {
-        "it is not a regular file"
     } else {
         return Ok(());
     };
@@ -104,28 +188,6 @@ pub(super) enum Mode {
     Append,
     /// Made if it is not there.
     Create,
-}
-
-/// Opens a segment without following a link, and checks it on the open descriptor.
-pub(super) fn open(path: &Path, mode: Mode) -> Result<File, LogError> {
-    let file = OpenOptions::new()
-        .read(true)
-        .append(mode != Mode::Read)
-        .create(mode == Mode::Create)
-        .mode(0o600)
-        // Without O_NONBLOCK a FIFO in its place would hang the open.
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK)
-        .open(path)
-        .map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => LogError::Missing { path: path.into() },
-            _ if e.raw_os_error() == Some(libc::ELOOP) => LogError::Unsafe {
-                path: path.into(),
-                why: "it is a symbolic link",
-            },
-            _ => LogError::io(path, e),
-        })?;
-    checked(&file, path)?;
-    Ok(file)
 }
 
 /// What a segment's first record says.

@@ -11,11 +11,13 @@ mod siege;
 mod tamper;
 mod usage;
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::id::StoreId;
 use crate::secret::SecretBytes;
 
+use super::segment::Folder;
 use super::*;
 
 const STORE: StoreId = StoreId([7; 16]);
@@ -132,7 +134,7 @@ fn twelve(place: &Place) -> Anchor {
 }
 
 fn copy_dir(from: &Path, to: &Path) {
-    segment::make_dir(to).unwrap();
+    std::fs::DirBuilder::new().mode(0o700).create(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();

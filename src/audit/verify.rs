@@ -14,7 +14,7 @@ use super::archive::named_by;
 use super::chain::{self, End, SegmentKey, State};
 use super::error::{Broken, BrokenKind, LogError, VerifyError};
 use super::open::joined;
-use super::segment::{self, Header, Mode};
+use super::segment::{self, Folder, Header, Mode};
 use super::{Anchor, Archived};
 
 /// What was verified.
@@ -65,7 +65,7 @@ pub(super) struct Walked {
 
 /// What is walked.
 pub(super) struct Walking<'w> {
-    pub dir: &'w Path,
+    pub folder: &'w Folder,
     pub store: StoreId,
     pub key: &'w SecretBytes,
     pub anchor: Option<&'w Anchor>,
@@ -85,8 +85,8 @@ pub fn verify(
     anchor: Option<&Anchor>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Verified, VerifyError> {
-    segment::open_dir(dir)?;
-    let numbers = segment::list(dir)?;
+    let folder = Folder::at(dir)?;
+    let numbers = folder.list()?;
     let oldest = anchor.map_or(1, |a| a.oldest_segment.max(1));
     let last = numbers
         .last()
@@ -94,7 +94,7 @@ pub fn verify(
         .unwrap_or(0)
         .max(anchor.map_or(1, |a| a.segment));
     let walking = Walking {
-        dir,
+        folder: &folder,
         store,
         key,
         anchor,
@@ -292,10 +292,13 @@ pub(super) fn walk_all(walking: &Walking<'_>, numbers: &[u64], progress: &mut dy
 
 fn walk_one(walking: &Walking<'_>, number: u64, tell: &mut dyn FnMut(u64)) -> Walk {
     let Walking {
-        dir, store, anchor, ..
+        folder,
+        store,
+        anchor,
+        ..
     } = *walking;
-    let path = segment::path(dir, number);
-    let file = segment::open(&path, Mode::Read)?;
+    let path = folder.path(number);
+    let file = folder.segment(number, Mode::Read)?;
     let size = file.metadata().map_err(|e| LogError::io(&path, e))?.len();
     let Some(header) = Header::read(&path, &file)? else {
         return Ok(None);

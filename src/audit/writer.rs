@@ -13,13 +13,14 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use crate::clock::Timestamp;
 use crate::id::StoreId;
 use crate::secret::SecretBytes;
+use crate::sys::dir::Dir;
 use crate::sys::files::{Extent, extent};
 
 use super::chain::{self, MAX_WRITTEN, SegmentKey, State};
 use super::error::LogError;
 use super::json::{self, TimeText};
 use super::record::optional;
-use super::segment::{self, Mode};
+use super::segment::{self, Folder, Mode};
 use super::{Anchor, Archived, Options};
 
 mod held;
@@ -35,11 +36,21 @@ pub(super) const GROWTH: u64 = 1 << 20;
 
 /// What does not change while a log is open.
 pub(super) struct Context {
+    /// The directory in which the log's is.
+    pub home: Dir,
+    /// The log's path, for messages.
     pub dir: PathBuf,
     pub store: StoreId,
     pub key: SecretBytes,
     pub options: Options,
     pub live: Live,
+}
+
+impl Context {
+    /// The log's directory, as it is now.
+    pub(super) fn folder(&self) -> Result<Folder, LogError> {
+        Folder::open(&self.home, &self.dir)
+    }
 }
 
 /// What of the options can change while the log is written: its segments' size, and what is little space.
@@ -149,9 +160,8 @@ impl Writer {
     }
 
     /// Begins a log: the first segment of a new store.
-    pub(super) fn create(ctx: &Context) -> Result<Writer, LogError> {
+    pub(super) fn create(ctx: &Context, file: File) -> Result<Writer, LogError> {
         let state = State::genesis(ctx.store);
-        let file = segment::open(&segment::path(&ctx.dir, 1), Mode::Create)?;
         let mut writer = Writer::resume(ctx, 1, file, 0, state, 1, 0)?;
         writer.begin(ctx, 1, false)?;
         Ok(writer)
@@ -221,8 +231,12 @@ impl Writer {
         if self.down.is_some() {
             let _ = self.recover(ctx);
         } else {
-            let here = std::fs::symlink_metadata(&self.path);
-            if !here.is_ok_and(|m| self.is_ours(&m).unwrap_or(false)) {
+            let here = ctx.folder().and_then(|folder| folder.look(self.number));
+            let ours = here
+                .ok()
+                .flatten()
+                .is_some_and(|m| self.is_ours(&m).unwrap_or(false));
+            if !ours {
                 self.fail(Cause::Deleted);
             } else if self.is_full() || self.refused > 0 {
                 let _ = self.admit(ctx, 1024, false);
@@ -392,24 +406,21 @@ impl Writer {
         let path = segment::path(&ctx.dir, number);
         if lost {
             // A directory that an administrator put back is made private again before anything is in it.
-            let _ = crate::sys::files::chmod_directory(&ctx.dir, 0o700);
+            let name = ctx.dir.file_name().unwrap_or_default();
+            let _ = ctx.home.dir(name).and_then(|dir| dir.chmod(0o700));
         }
-        let dir = segment::open_dir(&ctx.dir)?;
-        let file = segment::open(&path, Mode::Create)?;
+        let folder = ctx.folder()?;
+        let file = folder.segment(number, Mode::Create)?;
         if file.metadata().map_err(|e| LogError::io(&path, e))?.len() > 0 {
             return Err(LogError::Exists { path });
         }
         let made = self.write_header(ctx, &path, &file, number, lost);
-        let made = made.and_then(|made| {
-            dir.sync_all()
-                .map(|()| made)
-                .map_err(|e| LogError::io(&ctx.dir, e))
-        });
+        let made = made.and_then(|made| folder.sync().map(|()| made));
         let (key, state, len, allocated) = match made {
             Ok(made) => made,
             Err(e) => {
                 let _ = file.set_len(0);
-                let _ = std::fs::remove_file(&path);
+                let _ = folder.remove(number, &file);
                 return Err(e);
             }
         };

@@ -40,7 +40,7 @@ impl World for Machine {
         })?;
         let begin = Instant::now();
         loop {
-            if let Some(client) = Client::connect(&daemon::socket_path(store))? {
+            if let Some(client) = Client::connect(store)? {
                 tracing::info!("a daemon serves the store, and is asked");
                 return Ok(Box::new(Served { client }));
             }
@@ -93,7 +93,7 @@ impl World for Machine {
     }
 
     fn break_glass(&self, store: &Path, broken: &Broken) -> Result<serde_json::Value, Problem> {
-        if let Some(mut client) = Client::connect(&daemon::socket_path(store))? {
+        if let Some(mut client) = Client::connect(store)? {
             let status = client.call(&Request::Status, None)?;
             let mount = super::args::shell_word(status["mount"].as_str().unwrap_or("DIR"));
             return Err(Problem::new(

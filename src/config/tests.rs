@@ -217,13 +217,32 @@ fn only_a_file_that_nobody_else_could_have_written_is_believed() {
 #[test]
 fn install_writes_what_load_believes_and_nothing_over_another() {
     let dir = tempfile::tempdir().unwrap();
-    assert!(Config::install(dir.path()).unwrap());
+    assert!(
+        Config::install(&Dir::open(dir.path()).unwrap())
+            .unwrap()
+            .is_some()
+    );
     assert_eq!(Config::load(dir.path()).unwrap(), Config::default());
     std::fs::write(dir.path().join(FILE), "threads = 2\n").unwrap();
-    assert!(!Config::install(dir.path()).unwrap());
+    assert!(
+        Config::install(&Dir::open(dir.path()).unwrap())
+            .unwrap()
+            .is_none()
+    );
     assert_eq!(Config::load(dir.path()).unwrap().threads, 2);
     std::fs::remove_file(dir.path().join(FILE)).unwrap();
     std::os::unix::fs::symlink("elsewhere", dir.path().join(FILE)).unwrap();
-    assert!(!Config::install(dir.path()).unwrap(), "a link is not followed");
+    assert!(
+        Config::install(&Dir::open(dir.path()).unwrap())
+            .unwrap()
+            .is_none(),
+        "a link is not followed"
+    );
     assert!(!dir.path().join("elsewhere").exists());
+    std::fs::write(dir.path().join("elsewhere"), "root:*:20228:0\n").unwrap();
+    let refused = Config::load(dir.path()).unwrap_err();
+    assert!(
+        refused.why.contains("symbolic link") && !refused.why.contains("20228"),
+        "{refused:?}"
+    );
 }

@@ -3,11 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::id::{ROOT, Uid};
+use crate::id::{ROOT, Uid, printable};
 use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
+use crate::sys::dir::Dir;
 use crate::sys::socket::Connection;
 
+use super::place::{Place, socket, socket_path};
 use super::protocol::{Enclosed, Envelope, FORMAT, PACKET, Part, Reply, Request};
 
 /// How long an answer may take: a check of a large store or log takes a while.
@@ -19,36 +21,30 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the daemon behind `path`; `None` if nobody answers there.
+    /// Connects to the daemon that serves the store at `store`; `None` if none does.
     ///
     /// # Errors
-    /// If somebody does, but will not be spoken to.
-    pub fn connect(path: &Path) -> Result<Option<Client>, Problem> {
-        match Connection::connect(path) {
-            Ok(connection) => {
-                believe(&connection, path)?;
-                let mut client = Client { connection };
-                // The process that accepts outlives a killed daemon for a moment: nobody is there who would answer.
-                match client.exchange(&Request::Hello, None, &mut |_| {}) {
-                    Ok(_) => Ok(Some(client)),
-                    Err(Unanswered::Ended(_)) => Ok(None),
-                    Err(Unanswered::Problem(problem)) => Err(problem),
-                }
+    /// If somebody answers who will not be spoken to, or who serves another store (exit 6).
+    pub fn connect(store: &Path) -> Result<Option<Client>, Problem> {
+        let shown = socket_path(store);
+        let place = match Place::of(store) {
+            Ok(place) => place,
+            Err(e) => return absent(&shown, e),
+        };
+        let connection = match Connection::to(&place.run, socket()) {
+            Ok(connection) => connection,
+            Err(e) => return absent(&shown, e),
+        };
+        believe(&connection, &place.run, &shown)?;
+        let mut client = Client { connection };
+        // The process that accepts outlives a killed daemon for a moment: nobody is there who would answer.
+        match client.exchange(&Request::Hello, None, &mut |_| {}) {
+            Ok(answer) => {
+                same_store(&answer, &place, store, &shown)?;
+                Ok(Some(client))
             }
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused
-                ) =>
-            {
-                Ok(None)
-            }
-            Err(e) => Err(Problem::new(
-                Exit::Unavailable,
-                format!("cannot reach the daemon at {}", path.display()),
-                e,
-            )
-            .next("without a daemon only the owner of the store may use it: run the command as root, or mount it first")),
+            Err(Unanswered::Ended(_)) => Ok(None),
+            Err(Unanswered::Problem(problem)) => Err(problem),
         }
     }
 
@@ -196,23 +192,73 @@ pub fn unwritten(e: &std::io::Error) -> Problem {
         .next("make room for the backup, or name a file elsewhere")
 }
 
+/// Nobody listens, or it cannot be seen who does.
+fn absent(shown: &Path, e: std::io::Error) -> Result<Option<Client>, Problem> {
+    use std::io::ErrorKind::*;
+    let run = shown.parent().unwrap_or(shown);
+    match e.kind() {
+        NotFound | ConnectionRefused => Ok(None),
+        // ELOOP, which has no stable kind.
+        _ if e.kind() == NotADirectory || e.raw_os_error() == Some(libc::ELOOP) => {
+            Err(unbelieved(shown, "a link, or no directory, is on its way")
+                .next(format!("see what lies there, and take it away: ls -la {}", run.display())))
+        }
+        _ => Err(Problem::new(
+            Exit::Unavailable,
+            format!("cannot reach the daemon at {}", shown.display()),
+            e,
+        )
+        .next("without a daemon only the owner of the store may use it: run the command as root, or mount it first")),
+    }
+}
+
+fn unbelieved(shown: &Path, why: impl std::fmt::Display) -> Problem {
+    Problem::new(
+        Exit::Integrity,
+        format!("the daemon at {} is not believed", shown.display()),
+        why,
+    )
+    .next("use a store whose directory and daemon are your own or root's")
+}
+
 /// What is said to a daemon may be a value, and what it says is acted on: it has to be root's or this user's, or listen
 /// where root alone could have let it.
-fn believe(connection: &Connection, path: &Path) -> Result<(), Problem> {
-    let refused = |why: String| {
-        Problem::new(
-            Exit::Integrity,
-            format!("the daemon at {} is not believed", path.display()),
-            why,
-        )
-        .next("use a store whose directory and daemon are your own or root's")
-    };
+fn believe(connection: &Connection, run: &Dir, shown: &Path) -> Result<(), Problem> {
     let (pid, uid, _) = connection
         .peer_ids()
-        .map_err(|e| refused(format!("it cannot be seen whose it is: {e}")))?;
+        .map_err(|e| unbelieved(shown, format!("it cannot be seen whose it is: {e}")))?;
     let myself = Uid(nix::unistd::geteuid().as_raw());
-    if uid == ROOT || uid == myself || crate::sys::files::only_root_writes(path.parent().unwrap_or(path)) {
+    if uid == ROOT || uid == myself || run.only_root_writes() {
         return Ok(());
     }
-    Err(refused(format!("process {pid} of uid {uid} listens there")))
+    Err(unbelieved(
+        shown,
+        format!("process {pid} of uid {uid} listens there"),
+    ))
+}
+
+/// What was meant for one store is nothing that another one's daemon may have: a link or a second name of a socket
+/// leads there.
+fn same_store(answer: &serde_json::Value, place: &Place, store: &Path, shown: &Path) -> Result<(), Problem> {
+    let served = (answer["device"].as_u64(), answer["inode"].as_u64());
+    let meant = match &place.store {
+        Some(home) => home.inode().map_err(|e| unbelieved(shown, e))?,
+        // Out of sight, as in a container that was given the socket alone: where it lies says whose it is.
+        None if place.run.only_root_writes() => return Ok(()),
+        None => return Err(unbelieved(shown, format!("{} cannot be seen", store.display()))),
+    };
+    if served == (Some(meant.device), Some(meant.number)) {
+        return Ok(());
+    }
+    let other = answer["store"].as_str().unwrap_or("?");
+    let why = format!(
+        "it serves another store ({}), and not {}",
+        printable(other),
+        store.display()
+    );
+    let run = shown.parent().unwrap_or(shown);
+    Err(unbelieved(shown, why).next(format!(
+        "see what lies there, and take it away: ls -la {}",
+        run.display()
+    )))
 }

@@ -8,6 +8,7 @@ use crate::id::ROOT;
 use crate::lifecycle::{Care, Lifecycle, PolicyEdit};
 use crate::problem::{Exit, Problem};
 use crate::report::Report;
+use crate::sys::dir::Dir;
 use crate::vault::{Trial, Vault, VaultError};
 
 use super::health;
@@ -26,13 +27,13 @@ pub trait Service: Send + Sync {
 
 /// For a command that opened the store itself.
 pub struct StoppedService {
-    /// The file in which a daemon notes where it has mounted.
-    pub note: std::path::PathBuf,
+    /// The directory in which a daemon notes where it has mounted, if there is one.
+    pub run: Option<Dir>,
 }
 
 impl Service for StoppedService {
     fn status(&self) -> Value {
-        health::unserved(&self.note)
+        health::unserved(self.run.as_ref())
     }
     fn stop(&self, _by: &str) -> Result<Value, Problem> {
         Err(
@@ -55,6 +56,16 @@ pub struct Desk {
 }
 
 impl Desk {
+    /// Which store is served: its id, and its directory.
+    fn whose(&self) -> Value {
+        let home = self.vault.home().and_then(|home| home.inode().ok());
+        json!({
+            "store": self.vault.id().to_string(),
+            "device": home.map(|home| home.device),
+            "inode": home.map(|home| home.number),
+        })
+    }
+
     /// Answers one request of `caller`; `told` hears how many pieces of a long task are done.
     ///
     /// # Errors
@@ -67,7 +78,7 @@ impl Desk {
         caller: &mut C,
     ) -> Result<Value, Problem> {
         match request {
-            Request::Hello => Ok(Value::Null),
+            Request::Hello => Ok(self.whose()),
             Request::Put(put) => {
                 let Some(Enclosed::Value(value)) = enclosed else {
                     let what = format!("cannot put {}", put.name);

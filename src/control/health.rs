@@ -1,15 +1,20 @@
 //! Whether a reader would find what the policies give it, and if not, why.
 
+use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::audit::LogError;
+use crate::sys::dir::Dir;
 use crate::sys::mount::{self, TargetState};
 use crate::vault::{Secret, State, Vault};
+
+use super::place::NOTE;
 
 /// How long `status` waits for a record that is on its way to the disk.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -48,11 +53,11 @@ impl Ill {
     }
 }
 
-/// What `status` says where no daemon serves the store, whose last one has noted in the file `note` where it mounted.
-pub(super) fn unserved(note: &Path) -> Value {
+/// What `status` says where no daemon serves the store, whose last one has noted in `run` where it mounted.
+pub(super) fn unserved(run: Option<&Dir>) -> Value {
     let mut answer = json!({ "running": false });
     let mut ills = vec![Ill::NotMounted];
-    if let Some(dead) = noted(note).filter(|target| is_dead(target)) {
+    if let Some(dead) = run.and_then(noted).filter(|target| is_dead(target)) {
         ills.push(Ill::DeadMount);
         answer["dead_mount"] = json!(dead);
     }
@@ -60,15 +65,24 @@ pub(super) fn unserved(note: &Path) -> Value {
     answer
 }
 
-fn noted(note: &Path) -> Option<PathBuf> {
+fn noted(run: &Dir) -> Option<PathBuf> {
     let mut target = Vec::new();
-    let file = std::fs::File::open(note).ok()?;
+    let file = run.file(NOTE, OpenOptions::new().read(true)).ok()?;
+    let owner = file.metadata().ok()?.uid();
+    if ![0, nix::unistd::geteuid().as_raw()].contains(&owner) {
+        return None;
+    }
     file.take(libc::PATH_MAX as u64).read_to_end(&mut target).ok()?;
     (!target.is_empty()).then(|| PathBuf::from(std::ffi::OsString::from_vec(target)))
 }
 
+/// Where no mount of ours is known to be, nobody is asked: what is there may never answer.
 fn is_dead(target: &Path) -> bool {
-    matches!(mount::state(target), Ok(TargetState::OurMount { dead: true }))
+    let ours = mount::mounts().is_ok_and(|all| {
+        all.iter()
+            .any(|m| m.target == target && m.fstype == mount::FSTYPE)
+    });
+    ours && matches!(mount::state(target), Ok(TargetState::OurMount { dead: true }))
 }
 
 /// Adds these to what is known already.

@@ -9,6 +9,7 @@ mod server;
 mod shun;
 
 pub mod client;
+pub mod place;
 pub mod protocol;
 
 pub use desk::{Desk, Service, StoppedService};

@@ -67,7 +67,7 @@ pub struct Envelope {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
-    /// Whether somebody is there, before something is asked that must not be asked twice.
+    /// Whether somebody is there, before something is asked that must not be asked twice, and which store it serves.
     Hello,
     /// Store a new version, and the secret if it is not there. The value follows it.
     Put(Put),

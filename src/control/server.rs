@@ -20,6 +20,7 @@ use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
 use crate::sys::accounts::{self, Namespace};
 use crate::sys::caller::{Header, Observer};
+use crate::sys::dir::{Dir, Inode};
 use crate::sys::front::frame::{self, Kind, Sender};
 use crate::sys::front::{self, Place as At};
 use crate::sys::socket::{Connection, Taking};
@@ -27,6 +28,7 @@ use crate::sys::socket::{Connection, Taking};
 use super::Desk;
 use super::crowd::{Crowd, For};
 use super::peer::Peer;
+use super::place::socket;
 use super::protocol::{Enclosed, Envelope, FORMAT, PACKET, Part, Reply, Request};
 use super::shun::Shunned;
 
@@ -64,15 +66,26 @@ pub struct Server {
     crowd: Arc<Crowd>,
     shunned: Mutex<Shunned>,
     stopping: Arc<AtomicBool>,
+    /// The last front's socket.
+    made: Arc<Mutex<Option<Inode>>>,
 }
 
 /// Ends the listening.
-pub struct Listening(Arc<AtomicBool>);
+pub struct Listening {
+    stopping: Arc<AtomicBool>,
+    run: Dir,
+    /// The last front's socket.
+    made: Arc<Mutex<Option<Inode>>>,
+}
 
 impl Listening {
-    /// No front follows the one that is there, which ends with this process.
+    /// No front follows the one that is there, which ends with this process. Its socket is taken away.
     pub fn stop(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.stopping.store(true, Ordering::SeqCst);
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(made) = made {
+            let _ = self.run.remove(socket(), made);
+        }
     }
 }
 
@@ -89,21 +102,27 @@ impl Server {
             crowd: Arc::default(),
             shunned: Mutex::default(),
             stopping: Arc::default(),
+            made: Arc::default(),
         }
     }
 
-    /// Has a front listen on `path`, always.
+    /// Has a front listen in the directory `run`, always.
     ///
     /// # Errors
     /// If the first one cannot.
-    pub fn listen(self, path: &Path) -> io::Result<Listening> {
+    pub fn listen(self, run: Dir) -> io::Result<Listening> {
         let at = At {
-            path: path.to_path_buf(),
+            dir: run.clone(),
+            name: socket().into(),
             owner: self.owner,
             strangers: self.strangers.each(),
         };
         let (told, bound) = sync_channel(1);
-        let listening = Listening(self.stopping.clone());
+        let listening = Listening {
+            stopping: self.stopping.clone(),
+            run,
+            made: self.made.clone(),
+        };
         // A front ends with the thread that started it.
         std::thread::Builder::new()
             .name("control".into())
@@ -218,6 +237,14 @@ impl Server {
             match kind {
                 Kind::Pong => {}
                 Kind::Bound => {
+                    let numbers = rest.split_at_checked(8).and_then(|(device, number)| {
+                        Some((device.try_into().ok()?, number.try_into().ok()?))
+                    });
+                    *self.made.lock().unwrap_or_else(PoisonError::into_inner) =
+                        numbers.map(|(device, number)| Inode {
+                            device: u64::from_le_bytes(device),
+                            number: u64::from_le_bytes(number),
+                        });
                     if let Some(told) = told.take() {
                         let _ = told.send(Ok(()));
                     }

@@ -2,14 +2,13 @@
 
 use std::path::Path;
 
-use super::socket_path;
 use crate::control::client::Client;
 use crate::control::protocol::Request;
 use crate::problem::{Exit, Problem};
 
 /// That a daemon serves the store, and goes on.
 pub(super) fn served(store: &Path) -> Option<Problem> {
-    let mut client = Client::connect(&socket_path(store)).ok()??;
+    let mut client = Client::connect(store).ok()??;
     let status = client.call(&Request::Status, None).ok()?;
     let (mount, pid) = (status["mount"].as_str()?, status["pid"].as_u64()?);
     if status["stopping"] == true {

@@ -17,6 +17,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::sys::dir::Dir;
+
 pub mod embedded;
 pub mod faulty;
 pub mod feed;
@@ -292,6 +294,11 @@ pub trait Store: Send + Sync {
     /// Goes through the whole medium and compares every page with its checksum. `progress` is told the part done,
     /// from 0 to 1. Readers go on meanwhile, commits wait.
     fn check(&self, progress: &mut dyn FnMut(f64)) -> Result<Checked, StoreError>;
+
+    /// The directory that it has, held; `None` for a medium that has none.
+    fn home(&self) -> Option<&Dir> {
+        None
+    }
 
     /// Gives the medium up to another process while this value lives on: the last call to it. Nothing is written any
     /// more, and who would, waits. False, and nothing given up, if a commit is under way longer than `limit`.

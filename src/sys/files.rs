@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::dir::{Last, regular};
 use crate::secret::SecretBytes;
 
 /// Bytes in a key file.
@@ -53,14 +54,6 @@ pub fn extent(file: &File) -> io::Result<Extent> {
         size: told.stx_size,
         links: told.stx_nlink,
     })
-}
-
-/// Whether root alone can change what any directory of the path holds.
-pub fn only_root_writes(dir: &Path) -> bool {
-    let safe = |dir: &Path| {
-        std::fs::symlink_metadata(dir).is_ok_and(|m| m.is_dir() && m.uid() == 0 && m.mode() & 0o022 == 0)
-    };
-    std::fs::canonicalize(dir).is_ok_and(|real| real.ancestors().all(safe))
 }
 
 /// What makes a file unfit to be trusted.
@@ -149,19 +142,13 @@ pub fn open_private(path: &Path, max_bytes: u64) -> Result<File, FileError> {
             why,
         })
     };
-    // O_NONBLOCK: opening a pipe must not wait for its writer.
-    let flags = libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
-    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+    let file = match regular(path, Last::Itself, OpenOptions::new().read(true)) {
         Err(e) if e.raw_os_error() == Some(libc::ELOOP) => return refuse(Unsafe::Symlink),
-        // A socket cannot be opened.
-        Err(e) if e.raw_os_error() == Some(libc::ENXIO) => return refuse(Unsafe::NotRegular),
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => return refuse(Unsafe::NotRegular),
         opened => opened.map_err(io_error("open", path))?,
     };
     let meta = file.metadata().map_err(io_error("examine", path))?;
     let mode = meta.mode() & 0o7777;
-    if !meta.is_file() {
-        return refuse(Unsafe::NotRegular);
-    }
     if meta.uid() != 0 && meta.uid() != nix::unistd::geteuid().as_raw() {
         return refuse(Unsafe::ForeignOwner { uid: meta.uid() });
     }
@@ -213,27 +200,6 @@ pub fn create_private(path: &Path) -> Result<File, FileError> {
     Ok(file)
 }
 
-/// Sets the mode of a directory, which is no link and this user's own: what somebody else put in its place keeps its mode.
-///
-/// # Errors
-/// If it is something else, or another's.
-pub fn chmod_directory(path: &Path, mode: u32) -> io::Result<()> {
-    // By descriptor, and one for which the directory need not be readable.
-    let dir = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(path)?;
-    let found = dir.metadata()?;
-    if found.uid() != nix::unistd::geteuid().as_raw() {
-        return Err(io::Error::other(format!("{} is another user's", path.display())));
-    }
-    if found.mode() & 0o7777 == mode {
-        return Ok(());
-    }
-    let held = format!("/proc/self/fd/{}", dir.as_raw_fd());
-    std::fs::set_permissions(held, std::fs::Permissions::from_mode(mode))
-}
-
 /// The whole rest of `file`, or `None` if it is longer than `limit`. Nothing passes through ordinary memory.
 fn read_bounded(file: &mut File, limit: usize) -> io::Result<Option<SecretBytes>> {
     let mut secret = super::mem::secret(limit.saturating_add(1))?;
@@ -274,26 +240,6 @@ mod tests {
         let path = dir.join(format!("key{len}"));
         create_private(&path).unwrap().write_all(&vec![9; len]).unwrap();
         path
-    }
-
-    #[test]
-    fn a_directory_behind_a_link_keeps_its_mode() {
-        let dir = tempfile::tempdir().unwrap();
-        let (own, link) = (dir.path().join("own"), dir.path().join("link"));
-        std::fs::create_dir(&own).unwrap();
-        symlink(&own, &link).unwrap();
-        let mode = || own.metadata().unwrap().mode() & 0o7777;
-        let before = mode();
-        assert!(chmod_directory(&link, 0o700).is_err());
-        assert!(chmod_directory(&dir.path().join("none"), 0o700).is_err());
-        assert_eq!(mode(), before);
-        for wanted in [0o000, 0o711, 0o700] {
-            chmod_directory(&own, wanted).unwrap();
-            assert_eq!(mode(), wanted);
-        }
-        std::os::unix::fs::chown(&own, Some(61_001), None).unwrap();
-        assert!(chmod_directory(&own, 0o711).is_err());
-        assert_eq!(mode(), 0o700);
     }
 
     #[test]

@@ -104,16 +104,22 @@ pub fn leave_files(place: &Path) -> io::Result<()> {
         bare,
         Some("size=4k,mode=0700"),
     )?;
-    let proc = place.join("proc");
-    nix::unistd::mkdir(&proc, nix::sys::stat::Mode::S_IRWXU)?;
-    mount(Some("proc"), &proc, Some("proc"), closed, Some("subset=pid"))?;
-    mount(none, place, none, closed | MsFlags::MS_REMOUNT, none)?;
-    nix::unistd::chdir(place)?;
-    // The old root is over the new one, and goes (pivot_root(2), "pivot_root(".", ".")").
-    nix::unistd::pivot_root(".", ".")?;
-    umount2(".", MntFlags::MNT_DETACH)?;
-    nix::unistd::chdir("/")?;
-    Ok(())
+    let entered = || -> io::Result<()> {
+        let proc = place.join("proc");
+        nix::unistd::mkdir(&proc, nix::sys::stat::Mode::S_IRWXU)?;
+        mount(Some("proc"), &proc, Some("proc"), closed, Some("subset=pid"))?;
+        mount(none, place, none, closed | MsFlags::MS_REMOUNT, none)?;
+        nix::unistd::chdir(place)?;
+        // The old root is over the new one, and goes (pivot_root(2), "pivot_root(".", ".")").
+        nix::unistd::pivot_root(".", ".")?;
+        umount2(".", MntFlags::MNT_DETACH)?;
+        nix::unistd::chdir("/")?;
+        Ok(())
+    };
+    entered().inspect_err(|_| {
+        // What it lies over is needed where this is not to be had.
+        let _ = umount2(place, MntFlags::MNT_DETACH);
+    })
 }
 
 /// Gives up every capability but `keep` (and of those keeps only what it has): effective, permitted, inheritable,

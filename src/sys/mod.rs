@@ -6,6 +6,7 @@
 //! | memory fit for plaintext and keys | [`mem`] |
 //! | the process behind a FUSE request | [`caller`] |
 //! | mounting, unmounting, what is at a mount point | [`mount`] |
+//! | directories held open, and all that is done in them | [`dir`] |
 //! | files opened with their owner and mode checked; values as input | [`files`] |
 //! | what a serving process gives up at its start | [`harden`] |
 //! | the control socket's plumbing | [`socket`] |
@@ -18,6 +19,7 @@
 
 pub mod accounts;
 pub mod caller;
+pub mod dir;
 pub mod files;
 pub mod front;
 pub mod harden;

@@ -1,7 +1,5 @@
 //! `init`: a store, its first key, its slots, its log.
 
-use std::ffi::OsString;
-use std::io;
 use std::path::Path;
 
 use super::*;
@@ -11,7 +9,7 @@ use crate::secret::SecretBytes;
 use crate::store::embedded::Embedded;
 use crate::store::header::{self, Header};
 use crate::store::{Batch, Store};
-use crate::sys::files;
+use crate::sys::dir::{Dir, Inode, Made};
 
 /// What `init` hands to its user.
 pub struct Created {
@@ -19,6 +17,8 @@ pub struct Created {
     pub id: StoreId,
     /// The recovery key, to be shown once and kept elsewhere.
     pub recovery: SecretBytes,
+    /// All that was made, to be taken away where the key cannot be shown.
+    pub made: Made,
 }
 
 /// Makes a new store in `dir`: root key, a key-file slot and a recovery slot, one named key, an empty log.
@@ -36,17 +36,17 @@ pub fn create(dir: &Path, settings: &Settings) -> Result<Created, VaultError> {
         );
         return Err(VaultError::NoRoom(why));
     }
-    let before = entries(dir);
-    let key_before = settings.key_file.symlink_metadata();
-    let key_is_new = key_before.is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
     let store = Embedded::create(dir)?;
+    let mut made = store.made().clone();
     // Its lock is held until all is taken away: nobody else's beginning is.
-    fill(&store, dir, settings).inspect_err(|_| {
-        if key_is_new {
-            let _ = std::fs::remove_file(&settings.key_file);
+    let filled = fill(&store, dir, settings, &mut made);
+    match filled {
+        Ok((id, recovery)) => Ok(Created { id, recovery, made }),
+        Err(e) => {
+            made.take_away();
+            Err(e)
         }
-        take_away(dir, &before);
-    })
+    }
 }
 
 /// Bytes of disk that a new store takes: its log's first segment with its reserve, and the store file's first growth.
@@ -62,41 +62,19 @@ fn free(dir: &Path) -> Option<u64> {
     Some(disk.blocks_available().saturating_mul(disk.fragment_size()))
 }
 
-/// What lies in the directory.
-fn entries(dir: &Path) -> io::Result<Vec<OsString>> {
-    std::fs::read_dir(dir)?
-        .map(|entry| Ok(entry?.file_name()))
-        .collect()
-}
-
-/// Takes away what was not there before; what cannot be taken away stays, and all where that is not known.
-fn take_away(dir: &Path, before: &io::Result<Vec<OsString>>) {
-    let (before, is_new) = match before {
-        Ok(before) => (before.as_slice(), false),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => (&[][..], true),
-        Err(_) => return,
-    };
-    let made = |name: &OsString| !before.contains(name);
-    for name in entries(dir).unwrap_or_default().into_iter().filter(made) {
-        let path = dir.join(name);
-        let is_dir = path.symlink_metadata().is_ok_and(|m| m.is_dir());
-        let _ = if is_dir {
-            std::fs::remove_dir_all(&path)
-        } else {
-            std::fs::remove_file(&path)
-        };
-    }
-    if is_new {
-        let _ = std::fs::remove_dir(dir);
-    }
-}
-
-fn fill(store: &Embedded, dir: &Path, settings: &Settings) -> Result<Created, VaultError> {
+/// Notes in `made` what it has made, also if it fails.
+fn fill(
+    store: &Embedded,
+    dir: &Path,
+    settings: &Settings,
+    made: &mut Made,
+) -> Result<(StoreId, SecretBytes), VaultError> {
+    let home = store.home().ok_or(VaultError::Unfinished)?;
     let id = StoreId(*uuid::Uuid::new_v4().as_bytes());
     let root = RootKey::generate()?;
 
     let file_secret = new_slot_secret()?;
-    write_key_file(&settings.key_file, &file_secret)?;
+    write_key_file((home, dir), &settings.key_file, &file_secret, made)?;
     let (recovery_secret, recovery) = RecoveryKey::generate()?;
     let slots = [
         Slot::create(0, SlotKind::KeyFile, &file_secret, id, &root)?,
@@ -105,11 +83,13 @@ fn fill(store: &Embedded, dir: &Path, settings: &Settings) -> Result<Created, Va
 
     let mut keyring = Keyring::new(id, root)?;
     let key_record = keyring.create_key(default_key())?;
-    let log = Log::create(
+    let log = Log::create_in(
+        home,
         &dir.join("audit"),
         id,
         keyring.derive(crate::seal::Purpose::Audit)?,
         settings.log.clone(),
+        made,
     )?;
     let anchor = log.sync()?;
 
@@ -150,7 +130,7 @@ fn fill(store: &Embedded, dir: &Path, settings: &Settings) -> Result<Created, Va
     batch.put(Table::Epoch, b"epoch".as_slice(), sealed.0.to_vec());
     let base = store.revision()?;
     store.commit(base, &batch)?;
-    Ok(Created { id, recovery })
+    Ok((id, recovery))
 }
 
 /// Replaces the key-file slot of the store in `dir` by a new one, which opens with a new key file: the root key
@@ -180,7 +160,13 @@ pub fn recover(
         .map_or(0, |s| s.id);
     let slot = Slot::create(number, SlotKind::KeyFile, &file_secret, id, &root)?;
     // The file first: with it alone the old slot still stands, and nothing is lost.
-    write_key_file(&settings.key_file, &file_secret)?;
+    let home = store.home().ok_or(VaultError::Unfinished)?;
+    write_key_file(
+        (home, dir),
+        &settings.key_file,
+        &file_secret,
+        &mut Made::default(),
+    )?;
     let mut batch = Batch::default();
     batch.put(Table::Slot, [number].as_slice(), slot.encode());
     store.commit(store.revision()?, &batch)?;
@@ -197,20 +183,25 @@ pub(super) fn no_key_file(settings: &Settings) -> Result<(), VaultError> {
     }
 }
 
-/// Durable before the store that needs it is.
-fn write_key_file(path: &Path, secret: &SecretBytes) -> Result<(), VaultError> {
+/// Durable before the store that needs it is. A key in the store's directory is made there, whatever that path leads to
+/// by now.
+fn write_key_file(
+    (home, at): (&Dir, &Path),
+    path: &Path,
+    secret: &SecretBytes,
+    made: &mut Made,
+) -> Result<(), VaultError> {
     use std::io::Write;
     let failed = |e| VaultError::Io(format!("cannot write {}", path.display()), e);
-    let mut file = files::create_private(path)?;
+    let (dir, name) = match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) if parent == at => (home.clone(), name.into()),
+        _ => Dir::of(path).map_err(failed)?,
+    };
+    let mut file = dir.create(&name, 0o600).map_err(failed)?;
+    made.add(&dir, name, Inode::of(&file).map_err(failed)?);
     file.write_all(secret.expose())
         .and_then(|()| file.sync_all())
-        .map_err(failed)?;
-    let dir = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    std::fs::File::open(dir)
-        .and_then(|d| d.sync_all())
+        .and_then(|()| dir.sync())
         .map_err(failed)
 }
 
@@ -223,25 +214,4 @@ pub(super) fn key_number(key: &KeyId) -> u64 {
 
 pub(super) fn hex(bytes: &[u8]) -> String {
     data_encoding::HEXLOWER.encode(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_lay_there_stays_and_all_does_where_that_is_not_known() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("store");
-        std::fs::create_dir(&path).unwrap();
-        for name in ["old", "new"] {
-            std::fs::write(path.join(name), "x").unwrap();
-        }
-        take_away(&path, &Err(io::Error::from(io::ErrorKind::PermissionDenied)));
-        assert_eq!(entries(&path).unwrap().len(), 2);
-        take_away(&path, &Ok(vec!["old".into()]));
-        assert_eq!(entries(&path).unwrap(), ["old"]);
-        take_away(&path, &Err(io::Error::from(io::ErrorKind::NotFound)));
-        assert!(!path.exists());
-    }
 }

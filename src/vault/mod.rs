@@ -22,6 +22,7 @@ use crate::secret::Sealed;
 use crate::store::snapshot::{Indexed, Snapshot};
 use crate::store::{Revision, Store, StoreError, Table};
 use crate::sync::{Mutex, MutexGuard, Peek, Swap};
+use crate::sys::dir::Dir;
 use crate::sys::files::{FileError, Unsafe};
 
 mod backup;
@@ -547,6 +548,11 @@ impl Vault {
     /// The directory it was opened in.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// That directory itself, whatever its path leads to by now.
+    pub fn home(&self) -> Option<&Dir> {
+        self.store.home()
     }
 
     /// The store's identity.

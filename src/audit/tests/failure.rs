@@ -252,7 +252,11 @@ fn a_segment_that_cannot_be_followed_goes_on_growing() {
     for i in 0..100 {
         let _ = log.append(&change("app/db", i + 1)).unwrap();
     }
-    assert_eq!(segment::list(&dir).unwrap(), [1], "no half-made segment is left");
+    assert_eq!(
+        Folder::at(&dir).unwrap().list().unwrap(),
+        [1],
+        "no half-made segment is left"
+    );
     file.set_len(0).unwrap();
     std::thread::sleep(Duration::from_millis(120));
     let _ = log.append(&read_of(1, "a")).unwrap();

@@ -22,7 +22,10 @@ fn the_anchored_record_proves_itself_wherever_it_stands() {
     }
     let proven = |anchor: &Anchor| {
         let path = place.segment(anchor.segment);
-        let file = segment::open(&path, Mode::Read).unwrap();
+        let file = Folder::at(&place.dir)
+            .unwrap()
+            .segment(anchor.segment, Mode::Read)
+            .unwrap();
         let header = Header::read(&path, &file).unwrap().unwrap();
         let key = SegmentKey::derive(&key(), STORE, anchor.segment).unwrap();
         open::proven(&path, &file, &header, &key, anchor).unwrap()
@@ -252,5 +255,6 @@ fn what_stands_in_a_logs_place_is_named() {
     place.open(&anchor).unwrap();
     // A directory cannot be made where its parent is not.
     let nowhere = place.dir.join("no/where");
-    assert!(matches!(segment::make_dir(&nowhere), Err(LogError::Io { .. })));
+    let made = Log::create(&nowhere, STORE, key(), one_segment());
+    assert!(matches!(made.err(), Some(LogError::Io { .. })));
 }

@@ -42,7 +42,7 @@ fn each_byte_counts() {
     }
     let anchor = log.sync().unwrap();
     drop(log);
-    for number in segment::list(&place.dir).unwrap() {
+    for number in Folder::at(&place.dir).unwrap().list().unwrap() {
         let path = place.segment(number);
         let original = std::fs::read(&path).unwrap();
         for at in 0..original.len() {
@@ -203,7 +203,9 @@ fn segments_cannot_be_swapped_dropped_or_cut() {
     }
     let anchor = log.sync().unwrap();
     drop(log);
-    let originals: Vec<_> = segment::list(&place.dir)
+    let originals: Vec<_> = Folder::at(&place.dir)
+        .unwrap()
+        .list()
         .unwrap()
         .iter()
         .map(|&n| std::fs::read(place.segment(n)).unwrap())

@@ -311,7 +311,7 @@ fn the_log_can_be_asked() {
     // The follower saw everything across the segments, and waits for a line to be whole.
     let followed: Vec<_> = follower.by_ref().map(Result::unwrap).collect();
     assert_eq!(followed, all[1..]);
-    let last = segment::list(&place.dir).unwrap().pop().unwrap();
+    let last = Folder::at(&place.dir).unwrap().list().unwrap().pop().unwrap();
     use std::io::Write;
     let mut file = std::fs::OpenOptions::new()
         .append(true)

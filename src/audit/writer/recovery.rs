@@ -2,17 +2,18 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use nix::sys::stat::fstat;
+use nix::sys::stat::{FileStat, SFlag, fstat};
+
+use crate::sys::dir::{Inode, kind};
 
 use super::super::Identity;
 use super::super::chain;
 use super::super::error::LogError;
 use super::super::record::{Event, Outcome, Record, Value, Who};
-use super::super::segment::{self, Mode};
+use super::super::segment::Mode;
 use super::{Context, RETRY, Stamp, Writer};
 
 impl Writer {
@@ -25,7 +26,7 @@ impl Writer {
             return Err(self.error(cause));
         }
         down.next_try = now + RETRY;
-        let mended = self.find().and_then(|ours| match ours {
+        let mended = self.find(ctx).and_then(|ours| match ours {
             true => self.mend(ctx),
             false => self.begin(ctx, self.number + 1, true),
         });
@@ -42,16 +43,19 @@ impl Writer {
     }
 
     /// Whether the path holds our file, or a faithful copy of it, which is taken in its place.
-    fn find(&mut self) -> Result<bool, LogError> {
-        let here = match std::fs::symlink_metadata(&self.path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-            here => here.map_err(|e| LogError::io(&self.path, e))?,
+    fn find(&mut self, ctx: &Context) -> Result<bool, LogError> {
+        let folder = match ctx.folder() {
+            Err(LogError::Missing { .. }) => return Ok(false),
+            folder => folder?,
+        };
+        let Some(here) = folder.look(self.number)? else {
+            return Ok(false);
         };
         if !self.is_ours(&here)? {
-            if !here.is_file() || here.len() != self.len {
+            if kind(&here) != SFlag::S_IFREG || here.st_size as u64 != self.len {
                 return Ok(false);
             }
-            let copy = segment::open(&self.path, Mode::Append)?;
+            let copy = folder.segment(self.number, Mode::Append)?;
             if !same_bytes(&self.file, &copy, self.len).map_err(|e| LogError::io(&self.path, e))? {
                 return Ok(false);
             }
@@ -66,9 +70,9 @@ impl Writer {
         Ok(size == self.len || (size > self.len && self.torn))
     }
 
-    pub(super) fn is_ours(&self, here: &std::fs::Metadata) -> Result<bool, LogError> {
+    pub(super) fn is_ours(&self, here: &FileStat) -> Result<bool, LogError> {
         let ours = fstat(&*self.file).map_err(|e| LogError::io(&self.path, e))?;
-        Ok(here.ino() == ours.st_ino && here.dev() == ours.st_dev)
+        Ok(Inode::from(here) == Inode::from(&ours))
     }
 
     /// Cuts an unfinished line off; where the file cannot be cut, ends it and lets the next record account for it.

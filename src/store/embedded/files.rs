@@ -2,13 +2,13 @@
 //! nobody can exchange a file between the check and the use.
 
 use crate::store::StoreError;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, openat, renameat2};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
-use nix::unistd::{Uid, UnlinkatFlags, unlinkat};
-use std::fs::{DirBuilder, File, TryLockError};
+use crate::sys::dir::{self, Dir, Inode, Made};
+use nix::fcntl::RenameFlags;
+use nix::sys::stat::{FileStat, SFlag, fstat};
+use nix::unistd::Uid;
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -25,19 +25,11 @@ const INTRODUCTION: Duration = Duration::from_millis(50);
 /// The store's directory, owned by this process as long as this value lives.
 pub(super) struct Home {
     path: PathBuf,
-    dir: OwnedFd,
+    dir: Dir,
     lock: File,
-}
-
-/// A file, by device and inode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Inode(u64, u64);
-
-impl Inode {
-    pub(super) fn of(file: &File) -> std::io::Result<Inode> {
-        let found = file.metadata()?;
-        Ok(Inode(found.dev(), found.ino()))
-    }
+    /// The directory once more, which is locked itself: who writes it can take the other lock's name away.
+    locked: File,
+    made: Made,
 }
 
 impl Drop for Home {
@@ -63,7 +55,7 @@ impl Home {
     /// Gives the lock up. It would end with its last descriptor, and a child that is being spawned has one until its
     /// exec, a thread that hangs in the system for as long as it does.
     pub(super) fn release(&self) {
-        let _ = self.lock.unlock();
+        let _ = (self.locked.unlock(), self.lock.unlock());
     }
 
     /// Makes the directory where there is none (0700, its parents too), then opens it.
@@ -72,27 +64,37 @@ impl Home {
     /// `Unfit` for a directory that is there and that others may look into: it was made for something else, and
     /// nothing of it is to be changed for a store. Otherwise as [`Home::open`].
     pub(super) fn create(path: &Path) -> Result<Self, StoreError> {
-        if path.exists() {
-            let (dir, found) = open_dir(path)?;
-            if found.st_mode & FORBIDDEN != 0 && !has_data(&dir, path)? {
-                return Err(StoreError::Unfit { path: path.into() });
+        let mut made = Made::default();
+        let dir = match open_dir(path) {
+            Ok((dir, found)) => {
+                if found.st_mode & FORBIDDEN != 0 && !has_data(&dir, path)? {
+                    return Err(StoreError::Unfit { path: path.into() });
+                }
+                dir
             }
-        } else {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(path)
-                .map_err(|e| io("make", path, e))?;
-            // The name must survive a power cut too.
-            let parent = match path.parent() {
-                Some(parent) if !parent.as_os_str().is_empty() => parent,
-                _ => Path::new("."),
-            };
-            File::open(parent)
-                .and_then(|dir| dir.sync_all())
-                .map_err(|e| io("sync", parent, e))?;
-        }
-        Self::own(path)
+            Err(StoreError::NotFound { .. }) => {
+                let failed = |e| io("make", path, e);
+                // Its parents too.
+                if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+                    let mut parents = DirBuilder::new();
+                    parents
+                        .recursive(true)
+                        .mode(0o700)
+                        .create(parent)
+                        .map_err(failed)?;
+                }
+                let (parent, name) = Dir::of(path).map_err(failed)?;
+                let (dir, is_new) = parent.make_dir(&name, 0o700).map_err(failed)?;
+                if is_new {
+                    made.add(&parent, name, dir.inode().map_err(failed)?);
+                }
+                // The name must survive a power cut too.
+                parent.sync().map_err(|e| io("sync", path, e))?;
+                dir
+            }
+            Err(e) => return Err(e),
+        };
+        Self::own(path, dir, made)
     }
 
     /// Opens the directory of a store that is there, checks it and takes the lock. In a directory without a store
@@ -105,18 +107,31 @@ impl Home {
         if !has_data(&dir, path)? {
             return Err(StoreError::NotFound { path: path.into() });
         }
-        Self::own(path)
+        Self::own(path, dir, Made::default())
     }
 
-    fn own(path: &Path) -> Result<Self, StoreError> {
-        let (dir, found) = open_dir(path)?;
+    fn own(path: &Path, dir: Dir, mut made: Made) -> Result<Self, StoreError> {
+        let found = dir.found().map_err(|e| io("look at", path, e))?;
         judge(path, &found, SFlag::S_IFDIR, FORBIDDEN)?;
-        let lock = lock(path, &dir)?;
+        let lock = lock(path, &dir, &mut made)?;
+        let locked = lock_dir(path, &dir)?;
         Ok(Home {
             path: path.into(),
             dir,
             lock,
+            locked,
+            made,
         })
+    }
+
+    /// The directory itself.
+    pub(super) fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// What [`Home::create`] made, and the draft of a new store.
+    pub(super) fn made(&self) -> &Made {
+        &self.made
     }
 
     /// The path of the store's file, for messages.
@@ -130,7 +145,7 @@ impl Home {
 
     /// Opens the store's file.
     pub(super) fn open_data(&self) -> Result<File, StoreError> {
-        open_checked(&self.dir, &self.path, DATA, OFlag::empty()).map_err(|e| match e {
+        open_checked(&self.dir, &self.path, DATA).map_err(|e| match e {
             StoreError::NotFound { .. } => StoreError::NotFound {
                 path: self.path.clone(),
             },
@@ -141,9 +156,9 @@ impl Home {
     /// # Errors
     /// `Corrupt` if the store's name is another file's by now, or nobody's: a change would be lost with this one.
     pub(super) fn still_names(&self, inode: Option<Inode>) -> Result<(), StoreError> {
-        let found = fstatat(&self.dir, DATA, AtFlags::AT_SYMLINK_NOFOLLOW);
-        match found.map(|found| Inode(found.st_dev, found.st_ino)) {
-            Ok(found) if Some(found) == inode => Ok(()),
+        let found = self.dir.look(DATA).ok().flatten();
+        match found.map(|found| Inode::from(&found)) {
+            Some(found) if Some(found) == inode => Ok(()),
             _ => Err(StoreError::Corrupt {
                 what: self.data_path().display().to_string(),
                 detail: "it was replaced or removed while it was served".into(),
@@ -154,18 +169,27 @@ impl Home {
     /// A new, empty file for a store that has no name yet. One left by a creation that was cut short goes.
     pub(super) fn draft(&self) -> Result<File, StoreError> {
         let path = self.path.join(DRAFT);
-        match unlinkat(&self.dir, DRAFT, UnlinkatFlags::NoRemoveDir) {
-            Ok(()) | Err(nix::Error::ENOENT) => {}
-            Err(e) => return Err(io("remove", &path, e)),
+        let failed = |doing| move |e| io(doing, &path, e);
+        if let Some(left) = self.dir.look(DRAFT).map_err(failed.clone()("look at"))? {
+            let removed = self.dir.remove(DRAFT, Inode::from(&left));
+            removed.map_err(failed.clone()("remove"))?;
         }
-        open_checked(&self.dir, &self.path, DRAFT, OFlag::O_CREAT | OFlag::O_EXCL)
+        self.dir.create(DRAFT, 0o600).map_err(failed("make"))
+    }
+
+    /// Notes that the draft was made, under whichever of its names it is then.
+    pub(super) fn note_draft(&mut self, draft: &File) -> Result<(), StoreError> {
+        let inode = Inode::of(draft).map_err(|e| io("look at", &self.path.join(DRAFT), e))?;
+        self.made.add(&self.dir, DRAFT, inode);
+        self.made.add(&self.dir, DATA, inode);
+        Ok(())
     }
 
     /// Gives the finished draft the store's name; never in place of another.
     pub(super) fn name_draft(&self) -> Result<(), StoreError> {
-        match renameat2(&self.dir, DRAFT, &self.dir, DATA, RenameFlags::RENAME_NOREPLACE) {
+        match self.dir.rename(DRAFT, DATA, RenameFlags::RENAME_NOREPLACE) {
             Ok(()) => {}
-            Err(nix::Error::EEXIST) => {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(StoreError::Exists {
                     path: self.path.clone(),
                 });
@@ -177,45 +201,48 @@ impl Home {
 
     /// Gives the finished draft the store's name and keeps the file that had it under another.
     pub(super) fn replace_by_draft(&self) -> Result<(), StoreError> {
-        renameat2(&self.dir, DRAFT, &self.dir, DATA, RenameFlags::RENAME_EXCHANGE)
-            .and_then(|()| renameat2(&self.dir, DRAFT, &self.dir, DAMAGED, RenameFlags::empty()))
+        self.dir
+            .rename(DRAFT, DATA, RenameFlags::RENAME_EXCHANGE)
             .map_err(|e| io("name", &self.data_path(), e))?;
+        // The whole file has the store's name: whatever keeps the damaged one from its own is no reason not to use it.
+        if let Err(e) = self.dir.rename(DRAFT, DAMAGED, RenameFlags::empty()) {
+            tracing::warn!("the damaged file is kept as {DRAFT}: {DAMAGED} cannot be made: {e}");
+        }
         self.sync()
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        nix::unistd::fsync(&self.dir).map_err(|e| io("sync", &self.path, e))
+        self.dir.sync().map_err(|e| io("sync", &self.path, e))
     }
 }
 
 /// Others may pass through, to the control socket beside the store, but neither look nor write.
 const FORBIDDEN: u32 = 0o066;
 
-fn open_dir(path: &Path) -> Result<(OwnedFd, FileStat), StoreError> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let dir = openat(AT_FDCWD, path, flags, Mode::empty()).map_err(|e| refused(path, e))?;
-    let found = fstat(&dir).map_err(|e| io("look at", path, e))?;
+fn open_dir(path: &Path) -> Result<(Dir, FileStat), StoreError> {
+    let dir = Dir::open(path).map_err(|e| refused(path, e))?;
+    let found = dir.found().map_err(|e| io("look at", path, e))?;
     Ok((dir, found))
 }
 
 /// Whether something has the name of the store's file.
-fn has_data(dir: &OwnedFd, path: &Path) -> Result<bool, StoreError> {
-    match fstatat(dir, DATA, AtFlags::AT_SYMLINK_NOFOLLOW) {
-        Ok(_) => Ok(true),
-        Err(nix::Error::ENOENT) => Ok(false),
-        Err(e) => Err(io("look into", path, e)),
-    }
+fn has_data(dir: &Dir, path: &Path) -> Result<bool, StoreError> {
+    let found = dir.look(DATA).map_err(|e| io("look into", path, e))?;
+    Ok(found.is_some())
 }
 
-fn refused(path: &Path, errno: nix::Error) -> StoreError {
-    match errno {
-        nix::Error::ENOENT => StoreError::NotFound { path: path.into() },
-        nix::Error::ELOOP => untrusted(
+fn refused(path: &Path, e: io::Error) -> StoreError {
+    match (e.kind(), e.raw_os_error()) {
+        (io::ErrorKind::NotFound, _) => StoreError::NotFound { path: path.into() },
+        (_, Some(libc::ELOOP)) => untrusted(
             path,
             "it is a symbolic link; put the file itself in its place".into(),
         ),
-        nix::Error::ENOTDIR => untrusted(path, "it is no directory, or is reached through a link".into()),
-        other => io("open", path, other),
+        (io::ErrorKind::NotADirectory, _) => {
+            untrusted(path, "it is no directory, or is reached through a link".into())
+        }
+        (io::ErrorKind::InvalidInput, None) => untrusted(path, "it is no regular file".into()),
+        _ => io("open", path, e),
     }
 }
 
@@ -226,20 +253,22 @@ fn untrusted(path: &Path, why: String) -> StoreError {
     }
 }
 
-/// Opens or makes a file of the store for reading and writing, and checks what was opened.
-fn open_checked(dir: impl AsFd, home: &Path, name: &str, extra: OFlag) -> Result<File, StoreError> {
+/// Opens a file of the store for reading and writing, and checks what was opened.
+fn open_checked(dir: &Dir, home: &Path, name: &str) -> Result<File, StoreError> {
     let path = home.join(name);
-    // O_NONBLOCK: a pipe or a device in the file's place must not hold the opener.
-    let flags =
-        OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | extra;
-    let fd = openat(dir, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|e| refused(&path, e))?;
-    judge(
-        &path,
-        &fstat(&fd).map_err(|e| io("look at", &path, e))?,
-        SFlag::S_IFREG,
-        0o077,
-    )?;
-    Ok(fd.into())
+    let options = OpenOptions::new().read(true).write(true).clone();
+    let file = dir.file(name, &options).map_err(|e| refused(&path, e))?;
+    let found = fstat(&file).map_err(|e| io("look at", &path, e))?;
+    judge(&path, &found, SFlag::S_IFREG, 0o077)?;
+    // What is written goes to the other name too, wherever that is.
+    if found.st_nlink > 1 {
+        let why = format!(
+            "it has {} names (hard links), and is written to; put a copy of it in its place",
+            found.st_nlink
+        );
+        return Err(untrusted(&path, why));
+    }
+    Ok(file)
 }
 
 /// Whether what was opened is of the kind, belongs to this process's user and gives others no more than it may.
@@ -254,7 +283,7 @@ pub(super) fn judge_for(
     kind: SFlag,
     forbidden: u32,
 ) -> Result<(), StoreError> {
-    if found.st_mode & SFlag::S_IFMT.bits() != kind.bits() {
+    if dir::kind(found) != kind {
         let wanted = if kind == SFlag::S_IFDIR {
             "directory"
         } else {
@@ -282,9 +311,17 @@ pub(super) fn judge_for(
     Ok(())
 }
 
-fn lock(home: &Path, dir: &OwnedFd) -> Result<File, StoreError> {
+fn lock(home: &Path, dir: &Dir, made: &mut Made) -> Result<File, StoreError> {
     let path = home.join(LOCK);
-    let mut file = open_checked(dir, home, LOCK, OFlag::O_CREAT)?;
+    let mut file = match dir.create(LOCK, 0o600) {
+        Ok(file) => {
+            let inode = Inode::of(&file).map_err(|e| io("look at", &path, e))?;
+            made.add(dir, LOCK, inode);
+            file
+        }
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => open_checked(dir, home, LOCK)?,
+        Err(e) => return Err(io("make", &path, e)),
+    };
     let give_up = Instant::now() + INTRODUCTION;
     loop {
         match file.try_lock() {
@@ -314,6 +351,26 @@ fn lock(home: &Path, dir: &OwnedFd) -> Result<File, StoreError> {
         let _ = file.set_len(0);
     }
     Ok(file)
+}
+
+fn lock_dir(home: &Path, dir: &Dir) -> Result<File, StoreError> {
+    let locked = dir.readable().map_err(|e| io("lock", home, e))?;
+    let give_up = Instant::now() + INTRODUCTION;
+    loop {
+        match locked.try_lock() {
+            // A network file system may know no lock of a directory: it has the file's.
+            Ok(()) | Err(TryLockError::Error(_)) => return Ok(locked),
+            Err(TryLockError::WouldBlock) if Instant::now() < give_up => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(StoreError::InUse {
+                    path: home.into(),
+                    pid: None,
+                });
+            }
+        }
+    }
 }
 
 /// The process named in the lock, if it is the one that wrote its name there and not a later one with its number.

@@ -23,6 +23,7 @@ mod tests;
 
 use super::feed::Feed;
 use super::{Batch, Checked, MAX_KEY, Op, Revision, Store, StoreError, Table, Watch};
+use crate::sys::dir::{Dir, Made};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use disk::Disk;
 use files::Home;
@@ -106,7 +107,7 @@ impl Embedded {
     /// # Errors
     /// [`StoreError::Exists`], [`StoreError::InUse`], [`StoreError::Unfit`], [`StoreError::Untrusted`], [`StoreError::Io`].
     pub fn create(dir: impl AsRef<Path>) -> Result<Self, StoreError> {
-        let home = Home::create(dir.as_ref())?;
+        let mut home = Home::create(dir.as_ref())?;
         match home.open_data() {
             Ok(file) => {
                 let path = home.path().to_path_buf();
@@ -117,15 +118,26 @@ impl Embedded {
             }
             Err(StoreError::NotFound { .. }) => {
                 let data = home.data_path();
-                let draft = Disk::new(home.draft()?);
-                // Closed before it is named: a file of that name is a whole store.
-                drop(Open::new(draft, &data)?);
-                home.name_draft()?;
-                let file = home.open_data()?;
+                let file = match Self::begin(&mut home, &data) {
+                    Ok(file) => file,
+                    Err(e) => {
+                        home.made().clone().take_away();
+                        return Err(e);
+                    }
+                };
                 Self::start(home, file)
             }
             Err(other) => Err(other),
         }
+    }
+
+    fn begin(home: &mut Home, data: &Path) -> Result<File, StoreError> {
+        let draft = home.draft()?;
+        home.note_draft(&draft)?;
+        // Closed before it is named: a file of that name is a whole store.
+        drop(Open::new(Disk::new(draft), data)?);
+        home.name_draft()?;
+        home.open_data()
     }
 
     /// Opens the store in `dir` and owns it until it is dropped.
@@ -152,6 +164,11 @@ impl Embedded {
             data,
             home,
         })
+    }
+
+    /// What [`Embedded::create`] made.
+    pub fn made(&self) -> &Made {
+        self.home.made()
     }
 
     /// The directory.
@@ -355,6 +372,10 @@ impl Embedded {
 }
 
 impl Store for Embedded {
+    fn home(&self) -> Option<&Dir> {
+        Some(self.home.dir())
+    }
+
     fn release(&self, limit: Duration) -> bool {
         let begun = Instant::now();
         loop {

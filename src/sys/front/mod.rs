@@ -7,13 +7,14 @@
 pub mod frame;
 mod serve;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use super::dir::Dir;
 use super::socket::{Connection, Listener, Taking};
 use super::{checked, harden};
 use crate::id::Uid;
@@ -21,14 +22,17 @@ use frame::Kind;
 
 /// The hidden argument that makes the program a front.
 pub const ARGUMENT: &str = "__front";
-/// Where a front finds its channel.
+/// Where a front finds its channel, and the directory for its socket.
 const CHANNEL_FD: RawFd = 3;
+const DIR_FD: RawFd = 4;
 
 /// How a front listens.
 #[derive(Debug, Clone)]
 pub struct Place {
-    /// The socket's path.
-    pub path: PathBuf,
+    /// The socket's directory.
+    pub dir: Dir,
+    /// Its name there.
+    pub name: OsString,
     /// Whose connections are always taken.
     pub owner: Uid,
     /// How many connections all others may have together.
@@ -36,34 +40,35 @@ pub struct Place {
 }
 
 /// Starts `exe ARGUMENT`: the process, and the daemon's end of the channel. The child gets an empty environment, no
-/// descriptor but the channel, and is killed when the **calling thread** ends.
+/// descriptor but the channel and the directory of its socket, and is killed when the **calling thread** ends.
 pub fn spawn(exe: &Path, place: &Place, taking: Taking) -> io::Result<(Child, Connection)> {
     let (ours, theirs) = Connection::pair()?;
     ours.limit_sending()?;
-    let channel = theirs.as_fd().as_raw_fd();
+    let given = [theirs.as_fd().as_raw_fd(), place.dir.as_fd().as_raw_fd()];
     let mut command = Command::new(exe);
     command
         .arg(ARGUMENT)
         .arg(place.owner.0.to_string())
         .arg(place.strangers.to_string())
         .arg(if taking == Taking::Over { "over" } else { "free" })
-        .arg(&place.path)
+        .arg(&place.name)
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .current_dir("/");
     // SAFETY: between fork and exec only async-signal-safe system calls are made, and nothing is allocated.
-    unsafe { command.pre_exec(move || place_channel(channel)) };
+    unsafe { command.pre_exec(move || place_given(given)) };
     Ok((command.spawn()?, ours))
 }
 
-/// In the new process: the channel to its place, all others to be closed by exec.
-fn place_channel(channel: RawFd) -> io::Result<()> {
+/// In the new process: the channel and the directory to their places, all others to be closed by exec.
+fn place_given([channel, dir]: [RawFd; 2]) -> io::Result<()> {
     // SAFETY: system calls with integers only, on descriptors that live until exec.
     unsafe {
         checked(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0).into())?;
         let channel = checked(libc::fcntl(channel, libc::F_DUPFD_CLOEXEC, 10).into())? as RawFd;
+        let dir = checked(libc::fcntl(dir, libc::F_DUPFD_CLOEXEC, 10).into())? as RawFd;
         // Before it is placed: what stands at 3 may be the pipe by which exec's failure is told.
         checked(libc::syscall(
             libc::SYS_close_range,
@@ -72,6 +77,7 @@ fn place_channel(channel: RawFd) -> io::Result<()> {
             libc::CLOSE_RANGE_CLOEXEC,
         ))?;
         checked(libc::dup2(channel, CHANNEL_FD).into())?;
+        checked(libc::dup2(dir, DIR_FD).into())?;
     }
     Ok(())
 }
@@ -82,7 +88,7 @@ fn place_channel(channel: RawFd) -> io::Result<()> {
 /// Kind `InvalidInput` if somebody typed the hidden argument.
 pub fn run(args: &[OsString]) -> io::Result<()> {
     let refused = || io::Error::new(io::ErrorKind::InvalidInput, "this is started by wardfs itself");
-    let [owner, strangers, taking, path] = args else {
+    let [owner, strangers, taking, name] = args else {
         return Err(refused());
     };
     let number = |text: &OsString| {
@@ -90,33 +96,36 @@ pub fn run(args: &[OsString]) -> io::Result<()> {
             .and_then(|t| t.parse::<u32>().ok())
             .ok_or_else(refused)
     };
-    let place = Place {
-        path: path.into(),
-        owner: Uid(number(owner)?),
-        strangers: number(strangers)? as usize,
-    };
+    let (owner, strangers) = (Uid(number(owner)?), number(strangers)? as usize);
     let taking = if taking == "over" {
         Taking::Over
     } else {
         Taking::Free
     };
-    // SAFETY: an all-zero stat is a valid buffer.
-    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-    // SAFETY: the buffer is writable and outlives the call; a closed descriptor is EBADF.
-    let told = unsafe { libc::fstat(CHANNEL_FD, &mut stat) } == 0;
-    if !told || stat.st_mode & libc::S_IFMT != libc::S_IFSOCK {
+    if !is(CHANNEL_FD, libc::S_IFSOCK) || !is(DIR_FD, libc::S_IFDIR) {
         return Err(refused());
     }
-    // SAFETY: it is open (checked above), was placed for this process alone, and is taken once, at its start.
-    let channel = Connection::from_fd(unsafe { OwnedFd::from_raw_fd(CHANNEL_FD) });
-    let started = prepare(&place, taking);
+    // SAFETY: they are open (checked above), were placed for this process alone, and are taken once, at its start.
+    let [channel, dir] = [CHANNEL_FD, DIR_FD].map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    let channel = Connection::from_fd(channel);
+    // Once it listens, nothing leads it back to a file.
+    let started = prepare(&Dir::from(dir), name, taking);
     match started {
-        Ok((listener, buffer)) => serve::Front::new(channel, listener, buffer, &place)?.run(),
+        Ok((listener, buffer)) => serve::Front::new(channel, listener, buffer, (owner, strangers))?.run(),
         Err(e) => frame::send(&channel, Kind::Failed, 0, &[e.to_string().as_bytes()]),
     }
 }
 
-fn prepare(place: &Place, taking: Taking) -> io::Result<(Listener, crate::secret::SecretBytes)> {
+/// Whether a descriptor is open, and of this kind.
+fn is(fd: RawFd, kind: libc::mode_t) -> bool {
+    // SAFETY: an all-zero stat is a valid buffer.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: the buffer is writable and outlives the call; a closed descriptor is EBADF.
+    let told = unsafe { libc::fstat(fd, &mut stat) } == 0;
+    told && stat.st_mode & libc::S_IFMT == kind
+}
+
+fn prepare(dir: &Dir, name: &OsStr, taking: Taking) -> io::Result<(Listener, crate::secret::SecretBytes)> {
     for signal in [
         libc::SIGHUP,
         libc::SIGINT,
@@ -132,11 +141,10 @@ fn prepare(place: &Place, taking: Taking) -> io::Result<(Listener, crate::secret
     harden::no_dumps()?;
     // Before the capability to lock memory is gone.
     let buffer = super::mem::secret(frame::MAX_FRAME + 1)?;
-    let listener = Listener::bind(&place.path, 0o666, taking)?;
-    // The key and the store are this user's. Where it may not, as without root, file permissions are what is left.
-    if let Some(dir) = place.path.parent() {
-        let _ = harden::leave_files(dir);
-    }
+    let listener = Listener::bind(dir, name, taking)?;
+    // The key and the store are this user's. Where it may not, as without root, file permissions are what is left. What
+    // it goes to lies over a directory that nobody but the system has a hand in.
+    let _ = harden::leave_files(Path::new("/proc"));
     harden::drop_capabilities(&[])?;
     Ok((listener, buffer))
 }

@@ -12,7 +12,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use zeroize::Zeroize;
 
-use super::Place;
 use super::frame::{self, GROUPS, HEAD, Kind, MAX_FRAME, MAX_PACKET, Sender};
 use crate::id::{Pid, Uid};
 use crate::secret::SecretBytes;
@@ -91,7 +90,7 @@ impl Front {
         channel: Connection,
         listener: Listener,
         buffer: SecretBytes,
-        place: &Place,
+        (owner, strangers): (Uid, usize),
     ) -> io::Result<Front> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&channel, EpollEvent::new(EpollFlags::EPOLLIN, CHANNEL))?;
@@ -106,8 +105,8 @@ impl Front {
             epoll,
             peers: HashMap::new(),
             last: CHANNEL,
-            owner: place.owner,
-            may: place.strangers + SHOWN_OUT,
+            owner,
+            may: strangers + SHOWN_OUT,
             have: Arc::default(),
             held: 0,
             parked: Vec::new(),
@@ -119,7 +118,9 @@ impl Front {
 
     /// Until the daemon is gone.
     pub(super) fn run(mut self) -> io::Result<()> {
-        self.tell(Kind::Bound, 0, &[]);
+        let made = self.listener.inode();
+        let made = [made.device, made.number].map(u64::to_le_bytes).concat();
+        self.tell(Kind::Bound, 0, &made);
         let mut events = [EpollEvent::empty(); 64];
         let mut looked = Instant::now();
         loop {

@@ -3,20 +3,21 @@
 
 mod receive;
 
-use std::ffi::OsStr;
-use std::fs::File;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::RenameFlags;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{self, AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, sockopt};
+use nix::sys::stat::{Mode, SFlag, umask};
 use nix::sys::time::TimeVal;
 
 use super::checked;
+use super::dir::{self, Dir, Inode};
 use super::mount::poll_time;
 use crate::id::{Gid, Pid, Uid};
 
@@ -30,6 +31,7 @@ const SEND_TIME: i64 = 10;
 pub struct Listener {
     fd: OwnedFd,
     refuses: bool,
+    inode: Inode,
 }
 
 /// One end of a connection.
@@ -105,47 +107,28 @@ pub enum Taking {
     Over,
 }
 
-/// A path's address. A path may be longer than an address (107 bytes), so it goes by a descriptor of its directory.
-fn address(path: &Path) -> io::Result<(Option<OwnedFd>, UnixAddr)> {
-    if path.as_os_str().len() < 100 {
-        return Ok((None, UnixAddr::new(path)?));
-    }
-    let invalid = || io::Error::new(io::ErrorKind::InvalidInput, "not the path of a socket");
-    let (parent, name) = (
-        path.parent().ok_or_else(invalid)?,
-        path.file_name().ok_or_else(invalid)?,
-    );
-    let held: OwnedFd = {
-        use std::os::unix::fs::OpenOptionsExt;
-        File::options()
-            .read(true)
-            .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
-            .open(parent)?
-            .into()
-    };
-    let short = PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd())).join(name);
-    let address = UnixAddr::new(&short)?;
-    Ok((Some(held), address))
+/// A path's address. A path may be longer than an address (107 bytes), so it goes by a descriptor.
+fn address(path: &Path) -> io::Result<UnixAddr> {
+    Ok(UnixAddr::new(path)?)
 }
 
 impl Listener {
-    /// Listens at `path`, whose file gets `mode`. A socket that is there is replaced, in one step.
+    /// Listens at `name` in `dir`, for everybody (mode 0666). A socket that is there is replaced, in one step.
     ///
     /// # Errors
-    /// Kind `AddrInUse` if somebody answers and may not be replaced, `AlreadyExists` if the path is something else than
-    /// a socket.
-    pub fn bind(path: &Path, mode: u32, taking: Taking) -> io::Result<Listener> {
-        match std::fs::symlink_metadata(path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(e),
-            Ok(meta) if !meta.file_type().is_socket() => {
+    /// Kind `AddrInUse` if somebody answers and may not be replaced, `AlreadyExists` if the name is something else's than
+    /// a socket's.
+    pub fn bind(dir: &Dir, name: &OsStr, taking: Taking) -> io::Result<Listener> {
+        match dir.look(name)? {
+            None => {}
+            Some(found) if dir::kind(&found) != SFlag::S_IFSOCK => {
                 return Err(io::Error::new(
                     io::ErrorKind::AlreadyExists,
                     "the control socket's path is taken by something that is not a socket",
                 ));
             }
-            Ok(_) if taking == Taking::Over => {}
-            Ok(_) => match Connection::connect(path) {
+            Some(_) if taking == Taking::Over => {}
+            Some(_) => match Connection::to(dir, name) {
                 Ok(_) => {
                     return Err(io::Error::new(
                         io::ErrorKind::AddrInUse,
@@ -157,31 +140,43 @@ impl Listener {
                 Err(e) => return Err(e),
             },
         }
-        // Made beside it and renamed: there is no moment without a socket, nor one with a wrong mode.
-        let name = path.file_name().unwrap_or(OsStr::new("socket"));
-        let mut hidden = std::ffi::OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".{}", std::process::id()));
-        let fresh = path.with_file_name(hidden);
-        let _ = std::fs::remove_file(&fresh);
-        let made = Self::make(&fresh, mode).and_then(|l| std::fs::rename(&fresh, path).map(|()| l));
-        if made.is_err() {
-            let _ = std::fs::remove_file(&fresh);
+        // Made beside it and renamed: there is no moment without a socket.
+        let mut fresh = OsString::from(".");
+        fresh.push(name);
+        fresh.push(format!(".{}", std::process::id()));
+        if let Some(left) = dir.look(&fresh)? {
+            let _ = dir.remove(&fresh, Inode::from(&left));
         }
-        made
+        let listener = Self::make(dir, &fresh)?;
+        let renamed = dir.rename(&fresh, name, RenameFlags::empty());
+        if renamed.is_err() {
+            let _ = dir.remove(&fresh, listener.inode);
+        }
+        renamed.map(|()| listener)
     }
 
-    fn make(path: &Path, mode: u32) -> io::Result<Listener> {
+    fn make(dir: &Dir, name: &OsStr) -> io::Result<Listener> {
         let fd = new_socket()?;
         // Before anybody can connect: accepted sockets inherit it, so no message comes without credentials.
         socket::setsockopt(&fd, sockopt::PassCred, &true)?;
-        let rights = refuse_rights(&fd);
-        let (_held, address) = address(path)?;
-        socket::bind(fd.as_raw_fd(), &address)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+        let refuses = refuse_rights(&fd);
+        // Born with its mode: to change it by its name would be to change that of whatever has the name by then. The
+        // umask is the process's if this thread cannot have one of its own; the front has one thread.
+        let _ = nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS);
+        let umask = umask(Mode::from_bits_truncate(0o111));
+        let bound = address(&dir.path(name)?).and_then(|at| Ok(socket::bind(fd.as_raw_fd(), &at)?));
+        self::umask(umask);
+        bound?;
+        let found = dir.look(name)?.ok_or(io::ErrorKind::NotFound)?;
         nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
         socket::listen(&fd, Backlog::new(512)?)?;
-        Ok(Listener { fd, refuses: rights })
+        let inode = Inode::from(&found);
+        Ok(Listener { fd, refuses, inode })
+    }
+
+    /// The socket in its directory.
+    pub fn inode(&self) -> Inode {
+        self.inode
     }
 
     /// Whether the kernel keeps descriptors away from its connections.
@@ -234,14 +229,34 @@ impl AsFd for Connection {
 
 impl Connection {
     /// Connects to the socket at `path`.
+    ///
+    /// # Errors
+    /// As [`Connection::to`].
     pub fn connect(path: &Path) -> io::Result<Connection> {
+        let (dir, name) = Dir::of(path)?;
+        Connection::to(&dir, &name)
+    }
+
+    /// Connects to the socket `name` in `dir`, which is no link.
+    ///
+    /// # Errors
+    /// Kind `NotFound` and `ConnectionRefused` if nobody listens there, ELOOP for a link.
+    pub fn to(dir: &Dir, name: &OsStr) -> io::Result<Connection> {
         let connection = Connection::from_fd(new_socket()?);
         refuse_rights(&connection.fd);
         // First: to connect to somebody who accepts nobody takes as long as to send.
         connection.limit_sending()?;
-        let (_held, address) = address(path)?;
-        socket::connect(connection.fd.as_raw_fd(), &address)?;
-        Ok(connection)
+        let found = dir.held(name)?;
+        match dir::kind(&nix::sys::stat::fstat(&found)?) {
+            SFlag::S_IFSOCK => {}
+            SFlag::S_IFLNK => return Err(Errno::ELOOP.into()),
+            _ => return Err(Errno::ECONNREFUSED.into()),
+        }
+        let connected = socket::connect(connection.fd.as_raw_fd(), &address(&dir::held(found.as_fd()))?);
+        match connected {
+            Err(Errno::ENOENT) => Err(io::Error::other("/proc is not mounted here")),
+            other => Ok(other.map(|()| connection)?),
+        }
     }
 
     /// Two connected ends, for a child process. Neither asks for credentials.

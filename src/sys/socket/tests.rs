@@ -2,14 +2,22 @@
 
 use super::*;
 use nix::sys::socket::ControlMessage;
+use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 const WAIT: Option<Duration> = Some(Duration::from_secs(5));
 
 fn listening() -> (tempfile::TempDir, PathBuf, Listener) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
-    let listener = Listener::bind(&path, 0o666, Taking::Free).unwrap();
+    let listener = bind(&path, Taking::Free).unwrap();
     (dir, path, listener)
+}
+
+fn bind(path: &Path, taking: Taking) -> io::Result<Listener> {
+    let (dir, name) = Dir::of(path)?;
+    Listener::bind(&dir, &name, taking)
 }
 
 fn kind<T>(result: io::Result<T>) -> io::ErrorKind {
@@ -227,10 +235,7 @@ fn a_packet_that_is_too_long_says_so() {
 #[test]
 fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let (_dir, path, listener) = listening();
-    assert_eq!(
-        kind(Listener::bind(&path, 0o600, Taking::Free)),
-        io::ErrorKind::AddrInUse
-    );
+    assert_eq!(kind(bind(&path, Taking::Free)), io::ErrorKind::AddrInUse);
     drop(listener);
     // Another test's child, forked meanwhile, may hold a copy for a moment.
     let begin = std::time::Instant::now();
@@ -238,11 +243,9 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
         std::thread::sleep(Duration::from_millis(1));
     }
     assert_eq!(kind(Connection::connect(&path)), io::ErrorKind::ConnectionRefused);
-    let again = Listener::bind(&path, 0o620, Taking::Free).unwrap();
-    assert_eq!(
-        std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
-        0o620
-    );
+    let again = bind(&path, Taking::Free).unwrap();
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode, 0o666, "whatever the umask");
     let client = Connection::connect(&path).unwrap();
     again.accept().unwrap();
     drop(client);
@@ -258,21 +261,54 @@ fn what_is_not_a_socket_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     std::fs::write(&path, "precious").unwrap();
-    assert_eq!(
-        kind(Listener::bind(&path, 0o600, Taking::Free)),
-        io::ErrorKind::AlreadyExists
-    );
+    assert_eq!(kind(bind(&path, Taking::Free)), io::ErrorKind::AlreadyExists);
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
     std::fs::remove_file(&path).unwrap();
     std::os::unix::fs::symlink("elsewhere", &path).unwrap();
-    assert_eq!(
-        kind(Listener::bind(&path, 0o600, Taking::Free)),
-        io::ErrorKind::AlreadyExists
-    );
+    assert_eq!(kind(bind(&path, Taking::Free)), io::ErrorKind::AlreadyExists);
     // A listener of another kind is somebody, too.
     std::fs::remove_file(&path).unwrap();
     let _stream = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    assert!(Listener::bind(&path, 0o600, Taking::Free).is_err());
+    assert!(bind(&path, Taking::Free).is_err());
+}
+
+/// Whoever writes the directory may put a link in the place of the socket at any moment: no mode changes behind it.
+#[test]
+fn a_link_that_comes_between_changes_no_mode_elsewhere() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let dir = tempfile::tempdir().unwrap();
+    let (victim, path) = (dir.path().join("shadow"), dir.path().join("s"));
+    std::fs::write(&victim, "secret").unwrap();
+    std::fs::set_permissions(&victim, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let (link, fresh) = (
+        dir.path().join("link"),
+        dir.path().join(format!(".s.{}", std::process::id())),
+    );
+    std::os::unix::fs::symlink(&victim, &link).unwrap();
+    let over = AtomicBool::new(false);
+    let exchange = |from: &Path| {
+        let (at, how) = (nix::fcntl::AT_FDCWD, RenameFlags::RENAME_EXCHANGE);
+        nix::fcntl::renameat2(at, from, at, &fresh, how).is_ok()
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                exchange(&link);
+            }
+        });
+        for _ in 0..3000 {
+            let _ = bind(&path, Taking::Over);
+            if path.symlink_metadata().is_ok_and(|m| m.is_symlink()) {
+                std::fs::remove_file(&path).unwrap();
+            }
+            if !link.symlink_metadata().is_ok_and(|m| m.is_symlink()) {
+                let _ = std::fs::remove_file(&link);
+                let _ = std::os::unix::fs::symlink(&victim, &link);
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(victim.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
 }
 
 #[test]
@@ -281,7 +317,7 @@ fn a_path_longer_than_an_address_can_be_used() {
     let deep = dir.path().join("d".repeat(120)).join("e".repeat(120));
     std::fs::create_dir_all(&deep).unwrap();
     let path = deep.join("control.sock");
-    let listener = Listener::bind(&path, 0o600, Taking::Free).unwrap();
+    let listener = bind(&path, Taking::Free).unwrap();
     let client = Connection::connect(&path).unwrap();
     client.send(b"hi").unwrap();
     assert_eq!(
@@ -294,7 +330,7 @@ fn a_path_longer_than_an_address_can_be_used() {
 fn whoever_hangs_is_replaced_on_his_path() {
     let (_dir, path, listener) = listening();
     let waiting = Connection::connect(&path).unwrap();
-    let successor = Listener::bind(&path, 0o666, Taking::Over).unwrap();
+    let successor = bind(&path, Taking::Over).unwrap();
     let client = Connection::connect(&path).unwrap();
     client.send(b"x").unwrap();
     assert_eq!(
