@@ -121,7 +121,7 @@ fn this_kernel_can_be_looked_at_in_the_best_way() {
     let mut observer = Observer::new();
     observer.identify(&header(0, 0, own_tid())).unwrap();
     assert_eq!(observer.means, Means::Best);
-    assert!(observer.threads[0].pidfd.is_some());
+    assert!(observer.strangers.threads[0].pidfd.is_some());
 }
 
 #[test]
@@ -136,6 +136,7 @@ fn a_process_of_another_user_is_seen_with_its_ids_and_groups() {
         assert_eq!(caller.groups_for_record().unwrap(), [Gid(7), Gid(61_009)]);
         assert!(caller.start_time().is_some_and(|t| t > 0));
         assert!(caller.exe().is_some());
+        drop(caller);
         for wrong in [
             header(0, B, other.0),
             header(A, A, other.0),
@@ -185,7 +186,7 @@ fn a_kept_thread_that_ends_is_gone_and_its_descriptors_do_not_pile_up() {
             Some(Unidentified::Gone),
             "{means:?}"
         );
-        assert_eq!(observer.threads.len(), 0, "{means:?}");
+        assert_eq!(observer.strangers.threads.len(), 0, "{means:?}");
     }
 }
 
@@ -200,6 +201,7 @@ fn a_thread_is_not_its_process() {
             (Pid(std::process::id()), Tid(caller.tid))
         );
         let start = seen.start_time().unwrap();
+        drop(seen);
         let mut leader = observer.identify(&header(0, 0, std::process::id())).unwrap();
         assert_eq!(
             leader.start_time(),
@@ -223,6 +225,7 @@ fn a_thread_that_alone_changes_its_file_system_uid_is_seen_as_that_uid() {
         );
         let mut seen = observer.identify(&header(B, 0, caller.tid)).unwrap();
         assert!(seen.groups().is_ok());
+        drop(seen);
         // The rest of the process is still root.
         observer.identify(&header(0, 0, std::process::id())).unwrap();
         caller.does(|| raw(libc::SYS_setfsuid, 0, 0, 0));
@@ -244,6 +247,7 @@ fn groups_dropped_by_one_thread_are_gone_at_the_next_look() {
         let mut seen = observer.identify(&header(0, 0, caller.tid)).unwrap();
         assert_eq!(seen.groups().unwrap(), [Gid(5), Gid(61_005)]);
         assert_eq!(seen.groups_for_record().unwrap().len(), 2);
+        drop(seen);
         caller.does(|| raw(libc::SYS_setgroups, 0, 0, 0));
         // Within one look, too: nothing of an answer is kept.
         let mut seen = observer.identify(&header(0, 0, caller.tid)).unwrap();
@@ -286,6 +290,7 @@ fn the_user_namespace_is_the_one_of_now() {
         assert_eq!(caller.namespace_lately(), Namespace::Initial, "{means:?}");
         assert!(!caller.is_of_the_past(), "it was not known before");
         assert_eq!(caller.namespace(), Namespace::Initial, "{means:?}");
+        drop(caller);
         writeln!(child.stdin.take().unwrap()).unwrap();
         let begun = Instant::now();
         // In a namespace without a map the ids are nobody's for others of it, and as before for this process.
@@ -409,20 +414,90 @@ fn workers_of_the_kernel_are_refused() {
     }
 }
 
+/// Descriptors of this process for looking at one of its own threads or a child.
+fn descriptors_for(tids: &[u32]) -> usize {
+    let of = |tid: &u32| [format!("/proc/{tid}/"), format!("/task/{tid}/")];
+    let places: Vec<String> = tids.iter().flat_map(of).collect();
+    let open = fs::read_dir("/proc/self/fd").unwrap();
+    open.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok())
+        .filter(|file| places.iter().any(|p| file.to_string_lossy().contains(p)))
+        .count()
+}
+
 #[test]
 fn the_number_of_kept_threads_is_bounded() {
     let callers: Vec<_> = (0..KEPT_THREADS + 10).map(|_| Caller::start()).collect();
     let mut observer = Observer::new();
-    for round in 0..2 {
+    let serve = |observer: &mut Observer, tid| observer.identify(&header(0, 0, tid)).unwrap().was_served();
+    for _ in 0..2 {
         for caller in &callers {
-            assert!(observer.identify(&header(0, 0, caller.tid)).is_ok(), "{round}");
+            serve(&mut observer, caller.tid);
         }
         // The one used all the time is never the oldest.
-        observer.identify(&header(0, 0, callers[0].tid)).unwrap();
+        serve(&mut observer, callers[0].tid);
     }
-    assert_eq!(observer.threads.len(), KEPT_THREADS);
-    assert_eq!(observer.tids.len(), KEPT_THREADS);
-    assert!(observer.position(callers[0].tid).is_some());
+    assert_eq!(observer.served.threads.len(), KEPT_THREADS);
+    assert!(observer.served.position(callers[0].tid).is_some());
+    assert!(observer.strangers.threads.len() <= KEPT_STRANGERS);
+}
+
+#[test]
+fn of_strangers_few_are_kept_and_nothing_of_them_stays_open() {
+    let callers: Vec<_> = (0..3 * KEPT_STRANGERS).map(|_| Caller::start()).collect();
+    let tids: Vec<u32> = callers.iter().map(|c| c.tid).collect();
+    for means in BOTH {
+        let mut observer = Observer::with_means(means);
+        for tid in tids.iter().chain(&tids) {
+            let mut seen = observer.identify(&header(0, 0, *tid)).unwrap();
+            seen.for_record();
+            assert!(descriptors_for(&[*tid]) >= 3, "{means:?}");
+        }
+        assert_eq!(observer.strangers.threads.len(), KEPT_STRANGERS, "{means:?}");
+        assert_eq!(observer.served.threads.len(), 0, "{means:?}");
+        let files = if means == Means::Best { 0 } else { KEPT_STRANGERS };
+        assert_eq!(descriptors_for(&tids), files, "{means:?}");
+        // Whoever was given a value is known as soon as it comes again, and all strangers after it drive it out no more.
+        let served = tids[0];
+        observer.identify(&header(0, 0, served)).unwrap().was_served();
+        for tid in tids.iter().chain(&tids) {
+            observer.identify(&header(0, 0, *tid)).unwrap();
+        }
+        assert!(observer.served.position(served).is_some(), "{means:?}");
+        observer.identify(&header(0, 0, served)).unwrap().for_record();
+        assert!(descriptors_for(&[served]) >= 3, "{means:?}");
+    }
+}
+
+#[test]
+fn readers_that_have_ended_do_not_pile_up() {
+    let mut observer = Observer::new();
+    let stays = Other::start(A, A, &[]);
+    for _ in 0..100 {
+        observer.identify(&header(A, A, stays.0)).unwrap().was_served();
+        let other = Other::start(B, B, &[]);
+        observer.identify(&header(B, B, other.0)).unwrap().was_served();
+    }
+    assert!(
+        observer.served.threads.len() <= 6,
+        "{}",
+        observer.served.threads.len()
+    );
+    assert!(observer.served.position(stays.0).is_some());
+}
+
+/// What a reply of a megabyte needed is not kept, to be wiped for each that follows.
+#[test]
+fn a_long_list_of_groups_leaves_no_long_buffer() {
+    let groups: Vec<u32> = (100_000..165_536).collect();
+    // Of this account one long list is read at a time.
+    const LONG_LISTED: u32 = 44_829;
+    let other = Other::start(LONG_LISTED, A, &groups);
+    let mut observer = Observer::new();
+    let mut seen = observer.identify(&header(LONG_LISTED, A, other.0)).unwrap();
+    assert_eq!(seen.groups().unwrap().len(), groups.len());
+    drop(seen);
+    assert!(observer.scratch.text.capacity() <= 2 * long::LONG);
+    assert_eq!(observer.scratch.groups.capacity(), 0);
 }
 
 /// Numbers are used again on purpose, by turns for two users; the observer never takes one for the other.
@@ -545,6 +620,7 @@ fn a_caller_moved_between_the_two_looks_gets_no_unit_that_was_never_verified() {
     next.admit(other.0);
     // The id is of the one, the path of the other.
     assert!(seen.unit().is_err());
+    drop(seen);
     assert_eq!(
         observer.identify(&header(A, A, other.0)).unwrap().unit().unwrap(),
         Some("next.service")
