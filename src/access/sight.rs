@@ -117,7 +117,7 @@ impl<'a, C: Caller> Sight<'a, C> {
         let mut next: BinaryHeap<_> = (0..rest.len())
             .filter_map(|i| Some(Reverse((rest[i].1.next()?, i))))
             .collect();
-        let mut last = after;
+        let (mut last, mut walk) = (after, state.secrets.walk(dir, after));
         while let Some(Reverse((place, i))) = next.pop() {
             let (policy, places) = &mut rest[i];
             if self.answers.get(policy) == Some(&false) {
@@ -128,7 +128,7 @@ impl<'a, C: Caller> Sight<'a, C> {
                 continue;
             }
             last = place;
-            let child = state.secrets.child(dir, place);
+            let child = walk.child(place);
             if let Some(child) = child.filter(|c| self.sees_child(c))
                 && show(child) == Enough::Yes
             {

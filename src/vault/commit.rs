@@ -349,7 +349,7 @@ impl Vault {
             let old = before.secrets.by_id(meta.id);
             let mut own = old.map(|s| s.versions.clone()).unwrap_or_default();
             for (v, sealed) in draft.versions.iter().filter(|(v, _)| v.secret == meta.id) {
-                let version = Version::new(v.clone(), draft.epoch);
+                let version = Version::new(before.common.with_version(v.clone()), draft.epoch);
                 if version.meta.size <= INLINE {
                     let _ = version.inline.set(sealed.clone());
                 }
@@ -385,7 +385,8 @@ impl Vault {
                         .map_err(|e| VaultError::Policy(meta.name.clone(), e))?,
                 ),
             };
-            let secret = Secret::new(meta.clone(), draft.epoch, policy, own, None, &before.common);
+            let shared = before.common.with_secret(meta.clone());
+            let secret = Secret::new(shared, draft.epoch, policy, own, None, &before.common);
             let secret = Arc::new(secret);
             let after = secrets.with(secret.clone());
             let old = secrets.by_id(meta.id).map(|s| &**s);

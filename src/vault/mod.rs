@@ -297,6 +297,23 @@ pub struct Common {
     keys: Pool<KeyId>,
 }
 
+impl Common {
+    /// The same record, in common with those that came before in whatever equals theirs.
+    fn with_secret(&self, mut meta: SecretMeta) -> SecretMeta {
+        meta.policy = meta.policy.map(|record| self.records.share(record));
+        meta.key = self.keys.alike(meta.key);
+        let labels = meta.labels.into_iter();
+        meta.labels = exact(labels.map(|(label, no)| (self.labels.alike(label), no)).collect());
+        meta
+    }
+
+    fn with_version(&self, mut meta: VersionMeta) -> VersionMeta {
+        let key = self.keys.alike(meta.wrapped.key().clone());
+        meta.wrapped.share_key(key);
+        meta
+    }
+}
+
 /// Without room for more.
 fn exact<K: Ord, V>(map: LiteMap<K, V>) -> LiteMap<K, V> {
     let mut entries = map.into_tuple_vec();
@@ -331,21 +348,13 @@ impl Indexed for Secret {
 
 impl Secret {
     fn new(
-        mut meta: SecretMeta,
+        meta: SecretMeta,
         revision: u64,
         policy: Option<Compiled>,
         versions: Versions,
         broken: Option<Box<str>>,
         common: &Common,
     ) -> Self {
-        meta.policy = meta.policy.map(|record| common.records.share(record));
-        meta.key = common.keys.alike(meta.key);
-        let labels = meta.labels.into_iter();
-        meta.labels = exact(
-            labels
-                .map(|(label, no)| (common.labels.alike(label), no))
-                .collect(),
-        );
         let current = meta.labels.get("current").copied();
         let of_current = |(_, no): &(&Label, &VersionNo)| Some(**no) == current;
         let current_labels = meta
