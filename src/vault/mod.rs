@@ -13,8 +13,7 @@ use litemap::LiteMap;
 
 use crate::audit::{Anchor, Log, LogError, VerifyError};
 use crate::id::{Epoch, KeyId, Label, SecretId, SecretName, StoreId, VersionId, VersionName, VersionNo};
-use crate::policy::{Administration, Compilations, Compiled, Deciding, PolicyError, PolicyRecord};
-use crate::pool::Pool;
+use crate::policy::{Administration, Compiled, Deciding, PolicyError};
 use crate::problem::{Exit, Problem};
 use crate::seal::{Context, DataKey, Keyring, RecordKind, SealError, TermSum};
 use crate::secret::Sealed;
@@ -26,6 +25,7 @@ use crate::sys::files::{FileError, Unsafe};
 mod backup;
 mod check;
 mod commit;
+mod common;
 mod create;
 mod layers;
 mod load;
@@ -39,6 +39,8 @@ mod workers;
 pub use backup::{Opener, Restored, Rollback, Saved, Trial, read_backup, restore};
 pub use check::{Finding, Findings};
 pub use commit::{Draft, Sameness};
+pub use common::Common;
+use common::exact;
 pub use create::{Created, create, recover};
 pub use layers::{LayerKey, LayerMeta, LayerRecord, LayerSet};
 use meta::Pending;
@@ -286,40 +288,6 @@ pub enum Unmeant {
 
 /// A secret's versions by number: few, so that the least memory is best.
 pub type Versions = LiteMap<VersionNo, Arc<Version>>;
-
-/// What secrets have in common, kept once.
-#[derive(Default)]
-pub struct Common {
-    records: Pool<PolicyRecord>,
-    policies: Compilations,
-    labels: Pool<Label>,
-    label_sets: Pool<[Label]>,
-    keys: Pool<KeyId>,
-}
-
-impl Common {
-    /// The same record, in common with those that came before in whatever equals theirs.
-    fn with_secret(&self, mut meta: SecretMeta) -> SecretMeta {
-        meta.policy = meta.policy.map(|record| self.records.share(record));
-        meta.key = self.keys.alike(meta.key);
-        let labels = meta.labels.into_iter();
-        meta.labels = exact(labels.map(|(label, no)| (self.labels.alike(label), no)).collect());
-        meta
-    }
-
-    fn with_version(&self, mut meta: VersionMeta) -> VersionMeta {
-        let key = self.keys.alike(meta.wrapped.key().clone());
-        meta.wrapped.share_key(key);
-        meta
-    }
-}
-
-/// Without room for more.
-fn exact<K: Ord, V>(map: LiteMap<K, V>) -> LiteMap<K, V> {
-    let mut entries = map.into_tuple_vec();
-    entries.shrink_to_fit();
-    LiteMap::from_sorted_store_unchecked(entries)
-}
 
 /// A secret as the serving path sees it.
 pub struct Secret {

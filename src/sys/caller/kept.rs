@@ -7,9 +7,8 @@
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use super::pidfd;
-use super::proc::Kept;
-use super::{Groups, Namespace};
+use super::proc::{Kept, Status};
+use super::{Groups, Header, Look, Namespace, Scratch, Unidentified, long, pidfd, proc};
 
 /// Threads that were given a value, kept at most; each has at most [`DESCRIPTORS_PER_THREAD`].
 pub const KEPT_THREADS: usize = 1024;
@@ -75,6 +74,49 @@ impl Thread {
         self.cgroup.close();
         self.comm.close();
         self.login_uid.close();
+    }
+
+    /// The thread as it is now, if its ids are the header's.
+    pub fn look(&mut self, scratch: &mut Scratch, header: &Header) -> Result<Look, Unidentified> {
+        match &self.pidfd {
+            Some(fd) => {
+                let info = pidfd::info(fd).map_err(|_| Unidentified::Gone)?;
+                let theirs = (info.pid, info.fsuid, info.fsgid);
+                if theirs != (header.tid.0, header.uid.0, header.gid.0) {
+                    return Err(Unidentified::CredMismatch);
+                }
+                Ok(Look {
+                    tgid: info.tgid,
+                    parent: info.parent,
+                    cgroup_id: info.cgroup_id,
+                })
+            }
+            None => {
+                let status = self.read_status(scratch, header)?;
+                Ok(Look {
+                    tgid: status.tgid,
+                    parent: status.parent,
+                    cgroup_id: None,
+                })
+            }
+        }
+    }
+
+    /// `/proc/TID/status` as it is now, whose ids must be the header's; the groups go to `scratch.groups`. Of a thread
+    /// with very many groups it cannot be had while another such one is read.
+    pub fn read_status(&mut self, scratch: &mut Scratch, header: &Header) -> Result<Status, Unidentified> {
+        let _turn = long::turn(header.uid).ok_or(Unidentified::Gone)?;
+        self.status
+            .read(self.tid, &mut scratch.text)
+            .map_err(|_| Unidentified::Gone)?;
+        if scratch.text.len() > long::LONG {
+            long::expect(header.uid);
+        }
+        let status = proc::parse_status(&scratch.text, &mut scratch.groups).ok_or(Unidentified::Gone)?;
+        if (status.tid, status.fsuid, status.fsgid) != (header.tid.0, header.uid.0, header.gid.0) {
+            return Err(Unidentified::CredMismatch);
+        }
+        Ok(status)
     }
 
     fn has_ended(&mut self, text: &mut Vec<u8>) -> bool {

@@ -30,7 +30,6 @@ use crate::sys::accounts::Namespace;
 
 pub use kept::{DESCRIPTORS_PER_THREAD, KEPT_STRANGERS, KEPT_THREADS};
 use kept::{Shelf, Standing, Thread};
-use proc::Status;
 pub use self_test::self_test;
 use unit::{CgroupMount, Units};
 pub use unit::{unit_of_cgroup_path, units_unknown};
@@ -266,7 +265,7 @@ impl Observer {
                 Standing::Stranger => &mut self.strangers,
             };
             if let Some(index) = shelf.position(header.tid.0) {
-                match look(&mut shelf.threads[index], &mut self.scratch, header) {
+                match shelf.threads[index].look(&mut self.scratch, header) {
                     Err(Unidentified::Gone) => drop(shelf.take(index)),
                     other => return Ok(Some((standing, index, other?))),
                 }
@@ -291,7 +290,7 @@ impl Observer {
         let thread = Thread::new(tid, pidfd, stat.start_time);
         let index = self.strangers.add(thread, self.clock);
         let thread = &mut self.strangers.threads[index];
-        let look = look(thread, &mut self.scratch, header)?;
+        let look = thread.look(&mut self.scratch, header)?;
         // A leader's own start is its process's.
         if look.tgid == tid {
             thread.start_time = Some(stat.start_time);
@@ -313,50 +312,6 @@ impl Observer {
             }
             Err(_) => Err(Unidentified::Gone),
         }
-    }
-}
-
-fn look(thread: &mut Thread, scratch: &mut Scratch, header: &Header) -> Result<Look, Unidentified> {
-    match &thread.pidfd {
-        Some(fd) => {
-            let info = pidfd::info(fd).map_err(|_| Unidentified::Gone)?;
-            let theirs = (info.pid, info.fsuid, info.fsgid);
-            if theirs != (header.tid.0, header.uid.0, header.gid.0) {
-                return Err(Unidentified::CredMismatch);
-            }
-            Ok(Look {
-                tgid: info.tgid,
-                parent: info.parent,
-                cgroup_id: info.cgroup_id,
-            })
-        }
-        None => {
-            let status = thread.read_status(scratch, header)?;
-            Ok(Look {
-                tgid: status.tgid,
-                parent: status.parent,
-                cgroup_id: None,
-            })
-        }
-    }
-}
-
-impl Thread {
-    /// `/proc/TID/status` as it is now, whose ids must be the header's; the groups go to `scratch.groups`. Of a thread
-    /// with very many groups it cannot be had while another such one is read.
-    fn read_status(&mut self, scratch: &mut Scratch, header: &Header) -> Result<Status, Unidentified> {
-        let _turn = long::turn(header.uid).ok_or(Unidentified::Gone)?;
-        self.status
-            .read(self.tid, &mut scratch.text)
-            .map_err(|_| Unidentified::Gone)?;
-        if scratch.text.len() > long::LONG {
-            long::expect(header.uid);
-        }
-        let status = proc::parse_status(&scratch.text, &mut scratch.groups).ok_or(Unidentified::Gone)?;
-        if (status.tid, status.fsuid, status.fsgid) != (header.tid.0, header.uid.0, header.gid.0) {
-            return Err(Unidentified::CredMismatch);
-        }
-        Ok(status)
     }
 }
 
