@@ -10,7 +10,7 @@ use crate::audit::Event;
 use crate::policy::{self, Action, Basis, Decision, Grant, Layers, Purpose, Reason, Refusal};
 use crate::secret::SecretBytes;
 use crate::sync::Mutex;
-use crate::vault::{Secret, State, Vault, VaultError, Version};
+use crate::vault::{Secret, State, Vault, VaultError, Version, View};
 
 mod asked;
 mod caller;
@@ -53,9 +53,17 @@ impl Access {
         range: Range,
         caller: &mut C,
     ) -> Result<Option<Bytes>, AccessError> {
-        let state = self.vault.peek();
-        let secret = self.find(&state, pin, caller)?;
-        let grant = self.decide_read(secret, pin, caller)?;
+        // Before the state is taken: it can take long, and what was changed meanwhile is in force.
+        let known = caller.identify();
+        let mut state = self.vault.peek();
+        let mut secret = self.find(&state, pin, caller)?;
+        let mut grant = self.decide_read(secret, pin, known, caller)?;
+        let newer = self.vault.peek();
+        if newer.epoch != state.epoch {
+            state = newer;
+            secret = self.find(&state, pin, caller)?;
+            grant = self.decide_read(secret, pin, known, caller)?;
+        }
         let range = range.within(pin.version.meta.size as usize);
         if range.is_empty() {
             return Ok(None);
@@ -71,34 +79,34 @@ impl Access {
         state: &'s State,
         pin: &Pin,
         caller: &mut C,
-    ) -> Result<&'s Secret, AccessError> {
+    ) -> Result<View<'s>, AccessError> {
         let secret = state.secrets.by_id(pin.secret);
         let Some(secret) = secret.filter(|s| s.is_active() || s.broken.is_some()) else {
-            return Err(self.revoked(pin, caller));
+            return Err(self.revoked(&pin.version, caller));
         };
+        let secret = state.view(secret);
         self.sound(secret, caller)?;
         if !secret.versions.contains_key(&pin.version.meta.no) {
-            return Err(self.revoked(pin, caller));
+            return Err(self.revoked(&pin.version, caller));
         }
         Ok(secret)
     }
 
     fn decide_read<C: Caller>(
         &self,
-        secret: &Secret,
+        secret: View<'_>,
         pin: &Pin,
+        known: Result<(), Reason>,
         caller: &mut C,
     ) -> Result<Grant, AccessError> {
-        let unidentified = |reason| Refusal {
-            reason,
-            basis: Basis::DEFAULT,
-        };
-        let grant = match caller.identify() {
-            Err(reason) if !(reason == Reason::NoPid && self.serves_unidentified()) => {
-                Err(unidentified(reason))
+        let grant = match known {
+            Err(reason) if !(reason == Reason::NoPid && self.serves_unidentified(secret.state)) => {
+                let basis = Basis::DEFAULT;
+                Err(Refusal { reason, basis })
             }
             _ => {
-                let asked = Asked::version(&pin.version, &pin.labels);
+                let labels = pin.labels_in(secret);
+                let asked = Asked::version(&pin.version, &labels);
                 self.decide(secret, Action::GetSecretValue, Purpose::Read, asked, caller)
             }
         };
@@ -111,33 +119,25 @@ impl Access {
     /// The refusal.
     pub fn decide<C: Caller>(
         &self,
-        secret: &Secret,
+        secret: View<'_>,
         action: Action,
         purpose: Purpose,
         asked: Asked<'_>,
         caller: &mut C,
     ) -> Result<Grant, Refusal> {
-        self.decide_in(&self.vault.peek(), secret, action, purpose, asked, caller)
-    }
-
-    /// As [`Access::decide`], by the layers of this state.
-    ///
-    /// # Errors
-    /// The refusal.
-    pub fn decide_in<C: Caller>(
-        &self,
-        state: &State,
-        secret: &Secret,
-        action: Action,
-        purpose: Purpose,
-        asked: Asked<'_>,
-        caller: &mut C,
-    ) -> Result<Grant, Refusal> {
-        let layers = self.layers(state, Some(secret));
-        match policy::decide(&layers, &request(secret, action, purpose, asked), caller) {
+        match policy::decide(
+            &self.layers_of(secret),
+            &request(&secret, action, purpose, asked),
+            caller,
+        ) {
             Decision::Allow(grant) => Ok(grant),
             Decision::Deny(refusal) => Err(refusal),
         }
+    }
+
+    /// What a request about this secret has to pass.
+    pub(crate) fn layers_of<'s>(&'s self, secret: View<'s>) -> Layers<'s> {
+        self.layers(secret.state, Some(secret.secret()))
     }
 
     /// What a request has to pass.
@@ -153,7 +153,7 @@ impl Access {
     fn unseal<C: Caller>(
         &self,
         grant: &Grant,
-        secret: &Secret,
+        secret: View<'_>,
         version: &Version,
         caller: &mut C,
     ) -> Result<SecretBytes, AccessError> {
@@ -180,11 +180,18 @@ impl Access {
                 "the value has another size than its record says".into(),
                 caller,
             )),
+            // Deleted since the state was taken, and nothing is damaged.
+            Err(_) if self.is_gone(version) => Err(self.revoked(version, caller)),
             Err(e) if e.exit() == crate::problem::Exit::Integrity => {
                 Err(self.broken(secret, e.to_string(), caller))
             }
             Err(e) => Err(AccessError::Unavailable(e)),
         }
+    }
+
+    fn is_gone(&self, version: &Version) -> bool {
+        let now = self.vault.peek();
+        !now.versions.contains_key(&version.meta.no)
     }
 
     /// Chooses a version for this caller and pins it, without unsealing anything.
@@ -193,7 +200,7 @@ impl Access {
     /// If he may not read it, or it is not there.
     pub fn open<C: Caller>(
         &self,
-        secret: &Secret,
+        secret: View<'_>,
         choice: Choice<'_>,
         handle: u64,
         caller: &mut C,
@@ -221,13 +228,16 @@ impl Access {
     /// If it is not there, or cannot be believed.
     pub fn choose<'s, C: Caller>(
         &self,
-        secret: &'s Secret,
+        secret: View<'s>,
         choice: Choice<'_>,
         caller: &mut C,
     ) -> Result<&'s Arc<Version>, AccessError> {
         self.sound(secret, caller)?;
         match choice {
-            Choice::Label(label) => match (secret.labelled(label), secret.meta.labels.contains_key(label)) {
+            Choice::Label(label) => match (
+                secret.secret().labelled(label),
+                secret.meta.labels.contains_key(label),
+            ) {
                 (Some(version), _) => Ok(version),
                 (None, true) => {
                     // Only who may see the secret is told.
@@ -237,13 +247,16 @@ impl Access {
                 }
                 (None, false) => Err(AccessError::NotFound),
             },
-            Choice::Version(version) => secret.versions.get(&version.meta.no).ok_or(AccessError::NotFound),
+            Choice::Version(version) => {
+                let versions = &secret.secret().versions;
+                versions.get(&version.meta.no).ok_or(AccessError::NotFound)
+            }
         }
     }
 
     fn granted<C: Caller>(
         &self,
-        secret: &Secret,
+        secret: View<'_>,
         grant: Result<Grant, Refusal>,
         event: Event,
         caller: &mut C,
@@ -260,8 +273,7 @@ impl Access {
         }
     }
 
-    fn serves_unidentified(&self) -> bool {
-        let state = self.vault.peek();
+    fn serves_unidentified(&self, state: &State) -> bool {
         let sealed = state.settings.deciding.as_ref();
         sealed.map_or(self.serve_unidentified, |d| d.serve_unidentified)
     }

@@ -11,7 +11,7 @@ use crate::audit::{Body, Event, Identity, Outcome, Record, Value as Parameter};
 use crate::id::SecretName;
 use crate::policy::{Action, Deciding, Directory, Purpose};
 use crate::problem::{Exit, Problem};
-use crate::vault::{Draft, Secret, VaultError};
+use crate::vault::{Draft, Secret, VaultError, View};
 
 mod accept;
 mod accounts;
@@ -109,7 +109,7 @@ impl Lifecycle {
         let Some(secret) = draft.state().secrets.by_name(name.as_str()).cloned() else {
             return Err(self.missing(name, what));
         };
-        self.sound(&secret, caller, what)?;
+        self.sound(draft.state().view(&secret), caller, what)?;
         Ok(secret)
     }
 
@@ -118,7 +118,7 @@ impl Lifecycle {
             .next("see the names: wardfs list")
     }
 
-    fn sound<C: Caller>(&self, secret: &Secret, caller: &mut C, what: &str) -> Result<(), Problem> {
+    fn sound<C: Caller>(&self, secret: View<'_>, caller: &mut C, what: &str) -> Result<(), Problem> {
         match &secret.broken {
             None => Ok(()),
             Some(_) if !self.access.may_know_of_damage(secret, caller) => {
@@ -132,7 +132,7 @@ impl Lifecycle {
 
     fn allowed<C: Caller>(
         &self,
-        secret: &Secret,
+        secret: View<'_>,
         action: Action,
         event: Event,
         caller: &mut C,
@@ -143,7 +143,7 @@ impl Lifecycle {
 
     fn allowed_to<C: Caller>(
         &self,
-        secret: &Secret,
+        secret: View<'_>,
         action: Action,
         asked: Asked<'_>,
         event: Event,
@@ -225,7 +225,7 @@ impl Lifecycle {
                 "the name was used before, and its old policy is back: read by {lines}"
             ));
         }
-        let root = secret.is_some_and(|s| self.access.root_may_read(s));
+        let root = secret.is_some_and(|s| self.access.root_may_read(state.view(s)));
         json!({ "name": name, "readers": readers, "root_may_read": root, "warnings": warnings })
     }
 

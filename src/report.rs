@@ -12,7 +12,7 @@ use crate::id::{DYNAMIC_IDS, Gid, Pid, SecretName, Tid, Uid, printable};
 use crate::policy::{Action, Directory, Purpose, Reason};
 use crate::problem::{Exit, Problem};
 use crate::sys::caller::{Header, Observer};
-use crate::vault::{Secret, Version};
+use crate::vault::{Secret, Version, View};
 
 mod deleted;
 mod drift;
@@ -98,7 +98,9 @@ impl Report {
                 known |= caller.uid() == owner;
                 continue;
             }
-            if !(s.broken.is_some() && caller.uid() == owner || self.access.peek(s, caller).is_ok()) {
+            if !(s.broken.is_some() && caller.uid() == owner
+                || self.access.peek(state.view(s), caller).is_ok())
+            {
                 continue;
             }
             known = true;
@@ -108,7 +110,7 @@ impl Report {
             let mut row = self.summary(s);
             let described = (self.access)
                 .decide(
-                    s,
+                    state.view(s),
                     Action::DescribeSecret,
                     Purpose::Describe,
                     Asked::secret(),
@@ -164,7 +166,7 @@ impl Report {
         let state = self.access.vault().state();
         let secret = self.allowed(&state, name, Action::DescribeSecret, &what, caller)?;
         let look = &secret.meta.appearance;
-        let mut answer = self.summary(secret);
+        let mut answer = self.summary(&secret);
         answer["versions"] = json!(secret.versions.len());
         answer["owner"] = json!(look.owner);
         answer["group"] = json!(look.group);
@@ -172,8 +174,8 @@ impl Report {
         answer["arn"] = json!(secret.meta.arn);
         answer["key"] = json!(secret.meta.key);
         let people = Faces::new(&*self.directory);
-        answer["readers"] = json!(self.access.readers(&state, secret, &people));
-        answer["drift"] = drift::of_secret(secret, &people);
+        answer["readers"] = json!(self.access.readers(&state, &secret, &people));
+        answer["drift"] = drift::of_secret(&secret, &people);
         answer["you_may_read"] = json!(
             self.access
                 .peek(secret, caller)
@@ -253,7 +255,7 @@ impl Report {
         action: Action,
         what: &str,
         caller: &mut C,
-    ) -> Result<&'s Secret, Problem> {
+    ) -> Result<View<'s>, Problem> {
         let not_found = || {
             Problem::new(
                 Exit::NotFound,
@@ -262,7 +264,7 @@ impl Report {
             )
             .next("see the names: wardfs list")
         };
-        let secret = state.secrets.by_name(name.as_str()).ok_or_else(not_found)?;
+        let secret = state.view(state.secrets.by_name(name.as_str()).ok_or_else(not_found)?);
         if let Some(why) = &secret.broken {
             if !self.access.may_know_of_damage(secret, caller) {
                 return Err(not_found());

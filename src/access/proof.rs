@@ -1,5 +1,6 @@
 //! What a read takes and gives: a pinned version, a range, and bytes that have policy and log behind them.
 
+use std::borrow::Cow;
 use std::sync::{Arc, PoisonError};
 
 use super::CallerKey;
@@ -8,7 +9,7 @@ use crate::id::{Label, SecretId};
 use crate::policy::{Grant, Refusal};
 use crate::secret::SecretBytes;
 use crate::sync::Mutex;
-use crate::vault::{VaultError, Version};
+use crate::vault::{VaultError, Version, View};
 
 /// Why no byte is given. `vfs` maps it to an errno, the control socket to an exit code.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +52,7 @@ pub struct Pin {
     pub secret: SecretId,
     /// Which.
     pub version: Arc<Version>,
-    /// The labels it had when it was opened, by which reads are decided.
+    /// The labels it had when it was opened.
     pub labels: Arc<[Label]>,
     /// The handle's number in records; 0 for a read without one.
     pub handle: u64,
@@ -59,6 +60,20 @@ pub struct Pin {
 }
 
 impl Pin {
+    /// The labels that a read is decided by: those that the version has now. A rotation alone takes none from it: whoever
+    /// opened the current version goes on reading it as that, and not as the previous one.
+    pub(super) fn labels_in(&self, secret: View<'_>) -> Cow<'_, [Label]> {
+        let no = self.version.meta.no;
+        let current = self.labels.iter().find(|l| l.as_str() == "current");
+        let rotated = current.filter(|l| secret.meta.labels.get(l.as_str()) != Some(&no));
+        if rotated.is_none() && secret.labels_of(no).eq(self.labels.iter()) {
+            return Cow::Borrowed(&self.labels);
+        }
+        let now = secret.labels_of(no);
+        let now = now.filter(|l| rotated.is_none() || l.as_str() != "previous");
+        now.chain(rotated).cloned().collect()
+    }
+
     pub(super) fn detail(&self, key: CallerKey) -> Identity {
         let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
         if *named == Some(key) {

@@ -4,19 +4,18 @@ use super::{Access, AccessError, Asked, Caller, Pin, Remembered};
 use crate::audit::{Event, Identity, Outcome, Receipt, Record, Refused};
 use crate::id::Uid;
 use crate::policy::{Action, Basis, Grant, Layer, Purpose, Reason, Refusal};
-use crate::vault::{Secret, Visibility};
+use crate::vault::{Version, View, Visibility};
 
 impl Access {
     /// Records a refusal that was made elsewhere for a reason of its own (a page-cache fill).
     pub fn refuse<C: Caller>(
         &self,
-        secret: &Secret,
+        secret: View<'_>,
         refusal: Refusal,
         event: Event,
         caller: &mut C,
     ) -> AccessError {
-        let state = self.vault.peek();
-        let statement = self.layers(&state, Some(secret)).statement_id(refusal.basis);
+        let statement = self.layers_of(secret).statement_id(refusal.basis);
         let record = Record {
             event,
             outcome: Outcome::Denied {
@@ -37,13 +36,12 @@ impl Access {
     pub(super) fn record_read<C: Caller>(
         &self,
         grant: &Grant,
-        secret: &Secret,
+        secret: View<'_>,
         pin: &Pin,
         range: &std::ops::Range<usize>,
         caller: &mut C,
     ) -> Result<Receipt, AccessError> {
-        let state = self.vault.peek();
-        let statement = self.layers(&state, Some(secret)).statement_id(grant.basis());
+        let statement = self.layers_of(secret).statement_id(grant.basis());
         let detail = pin.detail(caller.key());
         let record = Record {
             event: Event::GetSecretValue,
@@ -64,14 +62,14 @@ impl Access {
     }
 
     /// A read of what was deleted or destroyed after it was opened.
-    pub(super) fn revoked<C: Caller>(&self, pin: &Pin, caller: &mut C) -> AccessError {
+    pub(super) fn revoked<C: Caller>(&self, version: &Version, caller: &mut C) -> AccessError {
         let record = Record {
             event: Event::GetSecretValue,
             outcome: Outcome::Denied {
                 reason: Reason::Revoked.code(),
             },
-            secret: Some(pin.version.meta.name.as_str()),
-            version: Some(pin.version.meta.id.as_str()),
+            secret: Some(version.meta.name.as_str()),
+            version: Some(version.meta.id.as_str()),
             layer: Some(Basis::DEFAULT.layer.code()),
             ..Record::default()
         };
@@ -127,7 +125,7 @@ impl Access {
         }
     }
 
-    pub(super) fn sound<C: Caller>(&self, secret: &Secret, caller: &mut C) -> Result<(), AccessError> {
+    pub(super) fn sound<C: Caller>(&self, secret: View<'_>, caller: &mut C) -> Result<(), AccessError> {
         match &secret.broken {
             None if secret.is_active() => Ok(()),
             None => Err(AccessError::Revoked),
@@ -136,7 +134,7 @@ impl Access {
     }
 
     /// Records that a secret is damaged. Who may not know of it is told what he is told of one that is not there.
-    pub(super) fn broken<C: Caller>(&self, secret: &Secret, why: String, caller: &mut C) -> AccessError {
+    pub(super) fn broken<C: Caller>(&self, secret: View<'_>, why: String, caller: &mut C) -> AccessError {
         let record = Record {
             event: Event::IntegrityError,
             outcome: Outcome::Failed { reason: "integrity" },
@@ -153,7 +151,7 @@ impl Access {
 
     /// Whether the caller may be told that a secret is damaged. Of a hidden one only who may see it; where its record
     /// cannot be believed, what it hides and from whom is not known, and only administration sees it.
-    pub fn may_know_of_damage<C: Caller>(&self, secret: &Secret, caller: &mut C) -> bool {
+    pub fn may_know_of_damage<C: Caller>(&self, secret: View<'_>, caller: &mut C) -> bool {
         if secret.meta.visibility == Visibility::Listed || caller.uid() == self.vault.administration().owner {
             return true;
         }

@@ -181,7 +181,7 @@ impl<'a, C: Caller> Sight<'a, C> {
     fn may(&mut self, secret: &Secret, (action, purpose): (Action, Purpose), asked: Asked<'_>) -> bool {
         let decided = self
             .access
-            .decide_in(self.state, secret, action, purpose, asked, self.caller);
+            .decide(self.state.view(secret), action, purpose, asked, self.caller);
         decided.is_ok()
     }
 

@@ -248,12 +248,13 @@ fn caller(dice: &mut Dice) -> KnownCaller {
 
 /// By asking each secret.
 fn slowly(access: &Access, secret: &Secret, side: Side, caller: &mut KnownCaller) -> bool {
+    let state = access.vault().state();
     let readable = |v: &Arc<crate::vault::Version>, caller: &mut KnownCaller| {
-        access.may_read_version(secret, v, caller).is_ok()
+        access.may_read_version(state.view(secret), v, caller).is_ok()
     };
     secret.is_active()
         && secret.broken.is_none()
-        && (access.peek(secret, caller).is_ok()
+        && (access.peek(state.view(secret), caller).is_ok()
             || side == Side::Versions && secret.versions.values().any(|v| readable(v, caller)))
 }
 

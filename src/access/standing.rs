@@ -4,7 +4,7 @@ use super::{Access, AccessError, Asked, Caller, KnownCaller, Standing};
 use crate::audit::{Event, Outcome, Record};
 use crate::id::{Label, SecretId, SecretName};
 use crate::policy::{self, Action, Basis, Decision, Grant, Layer, Layers, Purpose, Reason, Refusal};
-use crate::vault::{Secret, Version};
+use crate::vault::{Version, View};
 
 impl Access {
     /// What the caller is to a secret, if anything; a stranger is refused and recorded, as `event`.
@@ -13,7 +13,7 @@ impl Access {
     /// For a stranger: denied, or hidden where the secret is.
     pub fn standing<C: Caller>(
         &self,
-        secret: &Secret,
+        secret: View<'_>,
         event: Event,
         caller: &mut C,
     ) -> Result<Standing, AccessError> {
@@ -28,7 +28,7 @@ impl Access {
     ///
     /// # Errors
     /// The refusal, for a stranger.
-    pub fn peek<C: Caller>(&self, secret: &Secret, caller: &mut C) -> Result<Standing, Refusal> {
+    pub fn peek<C: Caller>(&self, secret: View<'_>, caller: &mut C) -> Result<Standing, Refusal> {
         // What a stat shows may come from groups that are up to a second old; nobody is refused for that.
         caller.relax(true);
         let standing = self.standing_now(secret, caller);
@@ -39,7 +39,7 @@ impl Access {
         }
     }
 
-    fn standing_now<C: Caller>(&self, secret: &Secret, caller: &mut C) -> Result<Standing, Refusal> {
+    fn standing_now<C: Caller>(&self, secret: View<'_>, caller: &mut C) -> Result<Standing, Refusal> {
         let (action, purpose) = (Action::GetSecretValue, Purpose::Read);
         let asked = Asked {
             version: secret.current().map(|v| &v.meta.id),
@@ -65,7 +65,7 @@ impl Access {
     /// Whether he may read this very version, for listings: nothing is recorded.
     pub fn may_read_version<C: Caller>(
         &self,
-        secret: &Secret,
+        secret: View<'_>,
         version: &Version,
         caller: &mut C,
     ) -> Result<(), Refusal> {
@@ -209,7 +209,7 @@ impl Access {
     }
 
     /// Whether root, as a caller like any other, may read the current value.
-    pub fn root_may_read(&self, secret: &Secret) -> bool {
+    pub fn root_may_read(&self, secret: View<'_>) -> bool {
         let asked = Asked {
             version: secret.current().map(|v| &v.meta.id),
             labels: &secret.current_labels,

@@ -22,13 +22,15 @@ fn a_grant_opens_one_secret_for_one_purpose() {
     let mut root = KnownCaller::root();
     let mut grant = |action, purpose| {
         let asked = Asked::secret();
-        access.decide(one, action, purpose, asked, &mut root).unwrap()
+        access
+            .decide(state.view(one), action, purpose, asked, &mut root)
+            .unwrap()
     };
     let reads = grant(Action::GetSecretValue, Purpose::Read);
     let describes = grant(Action::DescribeSecret, Purpose::Describe);
     let opens = |grant: &Grant, secret: &Secret| {
         let version = secret.current().unwrap();
-        let opened = access.unseal(grant, secret, version, &mut KnownCaller::root());
+        let opened = access.unseal(grant, state.view(secret), version, &mut KnownCaller::root());
         match opened {
             Ok(plain) => plain.expose() == b"value",
             Err(AccessError::Integrity(_)) => false,

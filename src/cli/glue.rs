@@ -265,7 +265,7 @@ impl Backend for Opened {
         let mut caller = crate::report::myself();
         let pin = self
             .access
-            .open(secret, choice, 0, &mut caller)
+            .open(state.view(secret), choice, 0, &mut caller)
             .map_err(explain)?;
         let bytes = self
             .access

@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::id::SecretName;
 use crate::policy::{Action, Basis, Reason, Refusal};
 use crate::problem::Problem;
-use crate::vault::{ChangeKind, Life, Secret};
+use crate::vault::{ChangeKind, Life, View};
 
 impl Lifecycle {
     /// Destroys all values. The name keeps its policy, so that whoever makes it again gains nothing by it;
@@ -32,7 +32,7 @@ impl Lifecycle {
                 .by_name(name.as_str())
                 .filter(|s| purge || s.is_active())
                 .ok_or_else(|| self.missing(name, &what))?;
-            self.allowed_delete(secret, purge, caller, &what)?;
+            self.allowed_delete(state.view(secret), purge, caller, &what)?;
             return Ok(
                 json!({ "name": name, "destroyed": secret.versions.len(), "purged": purge, "dry_run": true }),
             );
@@ -42,7 +42,7 @@ impl Lifecycle {
                 Some(secret) if purge || secret.is_active() => secret.clone(),
                 _ => return Err(self.missing(name, &what)),
             };
-            self.allowed_delete(&secret, purge, caller, &what)?;
+            self.allowed_delete(draft.state().view(&secret), purge, caller, &what)?;
             for no in secret.versions.keys() {
                 draft.destroy_version(*no);
             }
@@ -73,7 +73,7 @@ impl Lifecycle {
 
     fn allowed_delete<C: Caller>(
         &self,
-        secret: &Secret,
+        secret: View<'_>,
         purge: bool,
         caller: &mut C,
         what: &str,

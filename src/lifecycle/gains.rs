@@ -39,11 +39,12 @@ impl Lifecycle {
             return Ok(());
         };
         let right = Action::PutResourcePolicy;
+        let view = draft.state().view(secret);
         let decision = self
             .access
-            .decide(secret, right, Purpose::Administer, Asked::secret(), caller);
+            .decide(view, right, Purpose::Administer, Asked::secret(), caller);
         let Err(refusal) = decision else { return Ok(()) };
-        let _told = self.access.refuse(secret, refusal, event, caller);
+        let _told = self.access.refuse(view, refusal, event, caller);
         let layers = Layers {
             secret: policy,
             ..self.access.layers(draft.state(), None)

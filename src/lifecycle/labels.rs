@@ -76,7 +76,7 @@ impl Lifecycle {
             };
             let event = Event::UpdateSecretVersionStage;
             self.allowed_to(
-                &secret,
+                draft.state().view(&secret),
                 Action::UpdateSecretVersionStage,
                 asked,
                 event,

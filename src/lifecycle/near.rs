@@ -17,7 +17,7 @@ impl Lifecycle {
         let state = self.access.vault().state();
         let found = edits(name.as_str()).find(|near| {
             let secret = state.secrets.by_name(near).filter(|s| s.is_active());
-            secret.is_some_and(|s| self.access.peek(s, caller).is_ok())
+            secret.is_some_and(|s| self.access.peek(state.view(s), caller).is_ok())
         })?;
         Some(format!(
             "there is a secret {found} too, whose name is one edit from this one: was that meant?"

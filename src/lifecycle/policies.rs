@@ -12,7 +12,7 @@ use crate::policy::{
     Action, Claim, Concern, Effect, ExtendError, Local, PolicyError, PolicyRecord, Purpose, Warning,
 };
 use crate::problem::{Exit, Problem};
-use crate::vault::{ChangeKind, Secret};
+use crate::vault::{ChangeKind, View};
 
 /// How a policy is changed.
 #[derive(Debug, Clone, Copy)]
@@ -85,7 +85,7 @@ impl Lifecycle {
         let answer = self.access.vault().change(|draft| -> Result<_, Problem> {
             let secret = self.existing(draft, name, caller, &what)?;
             self.allowed(
-                &secret,
+                draft.state().view(&secret),
                 Action::PutResourcePolicy,
                 Event::PutResourcePolicy,
                 caller,
@@ -143,13 +143,15 @@ impl Lifecycle {
         let mut seen = |name: &SecretName| {
             let secret = state.secrets.by_name(name.as_str())?;
             let owner = caller.uid() == self.access.vault().administration().owner;
-            (owner || secret.broken.is_none() && self.access.peek(secret, caller).is_ok())
+            (owner || secret.broken.is_none() && self.access.peek(state.view(secret), caller).is_ok())
                 .then(|| secret.clone())
         };
         let secret = name.and_then(&mut seen);
         let refused = |refusal: crate::policy::Refusal| refusal.problem(what, action);
         match (&secret, name) {
-            (Some(secret), _) => self.allowed(secret, action, Event::ControlCall, caller, what)?,
+            (Some(secret), _) => {
+                self.allowed(state.view(secret), action, Event::ControlCall, caller, what)?
+            }
             (None, Some(name)) => {
                 let decided = self.access.decide_named(name, action, Event::ControlCall, caller);
                 decided.map(drop).map_err(refused)?;
@@ -160,7 +162,7 @@ impl Lifecycle {
             }
         }
         if comparison == Comparison::WithToday {
-            self.describes(secret.as_deref(), name, caller)?;
+            self.describes(secret.as_deref().map(|s| state.view(s)), name, caller)?;
         }
         let what = "the policy is not valid";
         let name = name.unwrap_or(&any);
@@ -191,7 +193,7 @@ impl Lifecycle {
     /// Who is told who would gain and lose is told who reads now.
     fn describes<C: Caller>(
         &self,
-        secret: Option<&Secret>,
+        secret: Option<View<'_>>,
         name: Option<&SecretName>,
         caller: &mut C,
     ) -> Result<(), Problem> {
@@ -210,8 +212,8 @@ impl Lifecycle {
         Err(refusal.problem(what, action))
     }
 
-    /// What keeps those out who were allowed; `None` where nobody was.
-    fn over_denies(
+    /// What keeps those out who were allowed, also as warnings; `None` where nobody was.
+    pub(super) fn over_denies(
         &self,
         name: &SecretName,
         rules: &[Rule],

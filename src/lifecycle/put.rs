@@ -16,7 +16,7 @@ use crate::policy::{Action, Local, PolicyRecord};
 use crate::problem::{Exit, Problem};
 use crate::secret::SecretBytes;
 use crate::vault::{
-    Appearance, ChangeKind, Draft, Life, Sameness, Secret, SecretMeta, Visibility, default_key,
+    Appearance, ChangeKind, Draft, Life, Sameness, Secret, SecretMeta, View, Visibility, default_key,
 };
 
 /// What `put` is asked.
@@ -145,7 +145,7 @@ impl Lifecycle {
             let old = draft.state().secrets.by_name(put.name.as_str()).cloned();
             let mut meta = match &old {
                 Some(secret) => {
-                    self.allowed_put(put, secret, caller, &what)?;
+                    self.allowed_put(put, draft.state().view(secret), caller, &what)?;
                     secret.meta.clone()
                 }
                 None => self.new_meta(put, draft, now, caller, &what)?,
@@ -163,7 +163,10 @@ impl Lifecycle {
                     .as_deref()
                     .filter(|_| version.meta.maker != Some(caller.uid()));
                 if let Some(secret) = secret
-                    && self.access.may_read_version(secret, version, caller).is_err()
+                    && self
+                        .access
+                        .may_read_version(draft.state().view(secret), version, caller)
+                        .is_err()
                 {
                     let why = format!(
                         "version {id} is there already, and whether with this value is told to who put it"
@@ -258,6 +261,9 @@ impl Lifecycle {
         if outcome == Outcome::Created {
             warnings.extend(self.looks_like(&put.name, caller));
         }
+        if !put.rules.is_empty() {
+            self.over_denies(&put.name, &put.rules, &mut warnings);
+        }
         let mut answer = self.who_reads(&put.name, warnings, if back { Past::Used } else { Past::None });
         answer["version"] = json!(version);
         answer["created"] = json!(outcome == Outcome::Created);
@@ -310,7 +316,7 @@ impl Lifecycle {
     fn allowed_put<C: Caller>(
         &self,
         put: &Put,
-        secret: &Secret,
+        secret: View<'_>,
         caller: &mut C,
         what: &str,
     ) -> Result<(), Problem> {

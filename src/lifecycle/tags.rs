@@ -50,12 +50,26 @@ impl Lifecycle {
             let mut event = Event::UntagResource;
             if !remove.is_empty() {
                 let asked = Asked::tags(&crate::policy::NO_TAGS, remove);
-                self.allowed_to(&secret, Action::UntagResource, asked, event, caller, &what)?;
+                self.allowed_to(
+                    draft.state().view(&secret),
+                    Action::UntagResource,
+                    asked,
+                    event,
+                    caller,
+                    &what,
+                )?;
             }
             if !set.is_empty() || remove.is_empty() {
                 event = Event::TagResource;
                 let asked = Asked::tags(set, &[]);
-                self.allowed_to(&secret, Action::TagResource, asked, event, caller, &what)?;
+                self.allowed_to(
+                    draft.state().view(&secret),
+                    Action::TagResource,
+                    asked,
+                    event,
+                    caller,
+                    &what,
+                )?;
             }
             let mut meta = secret.meta.clone();
             merge(&mut meta, set, remove, &what)?;

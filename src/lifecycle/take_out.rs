@@ -74,13 +74,14 @@ impl Lifecycle {
             let state = self.access.vault().state();
             let secret = state.secrets.by_name(name.as_str()).cloned();
             let secret = secret.ok_or_else(|| self.missing(name, &what))?;
-            self.sound(&secret, caller, &what)?;
-            self.allowed(&secret, action, event, caller, &what)?;
+            let view = state.view(&secret);
+            self.sound(view, caller, &what)?;
+            self.allowed(view, action, event, caller, &what)?;
             return answered(&state, &secret, &cut(&secret)?);
         }
         let answer = self.access.vault().change(|draft| -> Result<_, Problem> {
             let secret = self.existing(draft, name, caller, &what)?;
-            self.allowed(&secret, action, event, caller, &what)?;
+            self.allowed(draft.state().view(&secret), action, event, caller, &what)?;
             let cut = cut(&secret)?;
             let answer = answered(draft.state(), &secret, &cut)?;
             let mut meta = secret.meta.clone();

@@ -91,7 +91,7 @@ impl Lifecycle {
                 (update.sets_look(), Action::PutResourcePolicy),
             ] {
                 if asked {
-                    self.allowed(&secret, action, event, caller, &what)?;
+                    self.allowed(draft.state().view(&secret), action, event, caller, &what)?;
                 }
             }
             if !secret.is_active() {

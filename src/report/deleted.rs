@@ -29,7 +29,7 @@ impl Report {
             let shown = !secret.is_active()
                 && secret.broken.is_none()
                 && tags.iter().all(|(k, v)| secret.meta.tags.get(k) == Some(v))
-                && self.access.peek(secret, caller).is_ok();
+                && self.access.peek(state.view(secret), caller).is_ok();
             if shown {
                 let mut row = self.summary(secret);
                 row["deleted"] = json!(secret.meta.meta_changed.to_string());

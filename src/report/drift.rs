@@ -69,7 +69,7 @@ impl Report {
             let (action, purpose) = (Action::DescribeSecret, Purpose::Describe);
             let may = owner
                 || (self.access)
-                    .decide(secret, action, purpose, Asked::secret(), caller)
+                    .decide(state.view(secret), action, purpose, Asked::secret(), caller)
                     .is_ok();
             if may {
                 found.extend(rows(record, secret.meta.name.as_str(), &people));

@@ -69,7 +69,9 @@ impl Report {
         let state = self.access.vault().state();
         let secret = state.secrets.by_name(name.as_str()).filter(|s| s.is_active());
         let shown = |s: &&crate::vault::Secret| {
-            owner || s.meta.visibility != Visibility::Hidden || self.access.peek(s, caller).is_ok()
+            owner
+                || s.meta.visibility != Visibility::Hidden
+                || self.access.peek(state.view(s), caller).is_ok()
         };
         let Some(secret) = secret.map(|s| &**s).filter(shown) else {
             let why = "there is no such secret, or it is deleted";

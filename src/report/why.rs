@@ -8,7 +8,7 @@ use crate::access::{Asked, Caller};
 use crate::audit::{Entry, Query};
 use crate::clock::Timestamp;
 use crate::id::{Label, ROOT, SecretName, Uid, printable, quoted};
-use crate::policy::{Action, Basis, Layer, Purpose, Reason, Refusal};
+use crate::policy::{Action, Basis, Effect, Layer, Local, Purpose, Reason, Refusal};
 use crate::problem::{Exit, Problem};
 use crate::vault::{Secret, VaultError, Visibility};
 
@@ -112,9 +112,13 @@ impl Report {
             labels: &labels,
             ..Asked::secret()
         };
-        let decision = self
-            .access
-            .decide(secret, Action::GetSecretValue, Purpose::Read, asked, &mut about);
+        let decision = self.access.decide(
+            state.view(secret),
+            Action::GetSecretValue,
+            Purpose::Read,
+            asked,
+            &mut about,
+        );
         let who = self.called(&about);
         let layers = self.access.layers(&state, Some(secret));
         Ok(match decision {
@@ -243,10 +247,9 @@ impl Report {
     /// Whether there is no such secret, or it is hidden from this caller.
     fn concealed<C: Caller>(&self, name: &SecretName, caller: &mut C) -> bool {
         let state = self.access.vault().state();
-        state
-            .secrets
-            .by_name(name.as_str())
-            .is_none_or(|s| s.meta.visibility == Visibility::Hidden && self.access.peek(s, caller).is_err())
+        state.secrets.by_name(name.as_str()).is_none_or(|s| {
+            s.meta.visibility == Visibility::Hidden && self.access.peek(state.view(s), caller).is_err()
+        })
     }
 
     fn refusal_words(
@@ -271,9 +274,9 @@ impl Report {
                     Layer::Identity => {
                         "wardfs identity list   # see what it says, and whether it should".to_string()
                     }
-                    _ => format!(
-                        "wardfs policy get {name} > policy.json   # take the statement out, then: wardfs policy set {name} policy.json"
-                    ),
+                    _ => self.undenying(secret, uid).unwrap_or_else(|| {
+                        format!("wardfs policy get {name} > policy.json   # take the statement out, then: wardfs policy set {name} policy.json")
+                    }),
                 }),
             ),
             Reason::ImplicitDeny if refusal.basis.layer == Layer::Guardrail => (
@@ -301,6 +304,20 @@ impl Report {
                 None,
             ),
         }
+    }
+
+    /// The command that takes the user out of the Denies of the secret's policy, if they name that user.
+    fn undenying(&self, secret: &Secret, uid: Uid) -> Option<String> {
+        let record = secret.meta.policy.as_deref()?;
+        let mut forms = vec![Local::Uid(uid)];
+        let named = self.directory.users().into_iter().find(|(_, u)| *u == uid);
+        forms.extend(named.map(|(user, _)| Local::User(user.into())));
+        let named = |who: &Local| {
+            let whom = std::slice::from_ref(who);
+            record.without(Effect::Deny, whom, &*self.directory).is_ok()
+        };
+        let who = forms.into_iter().rev().find(named)?;
+        Some(format!("wardfs policy undeny {} {who}", secret.meta.name))
     }
 
     fn mending(&self, name: &SecretName, uid: Uid) -> String {

@@ -5,6 +5,7 @@
 //! then the command returns 0. `load` is the way back: terms against the sum, records against their terms,
 //! the log against its anchor, and an outbox replayed.
 
+use self::writer::{Mark, Writer};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::audit::{Anchor, Log, LogError, VerifyError};
 use crate::id::{Epoch, KeyId, Label, SecretId, SecretName, StoreId, VersionId, VersionName, VersionNo};
 use crate::policy::{Administration, Compiled, Deciding, PolicyError};
 use crate::problem::{Exit, Problem};
-use crate::seal::{Context, DataKey, Keyring, RecordKind, SealError, TermSum};
+use crate::seal::{Context, DataKey, Keyring, RecordKind, SealError, Summing, TermSum};
 use crate::secret::Sealed;
 use crate::store::snapshot::{Indexed, Snapshot};
 use crate::store::{Revision, Store, StoreError, Table};
@@ -34,7 +35,10 @@ mod reach;
 mod settings;
 #[cfg(test)]
 pub(crate) mod tests;
+mod upgrade;
+mod view;
 mod workers;
+mod writer;
 
 pub use backup::{Opener, Restored, Rollback, Saved, Trial, read_backup, restore};
 pub use check::{Finding, Findings};
@@ -47,6 +51,7 @@ use meta::Pending;
 pub use meta::{Appearance, EpochRecord, Life, Sealing, SecretMeta, VersionMeta, Visibility};
 pub use reach::{PolicyNo, Reach};
 pub use settings::in_force;
+pub use view::View;
 
 pub(crate) const SECRET: RecordKind = RecordKind(1);
 pub(crate) const VERSION: RecordKind = RecordKind(2);
@@ -293,8 +298,8 @@ pub type Versions = LiteMap<VersionNo, Arc<Version>>;
 pub struct Secret {
     /// Its metadata.
     pub meta: SecretMeta,
-    /// The epoch that wrote its record.
-    pub revision: u64,
+    /// Which term stands for its record.
+    mark: Mark,
     /// Its policy, compiled.
     pub policy: Option<Compiled>,
     /// The labels of its current version.
@@ -317,7 +322,7 @@ impl Indexed for Secret {
 impl Secret {
     fn new(
         meta: SecretMeta,
-        revision: u64,
+        mark: Mark,
         policy: Option<Compiled>,
         versions: Versions,
         broken: Option<Box<str>>,
@@ -335,7 +340,7 @@ impl Secret {
         let policy = policy.map(|policy| common.policies.share(policy));
         Secret {
             meta,
-            revision,
+            mark,
             policy,
             current_labels,
             versions: exact(versions),
@@ -404,18 +409,18 @@ impl std::fmt::Debug for Version {
 pub struct Version {
     /// Its metadata.
     pub meta: VersionMeta,
-    /// The epoch that wrote its record.
-    pub revision: u64,
+    /// Which term stands for its record.
+    mark: Mark,
     inline: OnceLock<Sealed>,
     key: OnceLock<DataKey>,
 }
 
 impl Version {
     /// With neither value nor key at hand.
-    fn new(meta: VersionMeta, revision: u64) -> Version {
+    fn new(meta: VersionMeta, mark: Mark) -> Version {
         Version {
             meta,
-            revision,
+            mark,
             inline: OnceLock::new(),
             key: OnceLock::new(),
         }
@@ -423,7 +428,7 @@ impl Version {
 
     /// The same, with neither value nor key at hand.
     fn bare(&self) -> Version {
-        Version::new(self.meta.clone(), self.revision)
+        Version::new(self.meta.clone(), self.mark)
     }
 
     fn context<'a>(&'a self, store: StoreId) -> Context<'a> {
@@ -499,19 +504,6 @@ pub type Listener = Box<dyn Fn(&Change) + Send + Sync>;
 /// Somebody who has to do something before readers see a change, in the state that is to be. The writer's lock is held:
 /// it must not wait for long.
 pub type Preparer = Box<dyn Fn(&Change, &State) + Send + Sync>;
-
-struct Writer {
-    revision: Revision,
-    epoch: u64,
-    sum: TermSum,
-    next_secret: u64,
-    next_version: u64,
-    anchor: Anchor,
-    outbox: Vec<Pending>,
-    settings: Sealing,
-    /// Whether the backend could not say if the last commit is there.
-    unsure: bool,
-}
 
 /// The opened store.
 pub struct Vault {

@@ -9,7 +9,7 @@ use crate::store::snapshot::{DirId, Found, Place};
 use crate::vault::Secret;
 
 use super::tree::directory;
-use super::{Handle, Kind, Node, Vfs, VfsError};
+use super::{Handle, Kind, Node, Vfs, VfsError, found};
 
 /// One line of a listing.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +50,7 @@ impl Vfs {
     pub(super) fn check_listing<C: Caller>(&self, node: Node, caller: &mut C) -> Result<(), VfsError> {
         let state = self.access().vault().peek();
         if let Node::VersionsOf(id) = node {
-            let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
+            let secret = found(&state, id)?;
             return self.has_versions_for(secret, Event::DescribeSecret, caller);
         }
         let (_, side) = directory(&state, node)?;
@@ -150,12 +150,12 @@ impl Vfs {
         show: Show<'_>,
     ) -> Result<(), VfsError> {
         let state = self.access().vault().peek();
-        let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
+        let secret = found(&state, id)?;
         let mut readable = |version: &crate::vault::Version| {
             let decided = self.access().may_read_version(secret, version, caller);
             decided.is_ok()
         };
-        for (cookie, label, no) in labels(secret).into_iter().filter(|(c, ..)| *c > offset) {
+        for (cookie, label, no) in labels(secret.secret()).into_iter().filter(|(c, ..)| *c > offset) {
             let entry = ListingEntry {
                 node: Node::label_link(secret.meta.id, label),
                 kind: Kind::Link,

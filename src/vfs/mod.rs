@@ -10,7 +10,7 @@ use crate::places::Place;
 use crate::policy::{Basis, Reason, Refusal};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, Swap};
-use crate::vault::{Change, ChangeKind, Secret, State, Version};
+use crate::vault::{Change, ChangeKind, State, Version, View};
 
 mod announce;
 mod attr;
@@ -311,7 +311,9 @@ impl Vfs {
                 reason,
                 basis: Basis::DEFAULT,
             };
-            let _ = self.access.refuse(secret, refusal, Event::GetSecretValue, caller);
+            let _ = self
+                .access
+                .refuse(state.view(secret), refusal, Event::GetSecretValue, caller);
         }
     }
 
@@ -357,12 +359,9 @@ impl Vfs {
     }
 
     /// The secret and version that a file's node stands for.
-    fn target<'s>(&self, state: &'s State, node: Node) -> Result<(&'s Secret, Choice<'s>, bool), VfsError> {
+    fn target<'s>(&self, state: &'s State, node: Node) -> Result<(View<'s>, Choice<'s>, bool), VfsError> {
         match node {
-            Node::Secret(id, _) => {
-                let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
-                Ok((secret, Choice::Label("current"), true))
-            }
+            Node::Secret(id, _) => Ok((found(state, id)?, Choice::Label("current"), true)),
             Node::Version(no) => {
                 let (secret, version) = version(state, no).ok_or(VfsError::NoEntry)?;
                 Ok((secret, Choice::Version(version), false))
@@ -392,7 +391,7 @@ impl Vfs {
 
     fn standing<C: Caller>(
         &self,
-        secret: &Secret,
+        secret: View<'_>,
         event: Event,
         caller: &mut C,
     ) -> Result<Standing, VfsError> {
@@ -410,9 +409,15 @@ fn current_size(state: &State, change: &Change) -> u32 {
     secret.and_then(|s| s.current()).map_or(0, |v| v.meta.size)
 }
 
-fn version(state: &State, no: crate::id::VersionNo) -> Option<(&Secret, &Version)> {
-    let secret = state.secrets.by_id(*state.versions.get(&no)?)?;
-    Some((secret, secret.versions.get(&no)?))
+/// The secret in this state.
+fn found(state: &State, id: crate::id::SecretId) -> Result<View<'_>, VfsError> {
+    let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
+    Ok(state.view(secret))
+}
+
+fn version(state: &State, no: crate::id::VersionNo) -> Option<(View<'_>, &Version)> {
+    let secret = found(state, *state.versions.get(&no)?).ok()?;
+    Some((secret, secret.secret().versions.get(&no)?))
 }
 
 /// `POLLPRI` of poll(2).

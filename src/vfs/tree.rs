@@ -7,10 +7,10 @@ use std::sync::Arc;
 use crate::access::{Caller, Side, Sight};
 use crate::audit::Event;
 use crate::id::{Label, VersionId};
-use crate::vault::{Secret, State, Visibility};
+use crate::vault::{State, View, Visibility};
 
 use super::listing::directory_id;
-use super::{Attr, Look, Node, Vfs, VfsError, count, version};
+use super::{Attr, Look, Node, Vfs, VfsError, count, found, version};
 
 const VERSIONS: &str = ".versions";
 
@@ -38,7 +38,7 @@ impl Vfs {
                 self.lookup_child(&state, &path, side, name, caller)
             }
             Node::VersionsOf(id) => {
-                let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
+                let secret = found(&state, id)?;
                 self.lookup_version(secret, name, caller)
             }
             Node::Secret(..) | Node::Version(_) | Node::LabelLink(_) => Err(VfsError::NotDirectory),
@@ -55,11 +55,12 @@ impl Vfs {
     ) -> Result<Attr, VfsError> {
         let full = join(path, name);
         if let Some(secret) = state.secrets.by_name(&full) {
+            let secret = state.view(secret);
             return match side {
                 Side::Values => self.lookup_secret(secret, caller),
                 Side::Versions => {
                     self.has_versions_for(secret, Event::LookupSecret, caller)?;
-                    Ok(self.versions_attr(secret))
+                    Ok(self.versions_attr(&secret))
                 }
             };
         }
@@ -75,26 +76,26 @@ impl Vfs {
 
     /// A secret that is not hidden is found by everybody: a refusal would make the kernel drop its name for those who
     /// may read it, and detach what is mounted over it. What the answer tells is that it exists, and its length.
-    fn lookup_secret<C: Caller>(&self, secret: &Secret, caller: &mut C) -> Result<Attr, VfsError> {
+    fn lookup_secret<C: Caller>(&self, secret: View<'_>, caller: &mut C) -> Result<Attr, VfsError> {
         let findable =
             secret.is_active() && secret.broken.is_none() && secret.meta.visibility == Visibility::Listed;
         match self.access().peek(secret, caller) {
-            Ok(standing) if findable => Ok(self.secret_attr(secret, self.slot(secret), standing, caller)),
+            Ok(standing) if findable => Ok(self.secret_attr(&secret, self.slot(&secret), standing, caller)),
             // No record, since nothing was refused: what a stranger does with the name will be.
             Err(_) if findable => {
                 caller.barely_answered();
-                Ok(self.bare_attr(secret))
+                Ok(self.bare_attr(&secret))
             }
             _ => {
                 let standing = self.standing(secret, Event::LookupSecret, caller)?;
-                Ok(self.secret_attr(secret, self.slot(secret), standing, caller))
+                Ok(self.secret_attr(&secret, self.slot(&secret), standing, caller))
             }
         }
     }
 
     fn lookup_version<C: Caller>(
         &self,
-        secret: &Secret,
+        secret: View<'_>,
         name: &str,
         caller: &mut C,
     ) -> Result<Attr, VfsError> {
@@ -105,7 +106,7 @@ impl Vfs {
         let by_id = name.parse::<VersionId>();
         if let Some(version) = by_id.as_ref().ok().and_then(|id| secret.version(id)) {
             self.check_version(secret, version, Event::LookupSecret, caller)?;
-            return Ok(self.version_attr(secret, version, caller));
+            return Ok(self.version_attr(&secret, version, caller));
         }
         let by_label = name.parse::<Label>().ok().filter(|l| l.as_str() == name);
         if let Some(label) = by_label
@@ -127,20 +128,19 @@ impl Vfs {
     /// them, as a policy can say that names labels or ids. A refusal is recorded as `event`.
     pub(super) fn has_versions_for<C: Caller>(
         &self,
-        secret: &Secret,
+        secret: View<'_>,
         event: Event,
         caller: &mut C,
     ) -> Result<(), VfsError> {
-        let state = self.access().vault().peek();
-        if Sight::new(self.access(), &state, Side::Versions, caller).sees(secret) {
+        if Sight::new(self.access(), secret.state, Side::Versions, caller).sees(&secret) {
             return Ok(());
         }
         self.standing(secret, event, caller).map(drop)
     }
 
-    fn check_version<C: Caller>(
+    pub(super) fn check_version<C: Caller>(
         &self,
-        secret: &Secret,
+        secret: View<'_>,
         version: &crate::vault::Version,
         event: Event,
         caller: &mut C,
@@ -180,19 +180,19 @@ impl Vfs {
         let state = self.access().vault().peek();
         match node {
             Node::Secret(id, slot) => {
-                let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
+                let secret = found(&state, id)?;
                 let standing = self.standing(secret, Event::DescribeSecret, caller)?;
-                Ok(self.secret_attr(secret, slot, standing, caller))
+                Ok(self.secret_attr(&secret, slot, standing, caller))
             }
             Node::VersionsOf(id) => {
-                let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
+                let secret = found(&state, id)?;
                 self.has_versions_for(secret, Event::DescribeSecret, caller)?;
-                Ok(self.versions_attr(secret))
+                Ok(self.versions_attr(&secret))
             }
             Node::Version(no) => {
                 let (secret, version) = version(&state, no).ok_or(VfsError::NoEntry)?;
                 self.check_version(secret, version, Event::DescribeSecret, caller)?;
-                Ok(self.version_attr(secret, version, caller))
+                Ok(self.version_attr(&secret, version, caller))
             }
             Node::LabelLink(_) => Ok(self.link_attr(node, self.readlink(node, caller)?.len())),
             Node::Root | Node::Versions | Node::Directory(_) | Node::VersionsDirectory(_) => {
@@ -210,11 +210,9 @@ impl Vfs {
             return Err(VfsError::Invalid);
         };
         let state = self.access().vault().peek();
-        let secret = state
-            .secrets
-            .by_id(Node::link_secret(id))
-            .ok_or(VfsError::NoEntry)?;
+        let secret = found(&state, Node::link_secret(id))?;
         let label = secret
+            .secret()
             .meta
             .labels
             .keys()
@@ -228,7 +226,7 @@ impl Vfs {
     /// The version with a label that is there. Of a broken one only who may see the secret is told.
     fn choose<'s, C: Caller>(
         &self,
-        secret: &'s Secret,
+        secret: View<'s>,
         label: &Label,
         event: Event,
         caller: &mut C,
@@ -263,7 +261,7 @@ impl Vfs {
             };
         };
         let state = self.access().vault().peek();
-        let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
+        let secret = found(&state, id)?;
         match self.standing(secret, Event::DescribeSecret, caller)? {
             crate::access::Standing::Describer if read => {
                 let refusal = crate::policy::Refusal {

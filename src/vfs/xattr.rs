@@ -4,7 +4,7 @@ use crate::access::Caller;
 use crate::audit::Event;
 use crate::vault::{Secret, Version};
 
-use super::{Node, Vfs, VfsError, version};
+use super::{Node, Vfs, VfsError, found, version};
 
 const PREFIX: &str = "user.wardfs.";
 const NAMES: [&str; 3] = ["version", "labels", "created"];
@@ -34,17 +34,18 @@ impl Vfs {
         let state = self.access().vault().peek();
         let (secret, version) = match node {
             Node::Secret(id, _) => {
-                let secret = state.secrets.by_id(id).ok_or(VfsError::NoEntry)?;
+                let secret = found(&state, id)?;
                 self.standing(secret, Event::DescribeSecret, caller)?;
-                (&**secret, &**secret.current().ok_or(VfsError::NoAttribute)?)
+                (secret, &**secret.secret().current().ok_or(VfsError::NoAttribute)?)
             }
             Node::Version(no) => {
-                self.attr(node, caller)?;
-                version(&state, no).ok_or(VfsError::NoEntry)?
+                let (secret, version) = version(&state, no).ok_or(VfsError::NoEntry)?;
+                self.check_version(secret, version, Event::DescribeSecret, caller)?;
+                (secret, version)
             }
             _ => return Err(VfsError::NoAttribute),
         };
-        value(secret, version, name)
+        value(&secret, version, name)
             .map(String::into_bytes)
             .ok_or(VfsError::NoAttribute)
     }

@@ -113,7 +113,7 @@ fn reads(criterion: &mut Criterion) {
             });
         });
         let choice = wardfs::access::Choice::Label("current");
-        let pin = access.open(secret, choice, 1, &mut root).unwrap();
+        let pin = access.open(state.view(secret), choice, 1, &mut root).unwrap();
         criterion.bench_function(
             &format!("decide, unseal and record, {} bytes", version.meta.size),
             |b| {
