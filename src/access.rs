@@ -70,6 +70,7 @@ impl Access {
         }
         let plain = self.unseal(&grant, secret, &pin.version, caller)?;
         let receipt = self.record_read(&grant, secret, pin, &range, caller)?;
+        caller.was_served();
         Ok(Some(Bytes::release(grant, receipt, plain, range)))
     }
 

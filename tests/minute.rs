@@ -16,9 +16,13 @@ use support::product::{A, Product};
 use support::{Run, status_kib};
 use wardfs::control::client::Client;
 use wardfs::control::protocol::Request;
+use wardfs::sys::caller::{DESCRIPTORS_PER_THREAD, KEPT_STRANGERS};
 
 const STRANGER: u32 = 61_901;
 const ACCOUNT: u32 = 61_900;
+
+/// Threads that look at callers: four that serve, one that reads in a crowd, one that answers what was held back.
+const THREADS: usize = 6;
 
 /// Bytes that the log may have grown by in a minute, beside the records of allowed reads.
 const LOG_A_MINUTE: u64 = 8 << 20;
@@ -212,8 +216,8 @@ fn a_days_worth_of_strangers_in_a_minute() {
         before.1,
         after.1
     );
-    // Of each thread that it looked at a serving thread keeps five descriptors, and of so many threads at most.
-    let kept = 5 * 6 * 2 * (12 + 4 * 2);
+    // The serving threads keep one each of a few strangers, and what is open of the reader.
+    let kept = THREADS * (KEPT_STRANGERS + DESCRIPTORS_PER_THREAD);
     assert!(
         after.2 <= before.2 + kept,
         "{} → {} descriptors",

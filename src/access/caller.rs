@@ -31,6 +31,8 @@ pub trait Caller: Facts {
     fn relax(&mut self, _relaxed: bool) {}
     /// He was answered what everybody is, though he has no right to anything here: for fairness it is a refusal.
     fn barely_answered(&mut self) {}
+    /// It was given a value, and is likely to come again.
+    fn was_served(&mut self) {}
     /// Whether groups were given that may not be so any more.
     fn relied_on_the_past(&self) -> bool {
         false

@@ -40,6 +40,8 @@ enum Candidates {
 
 /// So many policies are looked up in each directory before its secrets are asked one by one.
 const FEW: usize = if cfg!(test) { 4 } else { 1024 };
+/// So many entries are found together.
+const TOGETHER: usize = if cfg!(test) { 3 } else { 32 };
 /// So many are followed side by side through a listing.
 const ABREAST: usize = if cfg!(test) { 2 } else { 64 };
 
@@ -117,22 +119,30 @@ impl<'a, C: Caller> Sight<'a, C> {
         let mut next: BinaryHeap<_> = (0..rest.len())
             .filter_map(|i| Some(Reverse((rest[i].1.next()?, i))))
             .collect();
-        let mut last = after;
-        while let Some(Reverse((place, i))) = next.pop() {
-            let (policy, places) = &mut rest[i];
-            if self.answers.get(policy) == Some(&false) {
-                continue;
-            }
-            next.extend(places.next().map(|place| Reverse((place, i))));
-            if place == last {
-                continue;
-            }
-            last = place;
-            let child = state.secrets.child(dir, place);
-            if let Some(child) = child.filter(|c| self.sees_child(c))
-                && show(child) == Enough::Yes
+        let (mut last, mut walk) = (after, state.secrets.walk(dir, after));
+        let mut some = Vec::with_capacity(TOGETHER);
+        loop {
+            some.clear();
+            while some.len() < TOGETHER
+                && let Some(Reverse((place, i))) = next.pop()
             {
+                let (policy, places) = &mut rest[i];
+                if self.answers.get(policy) == Some(&false) {
+                    continue;
+                }
+                next.extend(places.next().map(|place| Reverse((place, i))));
+                if place != last {
+                    some.push(place);
+                }
+                last = place;
+            }
+            if some.is_empty() {
                 return;
+            }
+            for child in walk.children(&some) {
+                if self.sees_child(&child) && show(child) == Enough::Yes {
+                    return;
+                }
             }
         }
     }

@@ -121,6 +121,63 @@ fn a_walk_goes_on_behind_a_name_that_has_gone() {
     );
 }
 
+/// What stands at a place is what was put last, and what is gone is kept by nobody.
+#[test]
+fn a_listing_holds_the_entry_of_now() {
+    let old = entry(3, "d/name", 1);
+    let mut s = snapshot(&["d/other"]).with(old.clone());
+    assert_eq!(
+        Arc::strong_count(&old),
+        4,
+        "by number, by name and by place, and here"
+    );
+    s = s.with(entry(3, "d/name", 2));
+    assert_eq!(Arc::strong_count(&old), 1);
+    let values = s
+        .children(DirId::of("d"), Place::START)
+        .filter_map(|c| match c.what {
+            Found::Secret(entry) if c.segment == "name" => Some(entry.value),
+            _ => None,
+        });
+    assert_eq!(values.collect::<Vec<_>>(), [2]);
+    // Under another name it is where that stands.
+    s = s.with(entry(3, "e/name", 3));
+    assert_eq!(
+        (children(&s, "d"), children(&s, "e")),
+        (vec!["other".into()], vec!["name".into()])
+    );
+    assert_eq!(children(&s.without(SecretId(3)), ""), ["d/"]);
+}
+
+#[test]
+fn a_walk_finds_what_a_search_for_each_place_finds() {
+    let names: Vec<String> = (0..500).map(|n| format!("d/{n}")).collect();
+    let mut s = snapshot(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    s = s.with(entry(1000, "z/after", 0)).with(entry(1001, "a/before", 0));
+    let dir = DirId::of("d");
+    let all: Vec<Place> = s.children(dir, Place::START).map(|c| c.place).collect();
+    for every in [1, 2, 7, 8, 9, 10, 100, 499, 600] {
+        for besides in [false, true] {
+            let mut walk = s.walk(dir, Place::START);
+            let wanted: Vec<Place> = all.iter().step_by(every).copied().collect();
+            // Where there is nothing, too.
+            let near = |p: &Place| [p.0 - 1, p.0, p.0 + 1].map(Place);
+            let wanted = match besides {
+                true => wanted.iter().flat_map(near).collect(),
+                false => wanted,
+            };
+            let mut found = Vec::new();
+            for some in wanted.chunks(7) {
+                found.extend(walk.children(some).map(|c| (c.place, text(&c))));
+            }
+            let sought = wanted.iter().filter_map(|p| s.child(dir, *p));
+            let sought: Vec<_> = sought.map(|c| (c.place, text(&c))).collect();
+            assert!(found == sought, "{every} {besides}");
+            assert_eq!(walk.children(&[Place(u32::MAX)]).count(), 0);
+        }
+    }
+}
+
 /// Names whose hashes are equal stand behind each other, and the second one stays where it is when the first goes.
 #[test]
 fn names_that_collide_have_places_of_their_own() {
@@ -129,7 +186,7 @@ fn names_that_collide_have_places_of_their_own() {
     let place = Place::of("late");
     // No two such names are known: say that another one has the place of "late".
     s.places
-        .insert(At { dir, place }, Item::Secret(SecretId(0)).into());
+        .insert(At { dir, place }, super::Entry::Directory(DirId(0)));
     s = s.with(entry(7, "d/late", 0));
     let found = s.place_of("d/late", Item::Secret(SecretId(7)));
     assert_eq!(found, Some((dir, Place(place.0 + 1))));

@@ -363,7 +363,7 @@ impl Vault {
             let old = before.secrets.by_id(meta.id);
             let mut own = old.map(|s| s.versions.clone()).unwrap_or_default();
             for (v, sealed) in draft.versions.iter().filter(|(v, _)| v.secret == meta.id) {
-                let version = Version::new(v.clone(), mark(VERSION, v.no.0));
+                let version = Version::new(before.common.with_version(v.clone()), mark(VERSION, v.no.0));
                 if version.meta.size <= INLINE {
                     let _ = version.inline.set(sealed.clone());
                 }
@@ -400,7 +400,7 @@ impl Vault {
                 ),
             };
             let secret = Secret::new(
-                meta.clone(),
+                before.common.with_secret(meta.clone()),
                 mark(SECRET, meta.id.0),
                 policy,
                 own,

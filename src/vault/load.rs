@@ -72,11 +72,11 @@ pub(super) fn believed(
     given: &Administration,
 ) -> Result<(EpochRecord, State), VaultError> {
     let epoch = epoch_record(store, keyring)?;
-    let records = Records::read(store, keyring, epoch.summed)?;
+    let common = Arc::new(Common::default());
+    let records = Records::read(store, keyring, (epoch.summed, &common))?;
     records.check_sum(&epoch)?;
     super::upgrade::sound(&records, epoch.summed)?;
     let layers = Arc::new(LayerSet::new(records.layers()?)?);
-    let common = Arc::new(Common::default());
     let (secrets, versions, lost) = records.assemble(&common);
     let state = State {
         reach: Reach::of(&secrets),
@@ -192,6 +192,32 @@ impl Opened {
     }
 }
 
+impl Opened {
+    /// The same, in common with the others in whatever equals theirs: at once, since what is given back between things
+    /// that stay is no use to the next.
+    fn sharing(self, common: &Common, secrets: &[(u64, Loaded<SecretMeta>)]) -> Opened {
+        match self {
+            Opened::Secret(id, mut secret) => {
+                secret.content = secret.content.map(|meta| common.with_secret(meta));
+                Opened::Secret(id, secret)
+            }
+            Opened::Version(id, mut version) => {
+                version.content = version.content.map(|meta| {
+                    let mut meta = common.with_version(meta);
+                    let of = secrets.binary_search_by_key(&meta.secret.0, |(id, _)| *id);
+                    let of = of.ok().and_then(|at| secrets[at].1.content.as_ref().ok());
+                    if let Some(secret) = of.filter(|secret| secret.name == meta.name) {
+                        meta.name = secret.name.clone();
+                    }
+                    meta
+                });
+                Opened::Version(id, version)
+            }
+            other => other,
+        }
+    }
+}
+
 /// Records that are opened together: enough for every CPU, and few enough that what is needed meanwhile is small.
 const AT_ONCE: usize = 4096;
 
@@ -205,7 +231,11 @@ pub(super) struct Records {
 }
 
 impl Records {
-    fn read(store: &dyn Store, keyring: &Keyring, summing: Summing) -> Result<Records, VaultError> {
+    fn read(
+        store: &dyn Store,
+        keyring: &Keyring,
+        (summing, common): (Summing, &Common),
+    ) -> Result<Records, VaultError> {
         let mut terms: HashMap<(u8, u64), Term> = HashMap::new();
         let mut summed = Vec::new();
         let mut malformed = false;
@@ -279,12 +309,12 @@ impl Records {
                     }
                 }
                 if raw.len() == AT_ONCE {
-                    records.open(std::mem::take(&mut raw), keyring);
+                    records.open(std::mem::take(&mut raw), keyring, common);
                 }
                 ControlFlow::Continue(())
             })?;
         }
-        records.open(raw, keyring);
+        records.open(raw, keyring, common);
         // A term whose record is gone: the record is broken, and stays named.
         for ((kind, id), term) in terms {
             let why = Err("its record is missing".to_string());
@@ -293,9 +323,10 @@ impl Records {
         Ok(records)
     }
 
-    fn open(&mut self, raw: Vec<(RecordKind, u64, Vec<u8>, Term)>, keyring: &Keyring) {
+    fn open(&mut self, raw: Vec<(RecordKind, u64, Vec<u8>, Term)>, keyring: &Keyring, common: &Common) {
+        let secrets = &self.secrets;
         for opened in workers::map(raw, |(kind, id, record, term)| {
-            Opened::read(kind, id, &record, &term, keyring)
+            Opened::read(kind, id, &record, &term, keyring).sharing(common, secrets)
         }) {
             self.insert(opened);
         }
@@ -404,12 +435,10 @@ fn assembled(
         (Err(why), None) => return Err((SecretId(id), why)),
     };
     let versions = versions.into_iter().map(|(mut version, mark)| {
-        // Equal names and keys are one in memory.
+        // Equal names are one in memory.
         if version.name == meta.name {
             version.name = meta.name.clone();
         }
-        let key = common.keys.alike(version.wrapped.key().clone());
-        version.wrapped.share_key(key);
         (version.no, Arc::new(Version::new(version, mark)))
     });
     let versions = versions.collect();

@@ -14,8 +14,7 @@ use litemap::LiteMap;
 
 use crate::audit::{Anchor, Log, LogError, VerifyError};
 use crate::id::{Epoch, KeyId, Label, SecretId, SecretName, StoreId, VersionId, VersionName, VersionNo};
-use crate::policy::{Administration, Compilations, Compiled, Deciding, PolicyError, PolicyRecord};
-use crate::pool::Pool;
+use crate::policy::{Administration, Compiled, Deciding, PolicyError};
 use crate::problem::{Exit, Problem};
 use crate::seal::{Context, DataKey, Keyring, RecordKind, SealError, Summing, TermSum};
 use crate::secret::Sealed;
@@ -28,6 +27,7 @@ use crate::sys::files::{FileError, Unsafe};
 mod backup;
 mod check;
 mod commit;
+mod common;
 mod create;
 mod layers;
 mod load;
@@ -44,6 +44,8 @@ mod writer;
 pub use backup::{Opener, Restored, Rollback, Saved, Trial, read_backup, restore};
 pub use check::{Finding, Findings};
 pub use commit::{Draft, Sameness};
+pub use common::Common;
+use common::exact;
 pub use create::{Created, create, recover};
 pub use layers::{LayerKey, LayerMeta, LayerRecord, LayerSet};
 use meta::Pending;
@@ -293,23 +295,6 @@ pub enum Unmeant {
 /// A secret's versions by number: few, so that the least memory is best.
 pub type Versions = LiteMap<VersionNo, Arc<Version>>;
 
-/// What secrets have in common, kept once.
-#[derive(Default)]
-pub struct Common {
-    records: Pool<PolicyRecord>,
-    policies: Compilations,
-    labels: Pool<Label>,
-    label_sets: Pool<[Label]>,
-    keys: Pool<KeyId>,
-}
-
-/// Without room for more.
-fn exact<K: Ord, V>(map: LiteMap<K, V>) -> LiteMap<K, V> {
-    let mut entries = map.into_tuple_vec();
-    entries.shrink_to_fit();
-    LiteMap::from_sorted_store_unchecked(entries)
-}
-
 /// A secret as the serving path sees it.
 pub struct Secret {
     /// Its metadata.
@@ -337,21 +322,13 @@ impl Indexed for Secret {
 
 impl Secret {
     fn new(
-        mut meta: SecretMeta,
+        meta: SecretMeta,
         mark: Mark,
         policy: Option<Compiled>,
         versions: Versions,
         broken: Option<Box<str>>,
         common: &Common,
     ) -> Self {
-        meta.policy = meta.policy.map(|record| common.records.share(record));
-        meta.key = common.keys.alike(meta.key);
-        let labels = meta.labels.into_iter();
-        meta.labels = exact(
-            labels
-                .map(|(label, no)| (common.labels.alike(label), no))
-                .collect(),
-        );
         let current = meta.labels.get("current").copied();
         let of_current = |(_, no): &(&Label, &VersionNo)| Some(**no) == current;
         let current_labels = meta

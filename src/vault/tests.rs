@@ -209,7 +209,8 @@ pub(crate) fn allow(vault: &Vault, name: &str, principal: &str) {
     );
     change(vault, name, |_, meta| {
         let map = crate::policy::PrincipalMap::default();
-        let (record, _) = PolicyRecord::resolve(&policy, &map, &Nobody, &meta.name, None).unwrap();
+        let (record, _) =
+            crate::policy::PolicyRecord::resolve(&policy, &map, &Nobody, &meta.name, None).unwrap();
         meta.policy = Some(record.into());
         ChangeKind::Settings
     });

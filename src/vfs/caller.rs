@@ -183,6 +183,12 @@ impl Caller for RequestCaller<'_> {
         self.answered = Answered::Barely;
     }
 
+    fn was_served(&mut self) {
+        if let Process::Known(known) = &mut self.process {
+            known.was_served();
+        }
+    }
+
     fn relied_on_the_past(&self) -> bool {
         matches!(&self.process, Process::Known(known) if known.is_of_the_past())
     }

@@ -6,12 +6,13 @@
 //! acts for somebody else (overlayfs, an io_uring personality), and the facts must not be believed.
 //!
 //! Opening files under `/proc` costs more than reading them, so an [`Observer`] keeps the descriptors of the last
-//! threads that it saw. A kept descriptor is bound to its task: once that is gone, it answers ESRCH and is opened
-//! anew, whoever has the number by then. **Facts** are read anew for every request.
+//! threads that were given a value, and one each of a few others. A kept descriptor is bound to its task: once that is
+//! gone, it answers ESRCH and is opened anew, whoever has the number by then. **Facts** are read anew for every request.
 //!
 //! With `PIDFD_GET_INFO` (Linux 6.13) one ioctl gives ids, process and control group; without it the kept
 //! `/proc/TID/status` and `cgroup` do.
 
+mod kept;
 mod long;
 mod namespace;
 mod pidfd;
@@ -27,7 +28,8 @@ use std::time::{Duration, Instant};
 use crate::id::{Gid, Pid, Tid, Uid};
 use crate::sys::accounts::Namespace;
 
-use proc::{Kept, Status};
+pub use kept::{DESCRIPTORS_PER_THREAD, KEPT_STRANGERS, KEPT_THREADS};
+use kept::{Shelf, Standing, Thread};
 pub use self_test::self_test;
 use unit::{CgroupMount, Units};
 pub use unit::{unit_of_cgroup_path, units_unknown};
@@ -100,10 +102,6 @@ pub enum Means {
     ProcOnly,
 }
 
-/// Threads whose descriptors an [`Observer`] keeps at most; each has at most [`DESCRIPTORS_PER_THREAD`].
-pub const KEPT_THREADS: usize = 1024;
-/// Descriptors kept for a thread: a pidfd and four files under `/proc`.
-pub const DESCRIPTORS_PER_THREAD: usize = 5;
 /// How old groups may be that [`Identified::groups_for_record`] gives.
 const RECORD_AGE: Duration = Duration::from_secs(1);
 /// `PF_IO_WORKER`, `PF_USER_WORKER` and `PF_KTHREAD` of the kernel's `include/linux/sched.h`, as shown in the
@@ -113,12 +111,11 @@ const WORKER_FLAGS: u64 = 0x10 | 0x4000 | 0x0020_0000;
 /// Looks at callers; one for each serving thread, since looking needs `&mut`.
 pub struct Observer {
     means: Means,
-    /// Threads kept: 1 to [`KEPT_THREADS`].
-    kept: usize,
-    /// Parallel to `threads`, so that a search touches few cache lines.
-    tids: Vec<u32>,
-    used: Vec<u64>,
-    threads: Vec<Thread>,
+    /// Threads that were given a value.
+    served: Shelf,
+    strangers: Shelf,
+    /// The stranger that was seen last.
+    last: Option<usize>,
     clock: u64,
     units: Units,
     scratch: Scratch,
@@ -131,24 +128,6 @@ struct Scratch {
     groups: Vec<Gid>,
     command: Vec<u8>,
     unit: String,
-}
-
-/// What is kept of a thread. All of it is bound to the same task.
-struct Thread {
-    tid: u32,
-    /// With `PIDFD_GET_INFO` only.
-    pidfd: Option<OwnedFd>,
-    status: Kept,
-    cgroup: Kept,
-    comm: Kept,
-    login_uid: Kept,
-    /// When the thread started; `start_time` is its process's.
-    born: u64,
-    start_time: Option<u64>,
-    /// But for a long list.
-    groups: Option<Groups>,
-    recorded_login: Option<(Instant, Option<u32>)>,
-    namespace: Option<(Instant, Namespace)>,
 }
 
 /// Supplementary groups, when they were read, and under which ids.
@@ -216,9 +195,9 @@ impl Observer {
 
     /// Keeps no more than its share of `descriptors` that `observers` have together.
     pub fn sharing(descriptors: usize, observers: usize) -> Self {
-        let share = descriptors / observers.max(1) / DESCRIPTORS_PER_THREAD;
+        let share = (descriptors / observers.max(1)).saturating_sub(KEPT_STRANGERS) / DESCRIPTORS_PER_THREAD;
         Observer {
-            kept: share.clamp(1, KEPT_THREADS),
+            served: Shelf::new(share.clamp(1, KEPT_THREADS)),
             ..Self::new()
         }
     }
@@ -227,10 +206,9 @@ impl Observer {
     pub fn with_means(means: Means) -> Self {
         Observer {
             means,
-            kept: KEPT_THREADS,
-            tids: Vec::new(),
-            used: Vec::new(),
-            threads: Vec::new(),
+            served: Shelf::new(KEPT_THREADS),
+            strangers: Shelf::new(KEPT_STRANGERS),
+            last: None,
             clock: 0,
             units: Units::new(CgroupMount::find()),
             scratch: Scratch::default(),
@@ -242,23 +220,24 @@ impl Observer {
         if header.tid.0 == 0 {
             return Err(Unidentified::NoPid);
         }
-        let (index, look) = match self.position(header.tid.0) {
-            Some(index) => match self.look(index, header) {
-                // The task that was kept is gone; its number has a new owner.
-                Err(Unidentified::Gone) => {
-                    self.forget(index);
-                    self.meet(header)?
-                }
-                other => (index, other?),
-            },
+        self.clock += 1;
+        self.welcome();
+        let (shelf, index, look) = match self.look_again(header)? {
+            Some(seen) => seen,
             None => self.meet(header)?,
         };
-        self.clock += 1;
-        self.used[index] = self.clock;
+        let shelf = match shelf {
+            Standing::Served => &mut self.served,
+            Standing::Stranger => {
+                self.last = Some(index);
+                &mut self.strangers
+            }
+        };
+        shelf.seen(index, self.clock);
         Ok(Identified {
             header: *header,
             look,
-            thread: &mut self.threads[index],
+            thread: &mut shelf.threads[index],
             groups_read: false,
             groups_old: false,
             namespace_old: false,
@@ -268,29 +247,35 @@ impl Observer {
         })
     }
 
-    fn position(&self, tid: u32) -> Option<usize> {
-        self.tids.iter().position(|t| *t == tid)
+    /// The stranger that was seen last is none any more, if it was given a value.
+    fn welcome(&mut self) {
+        let served = |index: &usize| self.strangers.threads[*index].standing == Standing::Served;
+        if let Some(index) = self.last.take().filter(served) {
+            let thread = self.strangers.take(index);
+            self.served.forget_ended(&mut self.scratch.text);
+            self.served.add(thread, self.clock);
+        }
     }
 
-    /// Of two of the kept threads the one that was not seen for longer. The oldest of all takes longer to find, and
-    /// where there are a few more than can be kept, each would be forgotten just before it is seen again.
-    fn stale(&self) -> usize {
-        // The multiplier spreads numbers that follow each other (Knuth, 6.4).
-        let mixed = self.clock.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let count = self.used.len() as u64;
-        let two = [(mixed >> 32) % count, (mixed & 0xffff_ffff) % count];
-        let [a, b] = two.map(|n| n as usize);
-        if self.used[a] <= self.used[b] { a } else { b }
-    }
-
-    fn forget(&mut self, index: usize) {
-        self.tids.swap_remove(index);
-        self.used.swap_remove(index);
-        self.threads.swap_remove(index);
+    /// A look at a thread that was kept; nothing, and nothing kept, if that one is gone: its number has a new owner.
+    fn look_again(&mut self, header: &Header) -> Result<Option<(Standing, usize, Look)>, Unidentified> {
+        for standing in [Standing::Served, Standing::Stranger] {
+            let shelf = match standing {
+                Standing::Served => &mut self.served,
+                Standing::Stranger => &mut self.strangers,
+            };
+            if let Some(index) = shelf.position(header.tid.0) {
+                match shelf.threads[index].look(&mut self.scratch, header) {
+                    Err(Unidentified::Gone) => drop(shelf.take(index)),
+                    other => return Ok(Some((standing, index, other?))),
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Opens what is kept of a thread, refuses workers, and looks.
-    fn meet(&mut self, header: &Header) -> Result<(usize, Look), Unidentified> {
+    fn meet(&mut self, header: &Header) -> Result<(Standing, usize, Look), Unidentified> {
         let tid = header.tid.0;
         let pidfd = match self.means {
             Means::ProcOnly => None,
@@ -302,31 +287,15 @@ impl Observer {
         if stat.flags & WORKER_FLAGS != 0 {
             return Err(Unidentified::IoWorker);
         }
-        if self.threads.len() >= self.kept {
-            self.forget(self.stale());
-        }
-        self.tids.push(tid);
-        self.used.push(self.clock);
-        self.threads.push(Thread {
-            tid,
-            pidfd,
-            status: Kept::new("status"),
-            cgroup: Kept::new("cgroup"),
-            comm: Kept::new("comm"),
-            login_uid: Kept::new("loginuid"),
-            born: stat.start_time,
-            start_time: None,
-            groups: None,
-            recorded_login: None,
-            namespace: None,
-        });
-        let index = self.threads.len() - 1;
-        let look = self.look(index, header)?;
+        let thread = Thread::new(tid, pidfd, stat.start_time);
+        let index = self.strangers.add(thread, self.clock);
+        let thread = &mut self.strangers.threads[index];
+        let look = thread.look(&mut self.scratch, header)?;
         // A leader's own start is its process's.
         if look.tgid == tid {
-            self.threads[index].start_time = Some(stat.start_time);
+            thread.start_time = Some(stat.start_time);
         }
-        Ok((index, look))
+        Ok((Standing::Stranger, index, look))
     }
 
     /// A pidfd that answers `PIDFD_GET_INFO`, or `None` where `/proc` has to do.
@@ -344,51 +313,6 @@ impl Observer {
             Err(_) => Err(Unidentified::Gone),
         }
     }
-
-    fn look(&mut self, index: usize, header: &Header) -> Result<Look, Unidentified> {
-        let thread = &mut self.threads[index];
-        match &thread.pidfd {
-            Some(fd) => {
-                let info = pidfd::info(fd).map_err(|_| Unidentified::Gone)?;
-                let theirs = (info.pid, info.fsuid, info.fsgid);
-                if theirs != (header.tid.0, header.uid.0, header.gid.0) {
-                    return Err(Unidentified::CredMismatch);
-                }
-                Ok(Look {
-                    tgid: info.tgid,
-                    parent: info.parent,
-                    cgroup_id: info.cgroup_id,
-                })
-            }
-            None => {
-                let status = thread.read_status(&mut self.scratch, header)?;
-                Ok(Look {
-                    tgid: status.tgid,
-                    parent: status.parent,
-                    cgroup_id: None,
-                })
-            }
-        }
-    }
-}
-
-impl Thread {
-    /// `/proc/TID/status` as it is now, whose ids must be the header's; the groups go to `scratch.groups`. Of a thread
-    /// with very many groups it cannot be had while another such one is read.
-    fn read_status(&mut self, scratch: &mut Scratch, header: &Header) -> Result<Status, Unidentified> {
-        let _turn = long::turn(header.uid).ok_or(Unidentified::Gone)?;
-        self.status
-            .read(self.tid, &mut scratch.text)
-            .map_err(|_| Unidentified::Gone)?;
-        if scratch.text.len() > long::LONG {
-            long::expect(header.uid);
-        }
-        let status = proc::parse_status(&scratch.text, &mut scratch.groups).ok_or(Unidentified::Gone)?;
-        if (status.tid, status.fsuid, status.fsgid) != (header.tid.0, header.uid.0, header.gid.0) {
-            return Err(Unidentified::CredMismatch);
-        }
-        Ok(status)
-    }
 }
 
 /// A caller whose ids agree with its request's. Valid until the request is answered.
@@ -405,7 +329,23 @@ pub struct Identified<'a> {
     scratch: &'a mut Scratch,
 }
 
+impl Drop for Identified<'_> {
+    fn drop(&mut self) {
+        if self.thread.standing == Standing::Stranger {
+            self.thread.close_files();
+        }
+        if self.scratch.text.capacity() > 2 * long::LONG {
+            *self.scratch = Scratch::default();
+        }
+    }
+}
+
 impl Identified<'_> {
+    /// It was given a value, and is expected again: what is open of it is kept.
+    pub fn was_served(&mut self) {
+        self.thread.standing = Standing::Served;
+    }
+
     /// The process (thread group).
     pub fn pid(&self) -> Pid {
         Pid(self.look.tgid)

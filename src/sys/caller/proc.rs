@@ -14,11 +14,25 @@ const LONGEST: usize = 1024 * 1024;
 pub(super) struct Kept {
     name: &'static str,
     file: Option<File>,
+    /// Bytes that were enough last.
+    room: usize,
 }
+
+/// What most files fit into.
+const ROOM: usize = 4096;
 
 impl Kept {
     pub(super) fn new(name: &'static str) -> Self {
-        Kept { name, file: None }
+        Kept {
+            name,
+            file: None,
+            room: ROOM,
+        }
+    }
+
+    /// It is opened anew when it is needed again.
+    pub(super) fn close(&mut self) {
+        self.file = None;
     }
 
     /// The content now, in `text`. No retry by path on ESRCH: the caller drops the thread as a whole.
@@ -27,13 +41,14 @@ impl Kept {
             Some(file) => file,
             empty => empty.insert(open(tid, self.name)?),
         };
-        read_whole(file, text)
+        self.room = read_whole(file, self.room, text)?;
+        Ok(())
     }
 }
 
 /// The content now of a file that is not kept.
 pub(super) fn read_anew(tid: u32, name: &str, text: &mut Vec<u8>) -> io::Result<()> {
-    read_whole(&open(tid, name)?, text)
+    read_whole(&open(tid, name)?, ROOM, text).map(drop)
 }
 
 fn open(tid: u32, name: &str) -> io::Result<File> {
@@ -46,9 +61,8 @@ fn open(tid: u32, name: &str) -> io::Result<File> {
 }
 
 /// One read from the beginning. The kernel makes such a file's content whole in one go and cuts it to the buffer,
-/// so an answer that leaves room is complete and of one moment; otherwise ask again with more room.
-fn read_whole(file: &File, text: &mut Vec<u8>) -> io::Result<()> {
-    let mut room = text.capacity().max(4096);
+/// so an answer that leaves room is complete and of one moment; otherwise ask again with more room. Says what was enough.
+fn read_whole(file: &File, mut room: usize, text: &mut Vec<u8>) -> io::Result<usize> {
     loop {
         text.resize(room, 0);
         let n = match file.read_at(text, 0) {
@@ -57,7 +71,7 @@ fn read_whole(file: &File, text: &mut Vec<u8>) -> io::Result<()> {
         };
         if n < room {
             text.truncate(n);
-            return Ok(());
+            return Ok(room);
         }
         if room >= LONGEST {
             return Err(io::Error::new(
