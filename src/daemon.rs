@@ -422,6 +422,7 @@ pub fn serve(plan: &Plan, ready: impl FnOnce(&Path)) -> Result<(), Problem> {
         let why = format!("{space} bytes of address space are allowed, and {ADDRESS_SPACE} are needed");
         return Err(failed(&why).next("raise the limit: ulimit -v, or LimitAS= in a unit"));
     }
+    caller::look_privately();
     caller::self_test().map_err(|e| {
         failed(&e).next("is /proc mounted with hidepid, or is this a user or pid namespace of its own?")
     })?;

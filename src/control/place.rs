@@ -70,12 +70,13 @@ impl Place {
 pub fn prepare(store: &Path, home: &Dir) -> io::Result<Dir> {
     let run = if is_system(store) {
         let (above, name) = Dir::of(Path::new(SYSTEM_RUN))?;
-        above.make_dir(name, 0o755)?.0
+        above.make_dir(name, 0o711)?.0
     } else {
         home.chmod(0o711)?;
-        home.make_dir(RUN, 0o755)?.0
+        home.make_dir(RUN, 0o711)?.0
     };
-    run.chmod(0o755)?;
+    // Not to be listed: who reads a directory can hold its lock, without which no name in it comes or goes.
+    run.chmod(0o711)?;
     Ok(run)
 }
 

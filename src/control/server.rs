@@ -139,11 +139,8 @@ impl Server {
         let mut pause = Duration::ZERO;
         while !self.stopping.load(Ordering::SeqCst) {
             let began = Instant::now();
-            let taking = if told.is_some() {
-                Taking::Free
-            } else {
-                Taking::Over
-            };
+            // Nobody else serves this store: who answers there is a front that hangs.
+            let taking = Taking::Over;
             match front::spawn(Path::new("/proc/self/exe"), at, taking) {
                 Ok((child, channel)) => {
                     let ended = self.hear(&Arc::new(channel), &mut told);

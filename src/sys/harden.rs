@@ -87,6 +87,33 @@ const CAP_VERSION: u32 = 0x2008_0522;
 /// `CAP_SETPCAP`, needed to lower the bounding set.
 const SETPCAP: u32 = 8;
 
+/// Detaches what is mounted at `.`, in a child without descriptors that nobody waits for: with the last mount of a file
+/// system its end is waited for, and for one that a stranger serves that takes as long as the stranger likes.
+fn detach_elsewhere() -> io::Result<()> {
+    // SAFETY: the child makes system calls alone, and ends by _exit(2).
+    match unsafe { libc::fork() } {
+        -1 => return Err(io::Error::last_os_error()),
+        0 => {
+            // SAFETY: the path is NUL-terminated; the others take integers.
+            unsafe {
+                libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0);
+                libc::umount2(c".".as_ptr(), libc::MNT_DETACH);
+                libc::_exit(0)
+            }
+        }
+        _ => {}
+    }
+    // It is out of the table at once, whatever the child waits for then.
+    for _ in 0..2000 {
+        let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+        if table.lines().count() <= 2 {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    Err(io::ErrorKind::TimedOut.into())
+}
+
 /// Leaves every file behind: a file system mounted over `place`, in a mount namespace of its own, is the root from now on.
 /// It holds nothing but what `/proc` says of processes (`subset=pid`, Linux 5.8), for looking at callers, and cannot be written. Before
 /// capabilities are dropped, and before there are threads: it needs `CAP_SYS_ADMIN`.
@@ -112,7 +139,7 @@ pub fn leave_files(place: &Path) -> io::Result<()> {
         nix::unistd::chdir(place)?;
         // The old root is over the new one, and goes (pivot_root(2), "pivot_root(".", ".")").
         nix::unistd::pivot_root(".", ".")?;
-        umount2(".", MntFlags::MNT_DETACH)?;
+        detach_elsewhere()?;
         nix::unistd::chdir("/")?;
         Ok(())
     };

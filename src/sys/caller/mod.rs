@@ -30,6 +30,7 @@ use crate::sys::accounts::Namespace;
 
 pub use kept::{DESCRIPTORS_PER_THREAD, KEPT_STRANGERS, KEPT_THREADS};
 use kept::{Shelf, Standing, Thread};
+pub use proc::look_privately;
 pub use self_test::self_test;
 use unit::{CgroupMount, Units};
 pub use unit::{unit_of_cgroup_path, units_unknown};
@@ -48,7 +49,8 @@ pub struct Header {
 impl Header {
     /// As a request of a process's main thread would show them now; `None` if there is no such process.
     pub fn of_process(pid: Pid) -> Option<Header> {
-        let text = std::fs::read(format!("/proc/{}/status", pid.0)).ok()?;
+        let mut text = Vec::new();
+        proc::read_anew(pid.0, "status", &mut text).ok()?;
         let status = proc::parse_status(&text, &mut Vec::new())?;
         Some(Header {
             uid: Uid(status.fsuid),
@@ -464,7 +466,7 @@ impl Identified<'_> {
 
     /// The executable, where this process may see it (`CAP_SYS_PTRACE` or the same user). For records only.
     pub fn exe(&self) -> Option<std::path::PathBuf> {
-        std::fs::read_link(format!("/proc/{}/exe", self.look.tgid)).ok()
+        proc::link(self.look.tgid, "exe").ok()
     }
 
     /// The supplementary groups, read now.

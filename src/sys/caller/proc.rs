@@ -2,7 +2,13 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use nix::fcntl::{OFlag, openat, readlinkat};
+use nix::sys::stat::Mode;
 
 use crate::id::Gid;
 
@@ -51,13 +57,43 @@ pub(super) fn read_anew(tid: u32, name: &str, text: &mut Vec<u8>) -> io::Result<
     read_whole(&open(tid, name)?, ROOM, text).map(drop)
 }
 
+/// A proc file system of this process's own. In the public one anybody can sleep with the lock of a directory of his
+/// processes (getdents64 into a page that never comes), and whoever looks up a name there sleeps behind him.
+static OWN: OnceLock<OwnedFd> = OnceLock::new();
+
+/// Looks at processes through a proc file system of one's own from now on, where one is to be had: as root, with kernels
+/// since 5.8. Otherwise through the public one, as before.
+pub fn look_privately() {
+    match crate::sys::mount::processes() {
+        Ok(own) => drop(OWN.set(own)),
+        Err(e) => tracing::info!("processes are looked at through the public /proc: {e}"),
+    }
+}
+
 fn open(tid: u32, name: &str) -> io::Result<File> {
     use io::Write;
     let mut path = [0u8; 40];
     let mut rest = &mut path[..];
-    write!(rest, "/proc/{tid}/{name}")?;
+    match OWN.get() {
+        Some(_) => write!(rest, "{tid}/{name}")?,
+        None => write!(rest, "/proc/{tid}/{name}")?,
+    }
     let len = 40 - rest.len();
-    File::open(std::str::from_utf8(&path[..len]).map_err(io::Error::other)?)
+    let path = std::str::from_utf8(&path[..len]).map_err(io::Error::other)?;
+    let Some(own) = OWN.get() else {
+        return File::open(path);
+    };
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    Ok(openat(own, path, flags, Mode::empty())?.into())
+}
+
+/// Where a link of a process leads.
+pub(super) fn link(tid: u32, name: &str) -> io::Result<PathBuf> {
+    let path = format!("{tid}/{name}");
+    match OWN.get() {
+        Some(own) => Ok(readlinkat(own, path.as_str())?.into()),
+        None => std::fs::read_link(format!("/proc/{path}")),
+    }
 }
 
 /// One read from the beginning. The kernel makes such a file's content whole in one go and cuts it to the buffer,

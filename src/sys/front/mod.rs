@@ -134,6 +134,7 @@ fn prepare(dir: &Dir, name: &OsStr, taking: Taking) -> io::Result<(Listener, cra
         libc::SIGPIPE,
         libc::SIGUSR1,
         libc::SIGUSR2,
+        libc::SIGCHLD,
     ] {
         // SAFETY: ignoring a signal installs no handler.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
@@ -141,10 +142,11 @@ fn prepare(dir: &Dir, name: &OsStr, taking: Taking) -> io::Result<(Listener, cra
     harden::no_dumps()?;
     // Before the capability to lock memory is gone.
     let buffer = super::mem::secret(frame::MAX_FRAME + 1)?;
-    let listener = Listener::bind(dir, name, taking)?;
     // The key and the store are this user's. Where it may not, as without root, file permissions are what is left. What
     // it goes to lies over a directory that nobody but the system has a hand in.
     let _ = harden::leave_files(Path::new("/proc"));
+    // What may hang above must not be what others connect to.
+    let listener = Listener::bind(dir, name, taking)?;
     harden::drop_capabilities(&[])?;
     Ok((listener, buffer))
 }

@@ -42,6 +42,31 @@ pub(super) fn prepare(device: BorrowedFd<'_>, source: &str, allow_other: bool) -
     })
 }
 
+/// A proc file system that has no place in any tree: nobody else can hold a lock of its directories.
+///
+/// # Errors
+/// Without the right to mount, or on a kernel before 5.8.
+pub fn processes() -> io::Result<OwnedFd> {
+    let context = descriptor(
+        // SAFETY: the name is NUL-terminated and outlives the call.
+        unsafe { libc::syscall(libc::SYS_fsopen, c"proc".as_ptr(), libc::FSOPEN_CLOEXEC) },
+    )?;
+    set(&context, c"subset", c"pid")?;
+    let null = std::ptr::null::<libc::c_char>();
+    config(&context, libc::FSCONFIG_CMD_CREATE, null, null)?;
+    let attributes =
+        libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+    // SAFETY: fsmount takes integers only.
+    descriptor(unsafe {
+        libc::syscall(
+            libc::SYS_fsmount,
+            context.as_raw_fd(),
+            libc::FSMOUNT_CLOEXEC,
+            attributes,
+        )
+    })
+}
+
 /// Puts a detached mount on the directory that `place` holds.
 pub(super) fn attach(mount: &OwnedFd, place: &OwnedFd) -> io::Result<()> {
     let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;

@@ -24,6 +24,7 @@ use nix::mount::{MntFlags, MsFlags};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::checked;
+pub use attach::processes;
 pub use helper::{KEEP, Keeper, keep};
 pub use table::{Layered, MountEntry, mounts};
 
