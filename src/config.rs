@@ -170,18 +170,13 @@ impl Config {
     pub fn load_file(path: &Path) -> Result<Config, Problem> {
         let shown = printable(&path.to_string_lossy());
         let what = || format!("the configuration {shown} cannot be used");
-        let opened = regular(path, Last::Itself, OpenOptions::new().read(true))
+        let opened = regular(path, Last::Followed, OpenOptions::new().read(true))
             .and_then(|file| Ok((file.metadata()?, file)));
         let (meta, file) = match opened {
             Ok(opened) => opened,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Config::default()),
             Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
                 return Err(Problem::new(Exit::Denied, what(), e).next("run the command as root"));
-            }
-            // What it says is shown where it is wrong, and what a link leads to may be for nobody's eyes.
-            Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
-                return Err(Problem::new(Exit::Usage, what(), "it is a symbolic link")
-                    .next("put the file itself in its place"));
             }
             Err(e) if e.kind() == std::io::ErrorKind::InvalidInput => {
                 return Err(Problem::new(Exit::Usage, what(), "it is not a regular file")
@@ -219,6 +214,15 @@ impl Config {
             }
         }
         Config::parse(&text).map_err(|why| {
+            // The line is shown where it is wrong, and what a link leads to may be for nobody's eyes.
+            if path.is_symlink() {
+                return Problem::new(
+                    Exit::Usage,
+                    what(),
+                    "what the link leads to is no configuration of wardfs",
+                )
+                .next(format!("see where it leads: readlink {shown}"));
+            }
             Problem::new(Exit::Usage, what(), why).next(format!("correct the line in {shown}"))
         })
     }

@@ -112,7 +112,8 @@ fn every_command_in_a_text_does_what_it_says() {
     assert!(all.len() > 40, "{all:?}");
     for (i, text) in all.iter().enumerate() {
         let name = format!("app/m{i}");
-        let older = product.put(&name, "1", &["--allow", "uid:0"]);
+        let denied = ["--deny", "user:nobody", "--deny", "uid:1234"];
+        let older = product.put(&name, "1", &[&["--allow", "uid:0"][..], &denied].concat());
         let newer = product.put(&name, "2", &["--label", "extra", "--label", "current"]);
         let [older, newer] = [&older, &newer].map(|put| put["version"].as_str().expect("an id").to_string());
         support::product::read_as(A, &[], &product.path(&name)).expect_err("refused");

@@ -48,13 +48,13 @@ impl Folder {
             made.add(home, name, dir.inode().map_err(failed)?);
             home.sync().map_err(failed)?;
         }
-        Folder::held(dir, at)
+        Folder::held(dir, at, PRIVATE)
     }
 
     /// Opens it in the directory `home`.
     pub(super) fn open(home: &Dir, at: &Path) -> Result<Folder, LogError> {
         let dir = home.dir(name(at)?).map_err(|e| unopened(at, e))?;
-        Folder::held(dir, at)
+        Folder::held(dir, at, PRIVATE)
     }
 
     /// Opens it by its path.
@@ -63,8 +63,22 @@ impl Folder {
         Folder::open(&home, path)
     }
 
-    fn held(dir: Dir, at: &Path) -> Result<Folder, LogError> {
-        judge(&dir.found().map_err(|e| LogError::io(at, e))?, at)?;
+    /// Opens what was made anew in its place while the log was served: what others may see of it is no reason to stop, and
+    /// is told by the next start.
+    pub(super) fn anew(home: &Dir, at: &Path) -> Result<Folder, LogError> {
+        let dir = home.dir(name(at)?).map_err(|e| unopened(at, e))?;
+        Folder::held(dir, at, 0o022)
+    }
+
+    /// Opens a directory with copies of segments, whoever has it: each is held against what the log says of it.
+    pub(super) fn of_copies(path: &Path) -> Result<Folder, LogError> {
+        let dir = Dir::open(path).map_err(|e| unopened(path, e))?;
+        let path = path.into();
+        Ok(Folder { dir, path })
+    }
+
+    fn held(dir: Dir, at: &Path, forbidden: libc::mode_t) -> Result<Folder, LogError> {
+        judge(&dir.found().map_err(|e| LogError::io(at, e))?, at, forbidden)?;
         let path = at.into();
         Ok(Folder { dir, path })
     }
@@ -116,7 +130,7 @@ impl Folder {
             _ => LogError::io(&path, e),
         })?;
         let found = fstat(&file).map_err(|e| LogError::io(&path, e))?;
-        judge(&found, &path)?;
+        judge(&found, &path, PRIVATE)?;
         // What is begun in it would stand in another file too.
         if mode == Mode::Create && found.st_nlink > 1 {
             let why = "it has another name elsewhere (a hard link)";
@@ -167,10 +181,13 @@ fn unopened(at: &Path, e: io::Error) -> LogError {
     }
 }
 
-fn judge(found: &FileStat, path: &Path) -> Result<(), LogError> {
+/// What others may not have of it.
+const PRIVATE: libc::mode_t = 0o077;
+
+fn judge(found: &FileStat, path: &Path, forbidden: libc::mode_t) -> Result<(), LogError> {
     let why = if found.st_uid != 0 && found.st_uid != nix::unistd::geteuid().as_raw() {
         "it belongs to another user"
-    } else if found.st_mode & 0o077 != 0 {
+    } else if found.st_mode & forbidden != 0 {
         "others may read or change it; only its owner may (chmod go=)"
     } else {
         return Ok(());

@@ -49,7 +49,7 @@ pub(super) struct Context {
 impl Context {
     /// The log's directory, as it is now.
     pub(super) fn folder(&self) -> Result<Folder, LogError> {
-        Folder::open(&self.home, &self.dir)
+        Folder::anew(&self.home, &self.dir)
     }
 }
 

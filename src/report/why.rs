@@ -309,15 +309,13 @@ impl Report {
     /// The command that takes the user out of the Denies of the secret's policy, if they name that user.
     fn undenying(&self, secret: &Secret, uid: Uid) -> Option<String> {
         let record = secret.meta.policy.as_deref()?;
-        let mut forms = vec![Local::Uid(uid)];
-        let named = self.directory.users().into_iter().find(|(_, u)| *u == uid);
-        forms.extend(named.map(|(user, _)| Local::User(user.into())));
-        let named = |who: &Local| {
-            let whom = std::slice::from_ref(who);
-            record.without(Effect::Deny, whom, &*self.directory).is_ok()
-        };
-        let who = forms.into_iter().rev().find(named)?;
-        Some(format!("wardfs policy undeny {} {who}", secret.meta.name))
+        let name = &secret.meta.name;
+        let names = |who: Local| record.without(Effect::Deny, &[who], &*self.directory).is_ok();
+        let known = self.directory.users().into_iter().find(|(_, u)| *u == uid);
+        if let Some((user, _)) = known.filter(|(user, _)| names(Local::User(user.as_str().into()))) {
+            return Some(format!("wardfs policy undeny {name} user:{user}"));
+        }
+        names(Local::Uid(uid)).then(|| format!("wardfs policy undeny {name} uid:{uid}"))
     }
 
     fn mending(&self, name: &SecretName, uid: Uid) -> String {
