@@ -131,6 +131,8 @@ pub enum LogError {
 }
 
 impl LogError {
+    pub(super) const TOO_LONG: LogError = LogError::Unfit("it is longer than 128 KiB");
+
     pub(super) fn io(path: &Path, source: impl Into<io::Error>) -> Self {
         LogError::Io {
             path: path.into(),

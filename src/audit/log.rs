@@ -1,7 +1,7 @@
 //! The open log, as the rest of the program sees it.
 
 use std::cell::RefCell;
-use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -17,10 +17,12 @@ use crate::sync::{Mutex, MutexGuard, thread_local};
 use crate::sys::accounts::owner;
 use crate::sys::files::extent;
 
+use super::body::Body;
 use super::budget::Budget;
+use super::chain::MAX_LINE;
 use super::error::LogError;
 use super::flood::{Floods, Refused, Ticket, Verdict};
-use super::record::{Body, Event, Record};
+use super::record::{Event, Record};
 use super::segment::{self, Mode};
 use super::writer::{Context, Held, Live, Stamp, Writer};
 use super::{Anchor, Options, open};
@@ -224,9 +226,7 @@ impl Log {
     /// # Errors
     /// As [`Log::append`]; [`LogError::Unfit`] if the bytes are no body.
     pub fn append_body(&self, body: &Body, epoch: Option<Epoch>) -> Result<Receipt, LogError> {
-        let (fields, carried) = body
-            .parts()
-            .ok_or(LogError::Unfit("it was not made by this program"))?;
+        let (fields, carried) = body.parts()?;
         let epoch = epoch.map(|e| e.0).or(carried);
         let seq = self
             .chain()
@@ -452,17 +452,24 @@ impl Log {
             } else {
                 0
             };
+            // What others have written behind our last record is no record.
+            let rest = match number == end.segment {
+                true => end.offset.saturating_sub(from),
+                false => u64::MAX,
+            };
             file.seek(SeekFrom::Start(from))
                 .map_err(|e| LogError::io(&path, e))?;
-            let mut input = BufReader::with_capacity(1 << 16, file);
+            let mut input = BufReader::with_capacity(1 << 16, file.take(rest));
             loop {
                 line.clear();
-                if input
+                let read = Read::by_ref(&mut input)
+                    .take(MAX_LINE as u64)
                     .read_until(b'\n', &mut line)
-                    .map_err(|e| LogError::io(&path, e))?
-                    == 0
-                {
-                    break;
+                    .map_err(|e| LogError::io(&path, e))?;
+                match read {
+                    0 => break,
+                    MAX_LINE if line.last() != Some(&b'\n') => return Err(LogError::Altered { path }),
+                    _ => {}
                 }
                 // `{"seq":N,"eventTime":"…","eventID":"…"`: the id ends within the first 160 bytes.
                 let start = &line[..line.len().min(160)];

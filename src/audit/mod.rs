@@ -6,6 +6,7 @@
 //! directory alone. `packaging/doc/audit.md` has the fields, the chain and what verifying finds.
 
 mod anchor;
+mod body;
 mod budget;
 mod chain;
 mod error;
@@ -25,11 +26,12 @@ mod tests;
 use std::time::Duration;
 
 pub use anchor::Anchor;
+pub use body::Body;
 pub use error::{Broken, BrokenKind, LogError, VerifyError};
 pub use flood::Refused;
 pub use log::{Admitted, Log, Receipt};
 pub use query::{Entry, Follower, Query, newest_of, query, tail};
-pub use record::{Body, Changed, Event, Identity, Outcome, Record, Value, Who};
+pub use record::{Changed, Event, Identity, Outcome, Record, Value, Who};
 pub use segment::{FORMAT, MIN_READER};
 pub use verify::{Verified, verify};
 pub use writer::HOLD;

@@ -15,7 +15,7 @@ use crate::id::StoreId;
 use crate::secret::SecretBytes;
 use crate::sys::files::{Extent, extent};
 
-use super::chain::{self, MAX_WRITTEN, SegmentKey, State};
+use super::chain::{self, MAX_FIELDS, SegmentKey, State};
 use super::error::LogError;
 use super::json::{self, TimeText};
 use super::record::optional;
@@ -164,8 +164,8 @@ impl Writer {
         epoch: Option<u64>,
         may_use_reserve: bool,
     ) -> Result<u64, LogError> {
-        if fields.len() > MAX_WRITTEN - 512 {
-            return Err(LogError::Unfit("it is longer than 128 KiB"));
+        if fields.len() > MAX_FIELDS {
+            return Err(LogError::TOO_LONG);
         }
         self.settle(ctx);
         let taken = self.admit(ctx, fields.len() as u64 + 512, may_use_reserve);

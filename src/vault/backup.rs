@@ -321,8 +321,9 @@ pub fn restore(
     let next = restored.epoch.max(restored.present) + 1;
     let mut outbox = Vec::new();
     for pending in epoch.outbox.iter().chain(known.iter().flat_map(|k| &k.outbox)) {
-        if !log.contains_since(&anchor, pending.body.event_id())? {
-            outbox.push(pending.body.clone());
+        let body = pending.body.writable();
+        if !log.contains_since(&anchor, body.event_id())? {
+            outbox.push(body.into_owned());
         }
     }
     outbox.push(body);

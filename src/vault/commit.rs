@@ -157,6 +157,8 @@ impl Vault {
             settings: writer.settings.clone(),
         };
         let (answer, body) = plan(&mut draft)?;
+        // Before anything is done: a record that the log does not take would stand in the way of all that follow.
+        body.fit().map_err(VaultError::from)?;
         let changes = self.commit(&mut writer, draft, body)?;
         let logged = self.flush(&mut writer);
         drop(writer);
@@ -276,11 +278,14 @@ impl Vault {
         let sealed = self.keyring.seal_record(EPOCH, 0, &serde_json::to_vec(record)?)?;
         batch.put(Table::Epoch, b"epoch".as_slice(), sealed.0.to_vec());
         writer.revision = match self.store.commit(writer.revision, &batch) {
-            Err(e @ StoreError::Io { .. }) => {
+            // Which was refused before anything was done.
+            Err(e @ StoreError::TooLarge { .. }) => return Err(e.into()),
+            // Whatever else it says: `fdatasync` can fail for want of space, with everything written.
+            Err(e) => {
                 writer.doubt = Some(Box::new(record.clone()));
                 return Err(e.into());
             }
-            made => made?,
+            Ok(revision) => revision,
         };
         writer.epoch = record.epoch;
         writer.anchor = record.anchor.clone();
@@ -296,8 +301,9 @@ impl Vault {
         }
         for pending in &writer.outbox {
             // After a crash, or a failure half way, the record may be there already.
-            if !self.log.contains_since(&writer.anchor, pending.body.event_id())? {
-                let _receipt = self.log.append_body(&pending.body, Some(Epoch(pending.epoch)))?;
+            let body = pending.body.writable();
+            if !self.log.contains_since(&writer.anchor, body.event_id())? {
+                let _receipt = self.log.append_body(&body, Some(Epoch(pending.epoch)))?;
             }
         }
         self.anchor(writer)

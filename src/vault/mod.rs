@@ -239,6 +239,7 @@ impl VaultError {
                  whether it was changed: wardfs audit verify"
             }
             VaultError::Log(LogError::Full { .. }) => "make room for the log",
+            VaultError::Log(LogError::Unfit(_)) => "nothing was changed: change less at once",
             VaultError::Log(_) | VaultError::Unrecorded(_) => {
                 "make room for the log, or see what is wrong with it: wardfs audit verify"
             }

@@ -315,9 +315,14 @@ fn a_commit_without_an_answer_is_looked_for() {
     // Done but not answered; not done; the same with the anchor's transaction.
     for (nth, fault, there) in [
         (1, Fault::Unanswered, true),
+        (1, Fault::UnansweredFull, true),
+        (1, Fault::UnansweredCorrupt, true),
+        (1, Fault::Corrupt, false),
         (1, Fault::Fail, false),
         (1, Fault::Full, false),
         (2, Fault::Unanswered, true),
+        (2, Fault::UnansweredFull, true),
+        (2, Fault::UnansweredCorrupt, true),
         (2, Fault::Fail, true),
         (2, Fault::Full, true),
     ] {
@@ -326,7 +331,11 @@ fn a_commit_without_an_answer_is_looked_for() {
         make(&vault, "before", || {}).unwrap();
         place.fail(nth, fault);
         let failed = make(&vault, "changed", || {}).unwrap_err();
-        assert_eq!(failed.exit(), Exit::Unavailable, "{nth} {fault:?}: {failed}");
+        let exit = match (nth, fault) {
+            (1, Fault::Corrupt | Fault::UnansweredCorrupt) => Exit::Integrity,
+            _ => Exit::Unavailable,
+        };
+        assert_eq!(failed.exit(), exit, "{nth} {fault:?}: {failed}");
         assert_eq!(
             matches!(failed, VaultError::Unrecorded(_)),
             nth == 2,
@@ -341,6 +350,54 @@ fn a_commit_without_an_answer_is_looked_for() {
         };
         whole(&place, names, absent);
     }
+}
+
+/// A record that no line of the log holds.
+fn endless(name: &str) -> Body {
+    let long = format!(",\"x\":\"{}\"", "x".repeat(200_000));
+    Body([body(name).0.as_slice(), long.as_bytes()].concat())
+}
+
+#[test]
+fn a_change_whose_record_makes_no_line_is_not_begun() {
+    let place = Place::new();
+    let vault = place.open();
+    let failed = vault.change(|draft| -> Result<_, VaultError> {
+        draft.settings.noticed = Some("something".into());
+        Ok(((), endless("changed")))
+    });
+    let failed = failed.unwrap_err();
+    assert!(matches!(failed, VaultError::Log(LogError::Unfit(_))), "{failed}");
+    assert_eq!(vault.state().settings.noticed, None);
+    vault.tick().unwrap();
+    make(&vault, "after", || {}).unwrap();
+    drop(vault);
+    whole(&place, &["after"], &[]);
+}
+
+#[test]
+fn a_record_of_an_older_release_that_makes_no_line_is_written_short() {
+    let place = Place::new();
+    let vault = place.open();
+    make(&vault, "before", || {}).unwrap();
+    let long = endless("changed");
+    {
+        let mut writer = vault.lock();
+        let record = writer.next_record();
+        let outbox = vec![Pending {
+            epoch: record.epoch,
+            body: long.clone(),
+        }];
+        let record = EpochRecord { outbox, ..record };
+        vault.write_epoch(&mut writer, &record, Batch::default()).unwrap();
+    }
+    drop(vault);
+    let vault = place.open();
+    make(&vault, "after", || {}).unwrap();
+    assert_eq!(place.recorded("changed"), 1);
+    vault.verify_log(&mut |_| {}).unwrap();
+    drop(vault);
+    whole(&place, &["before", "after"], &["changed"]);
 }
 
 #[test]
