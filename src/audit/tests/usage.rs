@@ -257,7 +257,7 @@ fn texts() -> impl proptest::strategy::Strategy<Value = String> {
 }
 
 proptest::proptest! {
-    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(128))]
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
     #[test]
     fn whatever_a_record_is_filled_with_it_makes_a_line(
         texts in proptest::collection::vec(texts(), 1..8),
