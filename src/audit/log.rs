@@ -25,7 +25,7 @@ use super::flood::{Floods, Refused, Ticket, Verdict};
 use super::record::{Event, Record};
 use super::segment::{self, Mode};
 use super::writer::{Context, Held, Live, Stamp, Writer};
-use super::{Anchor, Options, open};
+use super::{ANCHOR_LIMIT, Anchor, Options, open};
 
 /// Proof that a record is in the log. Only the log makes one, for each record once; the bytes that the record
 /// speaks of may be handed out in exchange for it.
@@ -213,11 +213,41 @@ impl Log {
             fields.clear();
             record.write(fields);
             let (reserve, epoch) = (record.may_use_reserve(), record.epoch);
-            let seq = self
-                .chain()
-                .append(&self.ctx, Stamp::Fresh, fields, epoch, reserve)?;
+            let mut chain = self.chain();
+            if record.gives_value() {
+                self.anchored_in_time(&chain)?;
+            }
+            let seq = chain.append(&self.ctx, Stamp::Fresh, fields, epoch, reserve)?;
+            if chain.unanchored.is_none() {
+                chain.unanchored = Some(self.now());
+            }
             Ok((seq, fields.len() as u64 + FRAME))
         })
+    }
+
+    fn anchored_in_time(&self, chain: &Writer) -> Result<(), LogError> {
+        match chain.unanchored {
+            Some(since) if self.now().saturating_duration_since(since) > ANCHOR_LIMIT => {
+                Err(LogError::Unanchored)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether there are records behind `anchor`, which is the store's last one.
+    pub fn is_beyond(&self, anchor: &Anchor) -> bool {
+        let mut chain = self.chain();
+        let beyond = chain.state.seq != anchor.seq;
+        if !beyond {
+            chain.unanchored = None;
+        }
+        beyond
+    }
+
+    /// The anchor that [`Log::sync`] gave last is in the store.
+    pub fn anchored(&self, anchor: &Anchor) {
+        let mut chain = self.chain();
+        chain.unanchored = chain.synced.filter(|_| chain.state.seq > anchor.seq);
     }
 
     /// Appends a record that was serialised beforehand, with its own time and id. `epoch` replaces the epoch that
@@ -345,6 +375,13 @@ impl Log {
         self.floods().tell(all, self.now(), &mut write)
     }
 
+    /// Lets the time pass that a test cannot wait for.
+    #[cfg(test)]
+    pub(crate) fn pass(&self, time: Duration) {
+        let milliseconds = u64::try_from(time.as_millis()).unwrap();
+        self.clock.1.fetch_add(milliseconds, Ordering::Relaxed);
+    }
+
     #[cfg(not(test))]
     fn now(&self) -> Instant {
         Instant::now()
@@ -362,7 +399,8 @@ impl Log {
     /// If the log has failed, or the disk does.
     pub fn sync(&self) -> Result<Anchor, LogError> {
         let (anchor, file, path) = {
-            let chain = self.chain();
+            let mut chain = self.chain();
+            chain.synced = Some(self.now());
             if let Some(LogError::Deleted { path }) = chain.failure() {
                 return Err(LogError::Deleted { path });
             }
@@ -428,9 +466,11 @@ impl Log {
     /// Whether records of reads could be taken now, which are refused on a full disk before administration is.
     ///
     /// # Errors
-    /// Why they could not.
+    /// Why they could not; [`LogError::Unanchored`] if it is the store that takes no anchor.
     pub fn takes_reads(&self) -> Result<(), LogError> {
-        self.chain().admit(&self.ctx, 4096, false)
+        let mut chain = self.chain();
+        chain.admit(&self.ctx, 4096, false)?;
+        self.anchored_in_time(&chain)
     }
 
     /// Whether a record with this `eventID` stands behind `anchor`: replaying an outbox must not append twice.

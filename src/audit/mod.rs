@@ -36,6 +36,10 @@ pub use segment::{FORMAT, MIN_READER};
 pub use verify::{Verified, verify};
 pub use writer::HOLD;
 
+/// No byte is read while a record waits for its anchor for longer: what was written after the last anchor can be cut
+/// off unseen.
+pub const ANCHOR_LIMIT: Duration = Duration::from_secs(3);
+
 /// How a log behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {

@@ -350,6 +350,11 @@ pub struct Record<'a> {
 }
 
 impl Record<'_> {
+    /// Whether it stands for bytes of a value that are given for it.
+    pub(super) fn gives_value(&self) -> bool {
+        self.event == Event::GetSecretValue && self.outcome == Outcome::Allowed
+    }
+
     /// Whether it may use the reserve. A refused change may not: strangers can cause it.
     pub(super) fn may_use_reserve(&self) -> bool {
         self.event.may_use_reserve() && !matches!(self.outcome, Outcome::Denied { .. })

@@ -102,6 +102,10 @@ pub(super) struct Writer {
     torn: bool,
     /// Records refused since the log last took one, to be told when it does again.
     refused: u64,
+    /// Since when a record may wait for its anchor; `None` if none does.
+    pub unanchored: Option<Instant>,
+    /// When [`Log::sync`](super::Log::sync) was called last.
+    pub synced: Option<Instant>,
     /// The last refusal of a look-up, which an equal one may follow at once.
     pub held: Option<Held>,
 }
@@ -135,6 +139,8 @@ impl Writer {
             rotate_after: None,
             torn: torn > 0,
             refused: 0,
+            unanchored: None,
+            synced: None,
             held: None,
         };
         if torn > 0 {

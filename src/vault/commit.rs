@@ -6,6 +6,7 @@ use super::*;
 use crate::audit::Body;
 use crate::clock::Timestamp;
 use crate::store::{Batch, StoreError, Table};
+use crate::sync::atomic::Ordering;
 
 /// A change being put together under the writer's lock. It sees the state that it will replace, so that what
 /// was decided still holds when it is committed.
@@ -316,7 +317,9 @@ impl Vault {
             outbox: Vec::new(),
             ..writer.next_record()
         };
-        self.write_epoch(writer, &record, Batch::default())
+        self.write_epoch(writer, &record, Batch::default())?;
+        self.log.anchored(&record.anchor);
+        Ok(())
     }
 
     /// At start: what a crash left in the outbox goes into the log.
@@ -337,10 +340,21 @@ impl Vault {
     /// If the log or the store cannot be written; the next call tries again.
     pub fn tick(&self) -> Result<(), VaultError> {
         self.log.tick();
+        let ticked = self.catch_up();
+        self.failing.store(ticked.is_err(), Ordering::Relaxed);
+        ticked
+    }
+
+    /// Whether the last [`Vault::tick`] failed.
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    fn catch_up(&self) -> Result<(), VaultError> {
         let mut writer = self.lock();
         self.be_sure(&mut writer)?;
         self.flush(&mut writer)?;
-        if self.log.head().seq != writer.anchor.seq {
+        if self.log.is_beyond(&writer.anchor) {
             self.anchor(&mut writer)?;
         }
         Ok(())

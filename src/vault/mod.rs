@@ -21,6 +21,7 @@ use crate::seal::{Context, DataKey, Keyring, RecordKind, SealError, Summing, Ter
 use crate::secret::Sealed;
 use crate::store::snapshot::{Indexed, Snapshot};
 use crate::store::{Revision, Store, StoreError, Table};
+use crate::sync::atomic::AtomicBool;
 use crate::sync::{Mutex, MutexGuard, Peek, Swap};
 use crate::sys::files::{FileError, Unsafe};
 
@@ -239,6 +240,7 @@ impl VaultError {
                  whether it was changed: wardfs audit verify"
             }
             VaultError::Log(LogError::Full { .. }) => "make room for the log",
+            VaultError::Log(LogError::Unanchored) => "see what the service says, and mend the store's disk",
             VaultError::Log(LogError::Unfit(_)) => "nothing was changed: change less at once",
             VaultError::Log(_) | VaultError::Unrecorded(_) => {
                 "make room for the log, or see what is wrong with it: wardfs audit verify"
@@ -542,6 +544,7 @@ pub struct Vault {
     writer: Mutex<Writer>,
     listeners: OnceLock<Vec<Listener>>,
     preparer: OnceLock<Preparer>,
+    failing: AtomicBool,
 }
 
 impl Vault {
