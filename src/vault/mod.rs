@@ -32,6 +32,7 @@ mod create;
 mod layers;
 mod load;
 mod meta;
+mod proof;
 mod reach;
 mod settings;
 #[cfg(test)]
