@@ -178,8 +178,14 @@ impl Home {
     /// Gives the finished draft the store's name and keeps the file that had it under another.
     pub(super) fn replace_by_draft(&self) -> Result<(), StoreError> {
         renameat2(&self.dir, DRAFT, &self.dir, DATA, RenameFlags::RENAME_EXCHANGE)
-            .and_then(|()| renameat2(&self.dir, DRAFT, &self.dir, DAMAGED, RenameFlags::empty()))
             .map_err(|e| io("name", &self.data_path(), e))?;
+        // The draft is the store by now, whatever becomes of the old file.
+        if let Err(e) = renameat2(&self.dir, DRAFT, &self.dir, DAMAGED, RenameFlags::empty()) {
+            let (path, kept, name) = (self.path.display(), DRAFT, DAMAGED);
+            tracing::warn!(
+                "{path}: the damaged file of the store stays {kept}, it cannot be named {name}: {e}"
+            );
+        }
         self.sync()
     }
 
