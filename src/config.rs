@@ -27,6 +27,15 @@ pub const VALUE_CEILING: u64 = 1024 * 1024;
 /// More than this is no configuration.
 const FILE_CEILING: u64 = 1024 * 1024;
 
+/// The longest name of a group, in characters: shadow-utils make none that is longer.
+const GROUP_NAME: usize = 32;
+/// The longest ARN, in bytes: AWS has none that is longer.
+const ARN: usize = 2048;
+/// The longest name of who an ARN stands for, in bytes.
+const LOCAL: usize = 300;
+/// So many may one ARN stand for.
+const LOCALS: usize = 256;
+
 /// Every setting, with its default where the file says nothing.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Config {
@@ -411,6 +420,9 @@ fn checked(value: Spanned<String>, check: fn(&str) -> Result<(), String>) -> Res
 }
 
 fn group_name(name: &str) -> Result<(), String> {
+    if name.chars().count() > GROUP_NAME {
+        return Err(format!("a group's name has at most {GROUP_NAME} characters"));
+    }
     let ok = !name.is_empty()
         && !name.contains(|c: char| c.is_whitespace() || c.is_control() || ":,/".contains(c));
     if ok {
@@ -430,6 +442,9 @@ fn key_file(path: &str) -> Result<(), String> {
 }
 
 fn arn(text: &str) -> Result<(), String> {
+    if text.len() > ARN {
+        return Err(format!("an ARN has at most {ARN} bytes"));
+    }
     if text.starts_with("arn:") && text.matches(':').count() >= 5 && !text.contains(['*', '?']) {
         return Ok(());
     }
@@ -439,6 +454,9 @@ fn arn(text: &str) -> Result<(), String> {
 fn local(text: &str) -> Result<Local, String> {
     const KINDS: [&str; 5] = ["user", "uid", "group", "gid", "unit"];
     let form = "user:NAME, uid:N, group:NAME, gid:N or unit:NAME.service is needed";
+    if text.len() > LOCAL {
+        return Err(format!("{form}, of at most {LOCAL} bytes"));
+    }
     let kind = text.split_once(':').ok_or(form)?.0;
     if !KINDS.contains(&kind) {
         return Err(match closest(kind, KINDS) {
@@ -461,6 +479,12 @@ fn principal((key, locals): (Spanned<String>, Spanned<Locals>)) -> Result<(Strin
         Locals::One(one) => vec![(span, one)],
         Locals::Many(many) => many.into_iter().map(|l| (l.span(), l.into_inner())).collect(),
     };
+    if locals.len() > LOCALS {
+        return Err(Fault {
+            span: key.span(),
+            message: format!("it stands for {} names: at most {LOCALS}", locals.len()),
+        });
+    }
     if locals.is_empty() {
         return Err(Fault {
             span: key.span(),

@@ -665,11 +665,15 @@ fn wait(stop: &Stop, watch: &mut mount::UnmountWatch, vault: &Vault, ended: impl
         match vault.tick() {
             Err(e) if !failing => {
                 failing = true;
-                tracing::error!("the log or its anchor cannot be written, so nothing is read: {e}");
+                tracing::error!(
+                    "the store or its log cannot be written: nothing is changed, and nothing is read later than {} s \
+                     after the log's last anchor: {e}",
+                    crate::audit::ANCHOR_LIMIT.as_secs()
+                );
             }
             Ok(()) if failing => {
                 failing = false;
-                tracing::info!("the log can be written again");
+                tracing::info!("the store and its log can be written again");
             }
             _ => {}
         }

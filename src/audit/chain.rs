@@ -19,6 +19,9 @@ const MAC_TEXT: usize = 43;
 
 /// The longest line that is written.
 pub(super) const MAX_WRITTEN: usize = 128 << 10;
+/// The most of it that the fields of a record take: sequence, epoch and MAC, and time and id where they are no part of
+/// them, have their room beside.
+pub(super) const MAX_FIELDS: usize = MAX_WRITTEN - 512;
 /// The longest line that is believed: earlier versions wrote all groups of a caller.
 pub(super) const MAX_LINE: usize = 1 << 20;
 

@@ -61,6 +61,9 @@ pub enum LogError {
         /// The segment.
         path: PathBuf,
     },
+    /// The store has not taken an anchor for so long that the records of reads could be cut off unseen.
+    #[error("the store has taken no anchor of the log's last records for {} s: is it writable?", super::ANCHOR_LIMIT.as_secs())]
+    Unanchored,
     /// The segment was deleted, moved or replaced while it was written.
     #[error("{}: the audit log was deleted, moved or replaced while it was in use", path.display())]
     Deleted {
@@ -131,6 +134,8 @@ pub enum LogError {
 }
 
 impl LogError {
+    pub(super) const TOO_LONG: LogError = LogError::Unfit("it is longer than 128 KiB");
+
     pub(super) fn io(path: &Path, source: impl Into<io::Error>) -> Self {
         LogError::Io {
             path: path.into(),

@@ -32,6 +32,33 @@ pub(super) fn string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
+/// As [`string`], of at most `most` bytes between the quotes: a longer one is cut between two characters, and ends in
+/// [`CUT`].
+pub(super) fn clipped(out: &mut Vec<u8>, text: &str, most: usize) {
+    if text.len() <= most && text.bytes().all(plain) {
+        return string(out, text);
+    }
+    out.push(b'"');
+    let start = out.len();
+    let mut kept = start;
+    for c in text.chars() {
+        character(out, c);
+        let len = out.len() - start;
+        if len > most {
+            out.truncate(kept);
+            out.extend_from_slice(CUT.as_bytes());
+            break;
+        }
+        if len + CUT.len() <= most {
+            kept = out.len();
+        }
+    }
+    out.push(b'"');
+}
+
+/// Where a text was cut.
+pub(super) const CUT: &str = "\u{2026}[cut]";
+
 /// Appends any bytes as a JSON string; what is not UTF-8 becomes U+FFFD.
 pub(super) fn bytes(out: &mut Vec<u8>, text: &[u8]) {
     if text.iter().all(|&b| plain(b)) {

@@ -19,14 +19,15 @@ use crate::sys::accounts::owner;
 use crate::sys::dir::{Dir, Made, held};
 use crate::sys::files::extent;
 
+use super::body::Body;
 use super::budget::Budget;
 use super::chain::MAX_LINE;
 use super::error::LogError;
 use super::flood::{Floods, Refused, Ticket, Verdict};
-use super::record::{Body, Event, Record};
+use super::record::{Event, Record};
 use super::segment::{self, Folder, Mode};
 use super::writer::{Context, Held, Live, Stamp, Writer};
-use super::{Anchor, Finished, Options, VerifyError, Wanted, archive, open};
+use super::{ANCHOR_LIMIT, Anchor, Finished, Options, VerifyError, Wanted, archive, open};
 
 /// Proof that a record is in the log. Only the log makes one, for each record once; the bytes that the record
 /// speaks of may be handed out in exchange for it.
@@ -235,11 +236,41 @@ impl Log {
             fields.clear();
             record.write(fields);
             let (reserve, epoch) = (record.may_use_reserve(), record.epoch);
-            let seq = self
-                .chain()
-                .append(&self.ctx, Stamp::Fresh, fields, epoch, reserve)?;
+            let mut chain = self.chain();
+            if record.gives_value() {
+                self.anchored_in_time(&chain)?;
+            }
+            let seq = chain.append(&self.ctx, Stamp::Fresh, fields, epoch, reserve)?;
+            if chain.unanchored.is_none() {
+                chain.unanchored = Some(self.now());
+            }
             Ok((seq, fields.len() as u64 + FRAME))
         })
+    }
+
+    fn anchored_in_time(&self, chain: &Writer) -> Result<(), LogError> {
+        match chain.unanchored {
+            Some(since) if self.now().saturating_duration_since(since) > ANCHOR_LIMIT => {
+                Err(LogError::Unanchored)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether there are records behind `anchor`, which is the store's last one.
+    pub fn is_beyond(&self, anchor: &Anchor) -> bool {
+        let mut chain = self.chain();
+        let beyond = chain.state.seq != anchor.seq;
+        if !beyond {
+            chain.unanchored = None;
+        }
+        beyond
+    }
+
+    /// The anchor that [`Log::sync`] gave last is in the store.
+    pub fn anchored(&self, anchor: &Anchor) {
+        let mut chain = self.chain();
+        chain.unanchored = chain.synced.filter(|_| chain.state.seq > anchor.seq);
     }
 
     /// Appends a record that was serialised beforehand, with its own time and id. `epoch` replaces the epoch that
@@ -248,9 +279,7 @@ impl Log {
     /// # Errors
     /// As [`Log::append`]; [`LogError::Unfit`] if the bytes are no body.
     pub fn append_body(&self, body: &Body, epoch: Option<Epoch>) -> Result<Receipt, LogError> {
-        let (fields, carried) = body
-            .parts()
-            .ok_or(LogError::Unfit("it was not made by this program"))?;
+        let (fields, carried) = body.parts()?;
         let epoch = epoch.map(|e| e.0).or(carried);
         let seq = self
             .chain()
@@ -370,6 +399,13 @@ impl Log {
         self.floods().tell(all, self.now(), &mut write)
     }
 
+    /// Lets the time pass that a test cannot wait for.
+    #[cfg(test)]
+    pub(crate) fn pass(&self, time: Duration) {
+        let milliseconds = u64::try_from(time.as_millis()).unwrap();
+        self.clock.1.fetch_add(milliseconds, Ordering::Relaxed);
+    }
+
     #[cfg(not(test))]
     fn now(&self) -> Instant {
         Instant::now()
@@ -387,7 +423,8 @@ impl Log {
     /// If the log has failed, or the disk does.
     pub fn sync(&self) -> Result<Anchor, LogError> {
         let (anchor, file, path) = {
-            let chain = self.chain();
+            let mut chain = self.chain();
+            chain.synced = Some(self.now());
             if let Some(LogError::Deleted { path }) = chain.failure() {
                 return Err(LogError::Deleted { path });
             }
@@ -454,9 +491,11 @@ impl Log {
     /// Whether records of reads could be taken now, which are refused on a full disk before administration is.
     ///
     /// # Errors
-    /// Why they could not.
+    /// Why they could not; [`LogError::Unanchored`] if it is the store that takes no anchor.
     pub fn takes_reads(&self) -> Result<(), LogError> {
-        self.chain().admit(&self.ctx, 4096, false)
+        let mut chain = self.chain();
+        chain.admit(&self.ctx, 4096, false)?;
+        self.anchored_in_time(&chain)
     }
 
     /// Whether a record with this `eventID` stands behind `anchor`: replaying an outbox must not append twice.
@@ -479,23 +518,24 @@ impl Log {
             } else {
                 0
             };
-            file.seek(SeekFrom::Start(from))
-                .map_err(|e| LogError::io(&path, e))?;
-            // What another has put behind our last record is no record, and may be endless.
-            let ours = match number == end.segment {
+            // What others have written behind our last record is no record.
+            let rest = match number == end.segment {
                 true => end.offset.saturating_sub(from),
                 false => u64::MAX,
             };
-            let mut input = BufReader::with_capacity(1 << 16, file.take(ours));
+            file.seek(SeekFrom::Start(from))
+                .map_err(|e| LogError::io(&path, e))?;
+            let mut input = BufReader::with_capacity(1 << 16, file.take(rest));
             loop {
                 line.clear();
-                if (&mut input)
+                let read = Read::by_ref(&mut input)
                     .take(MAX_LINE as u64)
                     .read_until(b'\n', &mut line)
-                    .map_err(|e| LogError::io(&path, e))?
-                    == 0
-                {
-                    break;
+                    .map_err(|e| LogError::io(&path, e))?;
+                match read {
+                    0 => break,
+                    MAX_LINE if line.last() != Some(&b'\n') => return Err(LogError::Altered { path }),
+                    _ => {}
                 }
                 // `{"seq":N,"eventTime":"…","eventID":"…"`: the id ends within the first 160 bytes.
                 let start = &line[..line.len().min(160)];

@@ -7,6 +7,7 @@
 
 mod anchor;
 mod archive;
+mod body;
 mod budget;
 mod chain;
 mod error;
@@ -28,15 +29,20 @@ use std::time::Duration;
 
 pub use anchor::{Anchor, Archived};
 pub use archive::{AT_ONCE, Finished, Wanted, file_name, head_text, named, segments, since_archived};
+pub use body::Body;
 pub use error::{Broken, BrokenKind, LogError, VerifyError};
 pub use flood::Refused;
 pub use log::{Admitted, Log, Receipt};
 pub use page::{Item, Page, Place, back, page};
 pub use query::{Entry, Follower, Query, newest_of, query, tail};
-pub use record::{Body, Changed, Event, Identity, Outcome, Record, Value, Who};
+pub use record::{Changed, Event, Identity, Outcome, Record, Value, Who};
 pub use segment::{FORMAT, MIN_READER};
 pub use verify::{Verified, verify};
 pub use writer::HOLD;
+
+/// No byte is read while a record waits for its anchor for longer: what was written after the last anchor can be cut
+/// off unseen.
+pub const ANCHOR_LIMIT: Duration = Duration::from_secs(3);
 
 /// How a log behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]

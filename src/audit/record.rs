@@ -3,11 +3,21 @@
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
-use crate::clock::Timestamp;
 use crate::id::{Gid, Label};
 
 use super::json;
 
+// What others choose is bounded here, each by itself and all together below [`MAX_FIELDS`](super::chain::MAX_FIELDS):
+// a record that no line can hold would keep everything after it from being changed.
+
+/// Longest text of a field of its own, in bytes as it is written.
+const TEXT: usize = 4 << 10;
+/// Longest text among the request parameters.
+const ITEM: usize = 1 << 10;
+/// Longest list among them.
+const LIST: usize = 18 << 10;
+/// All of them together, about.
+const PARAMETERS: usize = 92 << 10;
 /// So many groups are written one by one.
 const GROUPS: usize = 32;
 
@@ -254,7 +264,8 @@ pub struct Changed {
 }
 
 impl Changed {
-    fn write(all: &[Changed], [name, old, new]: [&str; 3], out: &mut Vec<u8>) {
+    fn write(all: &[Changed], names: [&str; 3], end: usize, out: &mut Vec<u8>) {
+        let room = end.min(out.len() + LIST);
         out.push(b'[');
         for (i, changed) in all.iter().enumerate() {
             if i > 0 {
@@ -262,12 +273,23 @@ impl Changed {
             }
             out.push(b'{');
             let inside = out.len();
-            text(out, name, Some(&changed.name));
-            text(out, old, changed.old.as_deref());
-            text(out, new, changed.new.as_deref());
+            let more = (inside + 4 * ITEM > room).then(|| more(all.len() - i));
+            let texts = match &more {
+                Some(more) => [Some(more), None, None],
+                None => [Some(&changed.name), changed.old.as_ref(), changed.new.as_ref()],
+            };
+            for (name, value) in names.iter().zip(texts) {
+                if let Some(value) = value {
+                    field(out, name);
+                    json::clipped(out, value, ITEM);
+                }
+            }
             // As in the record itself, the first has no comma before it.
             out.remove(inside);
             out.push(b'}');
+            if more.is_some() {
+                break;
+            }
         }
         out.push(b']');
     }
@@ -291,7 +313,8 @@ impl From<bool> for Value<'_> {
     }
 }
 
-/// One record. Fill what is known; the log adds sequence, time, id and MAC.
+/// One record. Fill what is known; the log adds sequence, time, id and MAC. Whatever it is filled with, it makes a line:
+/// what is too long is cut, and says so.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Record<'a> {
     /// What happened.
@@ -330,70 +353,10 @@ pub struct Record<'a> {
     pub via: &'static str,
 }
 
-/// A record serialised beforehand, for an outbox: everything but sequence and MAC, its time and `eventID` included.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
-#[serde(into = "String", from = "String")]
-pub struct Body(pub Vec<u8>);
-
-/// JSON is text, and so is a piece of it.
-impl From<Body> for String {
-    fn from(body: Body) -> Self {
-        String::from_utf8_lossy(&body.0).into_owned()
-    }
-}
-
-impl From<String> for Body {
-    fn from(text: String) -> Self {
-        Body(text.into_bytes())
-    }
-}
-
-impl Body {
-    /// The record's `eventID`; empty if the bytes are no body.
-    pub fn event_id(&self) -> &str {
-        self.0
-            .strip_prefix(b"\"eventTime\":\"")
-            .and_then(|rest| rest.get(rest.iter().position(|&b| b == b'"')?..))
-            .and_then(|rest| rest.strip_prefix(b"\",\"eventID\":\""))
-            .and_then(|rest| std::str::from_utf8(rest.get(..rest.iter().position(|&b| b == b'"')?)?).ok())
-            .unwrap_or("")
-    }
-
-    /// Splits off the epoch that the body carries, after checking that the rest makes one line of one object.
-    pub(super) fn parts(&self) -> Option<(&[u8], Option<u64>)> {
-        if self.event_id().is_empty() || self.0.contains(&b'\n') {
-            return None;
-        }
-        let object = [b"{", self.0.as_slice(), b"}"].concat();
-        serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&object).ok()?;
-        Some(super::chain::split_epoch(&self.0))
-    }
-}
-
 impl Record<'_> {
-    /// The record with the time and a fresh id, to be kept in an outbox and appended after the commit.
-    pub fn body(&self) -> Body {
-        let mut out = Vec::with_capacity(512);
-        out.extend_from_slice(b"\"eventTime\":\"");
-        let now = Timestamp::now();
-        json::TimeText::default().write(&mut out, now);
-        out.extend_from_slice(b"\",\"eventID\":\"");
-        // Not of the clock itself, which may stand where no UUID has a time for it.
-        let seconds = now.0.unsigned_abs() / 1_000_000;
-        let time = uuid::Timestamp::from_unix(uuid::NoContext, seconds, (now.0 % 1_000_000 * 1000) as u32);
-        out.extend_from_slice(
-            uuid::Uuid::new_v7(time)
-                .hyphenated()
-                .encode_lower(&mut uuid::Uuid::encode_buffer())
-                .as_bytes(),
-        );
-        out.extend_from_slice(b"\",");
-        self.write(&mut out);
-        if let Some(epoch) = self.epoch {
-            field(&mut out, "epoch");
-            json::number(&mut out, epoch);
-        }
-        Body(out)
+    /// Whether it stands for bytes of a value that are given for it.
+    pub(super) fn gives_value(&self) -> bool {
+        self.event == Event::GetSecretValue && self.outcome == Outcome::Allowed
     }
 
     /// Whether it may use the reserve. A refused change may not: strangers can cause it.
@@ -431,13 +394,14 @@ impl Record<'_> {
 
     fn write_parameters(&self, out: &mut Vec<u8>) {
         let start = out.len();
+        let end = start + PARAMETERS;
         out.extend_from_slice(b",\"requestParameters\":{");
         let inside = out.len();
         text(out, "secretId", self.secret);
         text(out, "versionId", self.version);
         if !self.labels.is_empty() {
             field(out, "versionStage");
-            list(out, self.labels.iter().map(Label::as_str));
+            list(out, end, self.labels.iter().map(Label::as_str));
         }
         for (name, n) in [
             ("handle", self.handle),
@@ -447,17 +411,20 @@ impl Record<'_> {
             optional(out, name, n);
         }
         for (name, value) in self.parameters {
+            if out.len() > end {
+                break;
+            }
             field(out, name);
             match *value {
-                Value::Text(t) => json::string(out, t),
+                Value::Text(t) => json::clipped(out, t, ITEM),
                 Value::Number(n) => json::number(out, n),
                 Value::Numbers(all) => numbers(out, all),
                 Value::Flag(flag) => out.extend_from_slice(if flag { b"true" } else { b"false" }),
-                Value::List(items) => list(out, items.iter().copied()),
-                Value::Texts(items) => list(out, items.iter().map(String::as_str)),
-                Value::Labels(all) => Changed::write(all, ["label", "from", "to"], out),
-                Value::Tags(all) => Changed::write(all, ["tag", "old", "new"], out),
-                Value::Settings(all) => Changed::write(all, ["setting", "old", "new"], out),
+                Value::List(items) => list(out, end, items.iter().copied()),
+                Value::Texts(items) => list(out, end, items.iter().map(String::as_str)),
+                Value::Labels(all) => Changed::write(all, ["label", "from", "to"], end, out),
+                Value::Tags(all) => Changed::write(all, ["tag", "old", "new"], end, out),
+                Value::Settings(all) => Changed::write(all, ["setting", "old", "new"], end, out),
             }
         }
         if out.len() == inside {
@@ -523,7 +490,7 @@ pub(super) fn field(out: &mut Vec<u8>, name: &str) {
 pub(super) fn text(out: &mut Vec<u8>, name: &str, value: Option<&str>) {
     if let Some(value) = value {
         field(out, name);
-        json::string(out, value);
+        json::clipped(out, value, TEXT);
     }
 }
 
@@ -545,13 +512,24 @@ fn numbers(out: &mut Vec<u8>, all: &[u64]) {
     out.push(b']');
 }
 
-fn list<'s>(out: &mut Vec<u8>, items: impl Iterator<Item = &'s str>) {
+/// A list, as far as there is room for it before `end`.
+fn list<'s>(out: &mut Vec<u8>, end: usize, items: impl ExactSizeIterator<Item = &'s str>) {
+    let (room, len) = (end.min(out.len() + LIST), items.len());
     out.push(b'[');
     for (i, item) in items.enumerate() {
         if i > 0 {
             out.push(b',');
         }
-        json::string(out, item);
+        if out.len() + 2 * ITEM > room {
+            json::string(out, &more(len - i));
+            break;
+        }
+        json::clipped(out, item, ITEM);
     }
     out.push(b']');
+}
+
+/// Stands for so many at the end of a list that was cut.
+fn more(left: usize) -> String {
+    format!("[cut: {left} more]")
 }

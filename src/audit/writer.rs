@@ -16,7 +16,7 @@ use crate::secret::SecretBytes;
 use crate::sys::dir::Dir;
 use crate::sys::files::{Extent, extent};
 
-use super::chain::{self, MAX_WRITTEN, SegmentKey, State};
+use super::chain::{self, MAX_FIELDS, SegmentKey, State};
 use super::error::LogError;
 use super::json::{self, TimeText};
 use super::record::optional;
@@ -114,6 +114,10 @@ pub(super) struct Writer {
     torn: bool,
     /// Records refused since the log last took one, to be told when it does again.
     refused: u64,
+    /// Since when a record may wait for its anchor; `None` if none does.
+    pub unanchored: Option<Instant>,
+    /// When [`Log::sync`](super::Log::sync) was called last.
+    pub synced: Option<Instant>,
     /// The last refusal of a look-up, which an equal one may follow at once.
     pub held: Option<Held>,
 }
@@ -148,6 +152,8 @@ impl Writer {
             rotate_after: None,
             torn: torn > 0,
             refused: 0,
+            unanchored: None,
+            synced: None,
             held: None,
         };
         if torn > 0 {
@@ -176,8 +182,8 @@ impl Writer {
         epoch: Option<u64>,
         may_use_reserve: bool,
     ) -> Result<u64, LogError> {
-        if fields.len() > MAX_WRITTEN - 512 {
-            return Err(LogError::Unfit("it is longer than 128 KiB"));
+        if fields.len() > MAX_FIELDS {
+            return Err(LogError::TOO_LONG);
         }
         self.settle(ctx);
         let taken = self.admit(ctx, fields.len() as u64 + 512, may_use_reserve);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::policy::Difference;
 use std::os::unix::fs::PermissionsExt;
 
 fn fails(text: &str) -> String {
@@ -245,4 +246,35 @@ fn install_writes_what_load_believes_and_nothing_over_another() {
         refused.why.contains("what the link leads to") && !refused.why.contains("20228"),
         "{refused:?}"
     );
+}
+
+#[test]
+fn what_comes_into_a_record_has_bounds() {
+    let arn = |n: usize| format!("arn:aws:iam::123456789012:role/{}", "a".repeat(n));
+    assert!(Config::parse(&format!("admin_group = \"{}\"", "é".repeat(32))).is_ok());
+    let why = fails(&format!("admin_group = \"{}\"", "A".repeat(33)));
+    assert!(why.contains("at most 32 characters"), "{why}");
+    let why = fails(&format!("[principals]\n\"{}\" = \"uid:1\"", arn(2048)));
+    assert!(why.contains("at most 2048 bytes"), "{why}");
+    let why = fails(&format!(
+        "[principals]\n\"{}\" = \"user:{}\"",
+        arn(1),
+        "x".repeat(300)
+    ));
+    assert!(why.contains("at most 300 bytes"), "{why}");
+    let many = |n: u32| {
+        let uids: Vec<String> = (1..=n).map(|i| format!("\"uid:{i}\"")).collect();
+        format!("[principals]\n\"{}\" = [{}]", arn(1), uids.join(","))
+    };
+    assert!(Config::parse(&many(256)).is_ok());
+    let why = fails(&many(257));
+    assert!(why.contains("at most 256"), "{why}");
+    // In a record each difference is cut.
+    let group = |name: String| Deciding {
+        admin_group: name,
+        ..Config::default().deciding(|_| None)
+    };
+    let old = group("a".into());
+    let words = Difference::words(&old.differences(&group("漢".repeat(10_000))));
+    assert!(words.len() < 600 && words.ends_with("…[cut]"), "{words}");
 }

@@ -34,6 +34,8 @@ pub enum Ill {
     LogUnwritable,
     /// The log's disk does not answer.
     LogWaiting,
+    /// The store, in which the log is anchored, cannot be written.
+    StoreUnwritable,
     /// Some secret's record, or its current version, is not what was written.
     Damaged,
 }
@@ -48,6 +50,7 @@ impl Ill {
             Ill::LogFull => "log_full",
             Ill::LogUnwritable => "log_unwritable",
             Ill::LogWaiting => "log_waiting",
+            Ill::StoreUnwritable => "store_unwritable",
             Ill::Damaged => "damaged",
         }
     }
@@ -103,11 +106,12 @@ pub(super) fn log(vault: &Vault) -> (Value, Option<Ill>) {
         );
     };
     let ill = match log.healthy().and_then(|()| log.takes_reads()) {
-        Ok(()) => None,
+        Ok(()) => vault.is_failing().then_some(Ill::StoreUnwritable),
+        Err(LogError::Unanchored) => Some(Ill::StoreUnwritable),
         Err(LogError::Full { .. }) => Some(Ill::LogFull),
         Err(_) => Some(Ill::LogUnwritable),
     };
-    let mut audit = json!({ "seq": head.seq, "segment": head.segment, "healthy": ill.is_none() });
+    let mut audit = json!({ "seq": head.seq, "segment": head.segment, "healthy": matches!(ill, None | Some(Ill::StoreUnwritable)) });
     if ill == Some(Ill::LogFull) {
         audit["full"] = json!(true);
     }

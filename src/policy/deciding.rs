@@ -42,6 +42,8 @@ impl std::fmt::Display for Difference {
 
 /// Longest text about differences, in bytes.
 const MOST: usize = 2048;
+/// The same of one.
+const MOST_OF_ONE: usize = 512;
 
 impl Difference {
     /// All of them in one line, which is cut where it becomes long.
@@ -53,7 +55,17 @@ impl Difference {
                 break;
             }
             let separator = if i > 0 { "; " } else { "" };
-            words.push_str(&format!("{separator}{difference}"));
+            let mut one = difference.to_string();
+            if one.len() > MOST_OF_ONE {
+                one.truncate(
+                    (0..=MOST_OF_ONE)
+                        .rev()
+                        .find(|&at| one.is_char_boundary(at))
+                        .unwrap_or(0),
+                );
+                one.push_str("…[cut]");
+            }
+            words.push_str(&format!("{separator}{one}"));
         }
         words
     }

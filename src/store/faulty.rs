@@ -36,6 +36,10 @@ pub enum Fault {
     Corrupt,
     /// Done, but the answer is an I/O error: the caller cannot know.
     Unanswered,
+    /// The same, and the answer is that there is no space: what `fdatasync` says on file systems that allocate late.
+    UnansweredFull,
+    /// The same, and the answer is that it is damaged.
+    UnansweredCorrupt,
     /// Only the first so many changes of the batch are made, and the answer is an I/O error: what a medium does
     /// that breaks its promise of all or nothing.
     Torn(usize),
@@ -111,8 +115,8 @@ impl<S: Store> Faulty<S> {
 fn error(fault: Fault) -> StoreError {
     let path = PathBuf::from("(injected)");
     match fault {
-        Fault::Full => StoreError::Full { path },
-        Fault::Corrupt => StoreError::Corrupt {
+        Fault::Full | Fault::UnansweredFull => StoreError::Full { path },
+        Fault::Corrupt | Fault::UnansweredCorrupt => StoreError::Corrupt {
             what: "(injected)".into(),
             detail: "a test said so".into(),
         },
@@ -156,7 +160,7 @@ impl<S: Store> Store for Faulty<S> {
                 std::thread::sleep(time);
                 self.inner.commit(base, batch)
             }
-            Some(fault @ Fault::Unanswered) => {
+            Some(fault @ (Fault::Unanswered | Fault::UnansweredFull | Fault::UnansweredCorrupt)) => {
                 self.inner.commit(base, batch)?;
                 Err(error(fault))
             }

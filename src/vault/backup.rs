@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::load::{believed, load_named_keys, open_root, slots};
+use super::proof::Proof;
 use super::*;
 use crate::audit::{Body, since_archived};
 use crate::clock::Timestamp;
@@ -104,7 +105,8 @@ impl Vault {
     /// number of records written so far.
     ///
     /// # Errors
-    /// If the store cannot be read, or `out` not written.
+    /// If the store cannot be read, or `out` not written; or if what is read is not what was committed last. What was
+    /// written is no backup then.
     pub fn backup(&self, out: &mut dyn Write, progress: &mut dyn FnMut(u64)) -> Result<Saved, VaultError> {
         let failed = |e| VaultError::Io("cannot write the backup".into(), e);
         let mut out = Hashed {
@@ -122,7 +124,14 @@ impl Vault {
         out.put(&head.concat()).map_err(failed)?;
         let mut records = 0u64;
         let mut failure = None;
+        // No change comes before the moment that the dump holds; then they go on.
+        let mut writer = self.lock();
+        self.be_sure(&mut writer)?;
+        let mut proof = Proof::new(&self.keyring, writer.record());
+        let mut held = Some(writer);
         self.store.dump(&mut |table, key, bytes| {
+            drop(held.take());
+            proof.see(table, key, bytes);
             records += 1;
             progress(records);
             match out.record(table, key, bytes) {
@@ -133,9 +142,11 @@ impl Vault {
                 }
             }
         })?;
+        drop(held);
         if let Some(e) = failure {
             return Err(failed(e));
         }
+        proof.end()?;
         out.put(&[END])
             .and_then(|()| out.put(&records.to_be_bytes()))
             .map_err(failed)?;
@@ -311,11 +322,24 @@ pub fn restore(
     };
     let key = || keyring.derive(crate::seal::Purpose::Audit);
     let (audit, mut anchor) = (dir.join("audit"), known.as_ref().unwrap_or(&epoch).anchor.clone());
+    let open = |anchor: &Anchor| {
+        Log::open(&audit, backup.id, key()?, settings.log.clone(), anchor).map_err(VaultError::from)
+    };
     let log = match Log::create(&audit, backup.id, key()?, settings.log.clone()) {
         Err(LogError::Exists { .. }) => {
             // The log may have been archived since the backup.
             anchor = since_archived(&audit, backup.id, &key()?, &anchor).map_err(unverified)?;
-            Log::open(&audit, backup.id, key()?, settings.log.clone(), &anchor)?
+            match open(&anchor) {
+                // What a restore that was interrupted has begun: a log with its first record, and no store.
+                Err(behind @ VaultError::Log(LogError::Behind { .. })) if known.is_none() => {
+                    anchor = Anchor::genesis(backup.id);
+                    match open(&anchor)? {
+                        log if log.head().seq <= 1 => log,
+                        _ => return Err(behind),
+                    }
+                }
+                opened => opened?,
+            }
         }
         made => made?,
     };
@@ -325,8 +349,9 @@ pub fn restore(
     let next = restored.epoch.max(restored.present) + 1;
     let mut outbox = Vec::new();
     for pending in epoch.outbox.iter().chain(known.iter().flat_map(|k| &k.outbox)) {
-        if !log.contains_since(&anchor, pending.body.event_id())? {
-            outbox.push(pending.body.clone());
+        let body = pending.body.writable();
+        if !log.contains_since(&anchor, body.event_id())? {
+            outbox.push(body.into_owned());
         }
     }
     outbox.push(body);

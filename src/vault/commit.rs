@@ -6,6 +6,7 @@ use super::*;
 use crate::audit::{Archived, Body};
 use crate::clock::Timestamp;
 use crate::store::{Batch, StoreError, Table};
+use crate::sync::atomic::Ordering;
 
 /// A change being put together under the writer's lock. It sees the state that it will replace, so that what
 /// was decided still holds when it is committed.
@@ -164,6 +165,8 @@ impl Vault {
             archived: None,
         };
         let (answer, body) = plan(&mut draft)?;
+        // Before anything is done: a record that the log does not take would stand in the way of all that follow.
+        body.fit().map_err(VaultError::from)?;
         let changes = self.commit(&mut writer, draft, body)?;
         let logged = self.flush(&mut writer);
         drop(writer);
@@ -287,11 +290,14 @@ impl Vault {
         let sealed = self.keyring.seal_record(EPOCH, 0, &serde_json::to_vec(record)?)?;
         batch.put(Table::Epoch, b"epoch".as_slice(), sealed.0.to_vec());
         writer.revision = match self.store.commit(writer.revision, &batch) {
-            Err(e @ StoreError::Io { .. }) => {
+            // Which was refused before anything was done.
+            Err(e @ StoreError::TooLarge { .. }) => return Err(e.into()),
+            // Whatever else it says: `fdatasync` can fail for want of space, with everything written.
+            Err(e) => {
                 writer.doubt = Some(Box::new(record.clone()));
                 return Err(e.into());
             }
-            made => made?,
+            Ok(revision) => revision,
         };
         writer.epoch = record.epoch;
         writer.anchor = record.anchor.clone();
@@ -308,8 +314,9 @@ impl Vault {
         }
         for pending in &writer.outbox {
             // After a crash, or a failure half way, the record may be there already.
-            if !self.log.contains_since(&writer.anchor, pending.body.event_id())? {
-                let _receipt = self.log.append_body(&pending.body, Some(Epoch(pending.epoch)))?;
+            let body = pending.body.writable();
+            if !self.log.contains_since(&writer.anchor, body.event_id())? {
+                let _receipt = self.log.append_body(&body, Some(Epoch(pending.epoch)))?;
             }
         }
         self.anchor(writer)
@@ -322,7 +329,9 @@ impl Vault {
             outbox: Vec::new(),
             ..writer.next_record()
         };
-        self.write_epoch(writer, &record, Batch::default())
+        self.write_epoch(writer, &record, Batch::default())?;
+        self.log.anchored(&record.anchor);
+        Ok(())
     }
 
     /// At start: what a crash left in the outbox goes into the log.
@@ -343,10 +352,21 @@ impl Vault {
     /// If the log or the store cannot be written; the next call tries again.
     pub fn tick(&self) -> Result<(), VaultError> {
         self.log.tick();
+        let ticked = self.catch_up();
+        self.failing.store(ticked.is_err(), Ordering::Relaxed);
+        ticked
+    }
+
+    /// Whether the last [`Vault::tick`] failed.
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    fn catch_up(&self) -> Result<(), VaultError> {
         let mut writer = self.lock();
         self.be_sure(&mut writer)?;
         self.flush(&mut writer)?;
-        if self.log.head().seq != writer.anchor.seq {
+        if self.log.is_beyond(&writer.anchor) {
             self.anchor(&mut writer)?;
         }
         Ok(())

@@ -56,6 +56,7 @@ impl Vault {
             writer: Mutex::new(Writer::at(store.revision()?, epoch)?),
             listeners: OnceLock::new(),
             preparer: OnceLock::new(),
+            failing: AtomicBool::new(false),
             store,
             keyring,
             log,

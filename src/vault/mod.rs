@@ -20,6 +20,7 @@ use crate::seal::{Context, DataKey, Keyring, RecordKind, SealError, Summing, Ter
 use crate::secret::Sealed;
 use crate::store::snapshot::{Indexed, Snapshot};
 use crate::store::{Revision, Store, StoreError, Table};
+use crate::sync::atomic::AtomicBool;
 use crate::sync::{Mutex, MutexGuard, Peek, Swap};
 use crate::sys::dir::Dir;
 use crate::sys::files::{FileError, Unsafe};
@@ -32,6 +33,7 @@ mod create;
 mod layers;
 mod load;
 mod meta;
+mod proof;
 mod reach;
 mod settings;
 #[cfg(test)]
@@ -242,6 +244,8 @@ impl VaultError {
                  whether it was changed: wardfs audit verify"
             }
             VaultError::Log(LogError::Full { .. }) => "make room for the log",
+            VaultError::Log(LogError::Unanchored) => "see what the service says, and mend the store's disk",
+            VaultError::Log(LogError::Unfit(_)) => "nothing was changed: change less at once",
             VaultError::Log(_) | VaultError::Unrecorded(_) => {
                 "make room for the log, or see what is wrong with it: wardfs audit verify"
             }
@@ -519,6 +523,7 @@ pub struct Vault {
     writer: Mutex<Writer>,
     listeners: OnceLock<Vec<Listener>>,
     preparer: OnceLock<Preparer>,
+    failing: AtomicBool,
 }
 
 impl Vault {

@@ -316,9 +316,14 @@ fn a_commit_without_an_answer_is_looked_for() {
     // Done but not answered; not done; the same with the anchor's transaction.
     for (nth, fault, there) in [
         (1, Fault::Unanswered, true),
+        (1, Fault::UnansweredFull, true),
+        (1, Fault::UnansweredCorrupt, true),
+        (1, Fault::Corrupt, false),
         (1, Fault::Fail, false),
         (1, Fault::Full, false),
         (2, Fault::Unanswered, true),
+        (2, Fault::UnansweredFull, true),
+        (2, Fault::UnansweredCorrupt, true),
         (2, Fault::Fail, true),
         (2, Fault::Full, true),
     ] {
@@ -327,7 +332,11 @@ fn a_commit_without_an_answer_is_looked_for() {
         make(&vault, "before", || {}).unwrap();
         place.fail(nth, fault);
         let failed = make(&vault, "changed", || {}).unwrap_err();
-        assert_eq!(failed.exit(), Exit::Unavailable, "{nth} {fault:?}: {failed}");
+        let exit = match (nth, fault) {
+            (1, Fault::Corrupt | Fault::UnansweredCorrupt) => Exit::Integrity,
+            _ => Exit::Unavailable,
+        };
+        assert_eq!(failed.exit(), exit, "{nth} {fault:?}: {failed}");
         assert_eq!(
             matches!(failed, VaultError::Unrecorded(_)),
             nth == 2,
@@ -342,6 +351,54 @@ fn a_commit_without_an_answer_is_looked_for() {
         };
         whole(&place, names, absent);
     }
+}
+
+/// A record that no line of the log holds.
+fn endless(name: &str) -> Body {
+    let long = format!(",\"x\":\"{}\"", "x".repeat(200_000));
+    Body([body(name).0.as_slice(), long.as_bytes()].concat())
+}
+
+#[test]
+fn a_change_whose_record_makes_no_line_is_not_begun() {
+    let place = Place::new();
+    let vault = place.open();
+    let failed = vault.change(|draft| -> Result<_, VaultError> {
+        draft.settings.noticed = Some("something".into());
+        Ok(((), endless("changed")))
+    });
+    let failed = failed.unwrap_err();
+    assert!(matches!(failed, VaultError::Log(LogError::Unfit(_))), "{failed}");
+    assert_eq!(vault.state().settings.noticed, None);
+    vault.tick().unwrap();
+    make(&vault, "after", || {}).unwrap();
+    drop(vault);
+    whole(&place, &["after"], &[]);
+}
+
+#[test]
+fn a_record_of_an_older_release_that_makes_no_line_is_written_short() {
+    let place = Place::new();
+    let vault = place.open();
+    make(&vault, "before", || {}).unwrap();
+    let long = endless("changed");
+    {
+        let mut writer = vault.lock();
+        let record = writer.next_record();
+        let outbox = vec![Pending {
+            epoch: record.epoch,
+            body: long.clone(),
+        }];
+        let record = EpochRecord { outbox, ..record };
+        vault.write_epoch(&mut writer, &record, Batch::default()).unwrap();
+    }
+    drop(vault);
+    let vault = place.open();
+    make(&vault, "after", || {}).unwrap();
+    assert_eq!(place.recorded("changed"), 1);
+    vault.verify_log(&mut |_| {}).unwrap();
+    drop(vault);
+    whole(&place, &["before", "after"], &["changed"]);
 }
 
 #[test]
@@ -361,11 +418,147 @@ fn a_full_store_delays_the_anchor_and_no_reader() {
     for _ in 0..3 {
         place.fail(1, Fault::Full);
         assert_eq!(vault.tick().unwrap_err().exit(), Exit::Unavailable);
+        assert!(vault.is_failing());
         read();
+        vault.log().pass(Duration::from_secs(1));
     }
+    read();
+    // But not for ever: what is not anchored can be cut off.
+    vault.log().pass(Duration::from_millis(1));
+    let record = Record {
+        event: Event::GetSecretValue,
+        outcome: Outcome::Allowed,
+        ..Record::default()
+    };
+    let head = vault.log().head();
+    let late = vault.log().append(&record).unwrap_err();
+    assert!(matches!(late, LogError::Unanchored), "{late}");
+    assert!(matches!(vault.log().takes_reads(), Err(LogError::Unanchored)));
+    assert_eq!(vault.log().head(), head);
+    // A refusal gives nothing, and is recorded.
+    let refused = Record {
+        outcome: Outcome::Denied { reason: "x" },
+        ..record
+    };
+    vault.log().refuse(&refused).unwrap();
+    vault.tick().unwrap();
+    assert!(!vault.is_failing());
+    vault.log().takes_reads().unwrap();
+    read();
+    vault.tick().unwrap();
+    // Nor does it matter how long nothing was written.
+    vault.log().pass(Duration::from_secs(1000));
+    read();
+    // The anchor is there, but not its answer: no record comes after it.
+    place.fail(1, Fault::UnansweredFull);
+    assert!(vault.tick().is_err());
+    vault.log().pass(Duration::from_secs(4));
+    vault.tick().unwrap();
+    read();
     vault.tick().unwrap();
     assert_eq!(vault.verify_log(&mut |_| {}).unwrap().beyond_anchor, 0);
     make(&vault, "two", || {}).unwrap();
     drop(vault);
     whole(&place, &["one", "two"], &[]);
+}
+
+#[test]
+fn a_backup_holds_what_was_committed_last_or_is_none() {
+    let place = Place::new();
+    let vault = place.open();
+    let backup = |out: &mut Vec<u8>| vault.backup(out, &mut |_| {});
+    let dumped = || {
+        let mut all = Batch::new();
+        place
+            .store
+            .dump(&mut |table, key, bytes| {
+                all.put(table, key, bytes);
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        all
+    };
+    let put_back = |batch: &Batch| {
+        let now = place.store.revision().unwrap();
+        place.store.commit(now, batch).unwrap();
+    };
+    make(&vault, "one", || {}).unwrap();
+    let old = dumped();
+    change(&vault, "one", |_, meta| {
+        meta.description = Some("new".into());
+        ChangeKind::Settings
+    });
+    let new = dumped();
+    let mut whole = Vec::new();
+    backup(&mut whole).unwrap();
+    // The store as it was before, whole; then with one byte of one record, of each kind that has a term.
+    let mut spoilt = vec![old];
+    for table in [Table::Secret, Table::Version, Table::Term, Table::Key] {
+        let mut batch = Batch::new();
+        for op in new.ops() {
+            if let crate::store::Op::Put { table: t, key, bytes } = op
+                && *t == table
+            {
+                let mut bytes = bytes.to_vec();
+                *bytes.last_mut().unwrap() ^= 1;
+                batch.put(table, key.clone(), bytes);
+            }
+        }
+        spoilt.push(batch);
+    }
+    for (i, batch) in spoilt.iter().enumerate() {
+        put_back(batch);
+        let mut out = Vec::new();
+        let failed = backup(&mut out).unwrap_err();
+        assert_eq!(failed.exit(), Exit::Integrity, "{i}: {failed}");
+        assert!(out.len() < whole.len(), "{i}");
+        put_back(&new);
+        backup(&mut Vec::new()).unwrap();
+    }
+}
+
+#[test]
+fn a_restore_that_was_interrupted_can_be_made_again() {
+    let place = Place::new();
+    let vault = place.open();
+    for name in ["one", "two", "three"] {
+        make(&vault, name, || {}).unwrap();
+    }
+    let (mut file, id) = (Vec::new(), vault.id());
+    vault.backup(&mut file, &mut |_| {}).unwrap();
+    let key = || vault.keyring.derive(crate::seal::Purpose::Audit).unwrap();
+    let again = |records: usize| {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let clean = dir.path().join("clean");
+        let mut builder = std::fs::DirBuilder::new();
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(&clean).unwrap();
+        std::fs::copy(place.path().join("root.key"), clean.join("root.key")).unwrap();
+        let log = Log::create(&clean.join("audit"), id, key(), Default::default()).unwrap();
+        for _ in 0..records {
+            let _receipt = log.append_body(&body("else"), None).unwrap();
+        }
+        drop(log);
+        let settings = settings(&clean);
+        let (rollback, trial) = (Rollback::Refused, Trial::Real);
+        let made = restore(
+            &clean,
+            &settings,
+            &file,
+            Opener::KeyFile,
+            rollback,
+            trial,
+            body("restore"),
+        );
+        made.map(|made| {
+            let vault = Vault::open(&clean, &settings).unwrap();
+            vault.verify_log(&mut |_| {}).unwrap();
+            assert!(has(&vault, "three"));
+            made.secrets
+        })
+    };
+    assert_eq!(again(0).unwrap(), 3);
+    // A log that holds anything is no beginning: its end was cut off.
+    let cut = again(1).unwrap_err();
+    assert!(matches!(cut, VaultError::Log(LogError::Behind { .. })), "{cut}");
 }

@@ -212,16 +212,93 @@ fn only_a_body_can_be_appended_as_one() {
             );
         }
     }
-    let long = "x".repeat(chain::MAX_WRITTEN);
-    assert!(matches!(
-        log.append(&Record {
-            message: Some(&long),
-            ..read_of(0, "a")
-        }),
-        Err(LogError::Unfit(_))
-    ));
+    let long = with(format!(",\"x\":\"{}\"", "x".repeat(chain::MAX_FIELDS - good.len())).as_bytes());
+    assert!(matches!(long.fit(), Err(LogError::Unfit(_))));
+    assert!(matches!(log.append_body(&long, None), Err(LogError::Unfit(_))));
     assert_eq!(log.head().seq, 1);
     log.healthy().unwrap();
+    // What stands for it keeps its time and id.
+    let short = long.writable().into_owned();
+    assert_eq!(short.event_id(), long.event_id());
+    assert_eq!(short.0[..80], long.0[..80]);
+    let _ = log.append_body(&short, Some(Epoch(7))).unwrap();
+    let entries = place.entries();
+    let last = &entries.last().unwrap().value;
+    assert_eq!(last["eventName"], "PutSecretValue");
+    assert_eq!(last["requestParameters"]["secretId"], "a");
+    assert_eq!(last["requestParameters"]["recordBytes"], long.0.len());
+    assert_eq!((&last["via"], &last["epoch"]), (&"control".into(), &7.into()));
+    // And of what is no body at all, one that is appended once.
+    let none = Body(b"\"no".to_vec());
+    assert_eq!(none.writable().event_id(), none.writable().event_id());
+    let _ = log.append_body(&none.writable(), None).unwrap();
+    place.verify(None).unwrap();
+}
+
+/// Text of characters that grow when they are escaped, and of others.
+fn texts() -> impl proptest::strategy::Strategy<Value = String> {
+    use proptest::prelude::*;
+    let char = prop_oneof![
+        Just('a'),
+        Just('"'),
+        Just('\n'),
+        Just('\u{7f}'),
+        Just('é'),
+        Just('漢'),
+        Just('🦀'),
+        Just('\u{E0041}'),
+    ];
+    let part = (
+        char,
+        prop_oneof![0..40usize, 900..1100usize, 4000..4200usize, 0..60_000usize],
+    );
+    proptest::collection::vec(part, 0..3)
+        .prop_map(|parts| parts.into_iter().map(|(c, n)| c.to_string().repeat(n)).collect())
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+    #[test]
+    fn whatever_a_record_is_filled_with_it_makes_a_line(
+        texts in proptest::collection::vec(texts(), 1..8),
+        (items, times) in (0..2000usize, 1..12usize),
+    ) {
+        let text = |i: usize| texts[i % texts.len()].as_str();
+        let list: Vec<String> = (0..items).map(|i| text(i).chars().take(2000).collect()).collect();
+        let short: Vec<&str> = list.iter().map(String::as_str).collect();
+        let changed: Vec<_> = (0..items).map(|i| Changed {
+            name: list[i].clone(),
+            old: (i % 3 > 0).then(|| list[i].clone()),
+            new: (i % 2 > 0).then(|| list[i].clone()),
+        }).collect();
+        let some = [
+            ("gained", Value::Texts(&list)),
+            ("lost", Value::List(&short)),
+            ("tags", Value::Tags(&changed)),
+            ("text", Value::Text(text(0))),
+            ("labels", Value::Labels(&changed)),
+        ];
+        let parameters: Vec<_> = some.iter().copied().cycle().take(some.len() * times).collect();
+        let groups: Vec<_> = (0..items as u32).map(|i| crate::id::Gid(u32::MAX - i)).collect();
+        let record = Record {
+            who: Who { groups: Some(&groups), unit: Some(text(1)), exe: Some(text(2)), ..Who::default() },
+            secret: Some(text(3)),
+            version: Some(text(4)),
+            statement: Some(text(5)),
+            message: Some(text(6)),
+            parameters: &parameters,
+            epoch: Some(u64::MAX),
+            via: "control",
+            ..Record::default()
+        };
+        let body = record.body();
+        body.fit().unwrap_or_else(|e| panic!("{} bytes: {e}", body.0.len()));
+        // What is short stays whole.
+        if text(0).len() <= 100 && items < 10 && times == 1 && text(0).is_ascii() {
+            let object: serde_json::Value = serde_json::from_slice(&[b"{", &*body.0, b"}"].concat()).unwrap();
+            assert_eq!(object["requestParameters"]["text"], text(0));
+        }
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use nix::sys::stat::{FileStat, SFlag, fstat};
 use crate::sys::dir::{Inode, kind};
 
 use super::super::Identity;
-use super::super::chain;
+use super::super::chain::{self, MAX_LINE};
 use super::super::error::LogError;
 use super::super::record::{Event, Outcome, Record, Value, Who};
 use super::super::segment::Mode;
@@ -85,8 +85,9 @@ impl Writer {
             .metadata()
             .map_err(|e| LogError::io(&self.path, e))?
             .len();
-        let mut rest =
-            vec![0; usize::try_from(size - self.len).map_err(|_| LogError::Unfit("torn beyond measure"))?];
+        // An unfinished line of ours is no longer than a line.
+        let torn = usize::try_from(size - self.len).ok().filter(|n| *n <= MAX_LINE);
+        let mut rest = vec![0; torn.ok_or(LogError::Unfit("torn beyond measure"))?];
         let mut input = &*self.file;
         input
             .seek(SeekFrom::Start(self.len))

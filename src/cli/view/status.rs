@@ -100,6 +100,12 @@ fn mend(reason: &str, reply: &Value) -> String {
         "log_waiting" => {
             format!("the log's disk does not answer, and readers wait: see to the disk of {audit}")
         }
+        "store_unwritable" => format!(
+            "the store cannot be written, so nothing is changed, and nothing is read later than {} s after the log's last \
+             anchor in it: see what the service says, and mend the disk of {}",
+            crate::audit::ANCHOR_LIMIT.as_secs(),
+            cell(&reply["store"])
+        ),
         "damaged" => "some secrets are damaged and are not read: see which: wardfs store check".into(),
         other => printable(other).to_string(),
     }
