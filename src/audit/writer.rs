@@ -358,7 +358,12 @@ impl Writer {
                 Err(_) => return Ok(()),
             }
         }
-        if may_use_reserve && self.len + need <= self.allocated {
+        let end = self.len + need;
+        if may_use_reserve && end > self.allocated {
+            // Opened anew on a full disk, it does not know what the file was given before.
+            self.allocated = self.allocate(self.len, end).unwrap_or(self.allocated);
+        }
+        if may_use_reserve && end <= self.allocated {
             return Ok(());
         }
         Err(LogError::Full {

@@ -206,7 +206,7 @@ pub enum Command {
     /// Make a store, its root key and its configuration
     ///
     /// Prints a recovery key once: keep it away from this machine. It opens the store if the key file is lost. A new
-    /// store needs 6 MiB of disk, most of which is the log's reserve.
+    /// store needs 8 MiB of disk, most of which is the reserve of store and log: taking access away works on a full disk.
     #[command(after_help = "\
 Examples:
   wardfs init

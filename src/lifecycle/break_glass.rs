@@ -74,6 +74,7 @@ impl Lifecycle {
                     (None, self.layer_effects(draft, &key(name))?)
                 }
             };
+            effects.spare(draft);
             if dry_run {
                 return Err(dry(&what));
             }

@@ -4,7 +4,7 @@ use super::*;
 use crate::audit::Body;
 use crate::clock::Timestamp;
 use crate::seal::Term;
-use crate::store::{Batch, StoreError, Table};
+use crate::store::{Batch, Space, StoreError, Table};
 
 /// A change being put together under the writer's lock. It sees the state that it will replace, so that what
 /// was decided still holds when it is committed.
@@ -20,6 +20,7 @@ pub struct Draft<'v> {
     versions: Vec<(VersionMeta, Sealed)>,
     destroyed: Vec<VersionNo>,
     pub(super) settings: Sealing,
+    space: Space,
 }
 
 /// What comparing two values says.
@@ -43,6 +44,11 @@ impl Draft<'_> {
     /// If a policy does not compile.
     pub fn after(&self) -> Result<State, VaultError> {
         self.vault.next_state(self).map(|(state, _)| state)
+    }
+
+    /// The change takes away, and gives nobody anything: it may be made on a full disk.
+    pub fn takes_away(&mut self) {
+        self.space = Space::Reserve;
     }
 
     /// A number that no secret had before.
@@ -150,6 +156,7 @@ impl Vault {
             versions: Vec::new(),
             destroyed: Vec::new(),
             settings: writer.settings.clone(),
+            space: Space::Free,
         };
         let (answer, body) = plan(&mut draft)?;
         let changes = self.commit(&mut writer, draft, body)?;
@@ -175,7 +182,7 @@ impl Vault {
                 id.0
             )));
         }
-        let mut batch = Batch::default();
+        let mut batch = Batch::within(draft.space);
         let mut sum = writer.sum;
         let epoch = draft.epoch;
         let mut put =
@@ -315,7 +322,7 @@ impl Vault {
             outbox: Vec::new(),
             settings: writer.settings.clone(),
         };
-        self.write_epoch(writer, &record, Batch::default())
+        self.write_epoch(writer, &record, Batch::within(Space::Reserve))
     }
 
     /// At start: what a crash left in the outbox goes into the log.

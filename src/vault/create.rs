@@ -8,9 +8,9 @@ use super::*;
 use crate::clock::Timestamp;
 use crate::seal::{RecoveryKey, RootKey, Slot, SlotKind, new_slot_secret};
 use crate::secret::SecretBytes;
-use crate::store::embedded::Embedded;
+use crate::store::embedded::{Embedded, RESERVE};
 use crate::store::header::{self, Header};
-use crate::store::{Batch, Store};
+use crate::store::{Batch, Space, Store};
 use crate::sys::files;
 
 /// What `init` hands to its user.
@@ -49,9 +49,10 @@ pub fn create(dir: &Path, settings: &Settings) -> Result<Created, VaultError> {
     })
 }
 
-/// Bytes of disk that a new store takes: its log's first segment with its reserve, and the store file's first growth.
+/// Bytes of disk that a new store takes: its log's first segment, and the store file's first growth, each with its
+/// reserve.
 pub fn room(settings: &Settings) -> u64 {
-    settings.log.first_segment() + (1 << 20)
+    settings.log.first_segment() + RESERVE + (1 << 20)
 }
 
 /// Bytes that are free where `dir` is or would be; `None` if the system does not say.
@@ -179,7 +180,7 @@ pub fn recover(
     let slot = Slot::create(number, SlotKind::KeyFile, &file_secret, id, &root)?;
     // The file first: with it alone the old slot still stands, and nothing is lost.
     write_key_file(&settings.key_file, &file_secret)?;
-    let mut batch = Batch::default();
+    let mut batch = Batch::within(Space::Reserve);
     batch.put(Table::Slot, [number].as_slice(), slot.encode());
     store.commit(store.revision()?, &batch)?;
     Ok(())

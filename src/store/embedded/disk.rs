@@ -1,6 +1,6 @@
 //! The file under redb.
 
-use crate::store::StoreError;
+use crate::store::{Space, StoreError};
 use redb::StorageBackend;
 use std::fs::File;
 use std::io;
@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 
 use super::files::Inode;
+use super::reserve::Reserve;
 
 /// Reads and writes the store's file; only reads it once it is retired, and does neither once it is closed. The directory's lock stands for redb's own.
 #[derive(Clone, Debug)]
@@ -20,6 +21,9 @@ struct Inner {
     file: RwLock<Option<File>>,
     inode: Option<Inode>,
     retired: AtomicBool,
+    reserve: Reserve,
+    /// Whether what is written now must leave the reserve whole.
+    frugal: AtomicBool,
     #[cfg(test)]
     faults: faults::Faults,
 }
@@ -30,6 +34,8 @@ impl Disk {
             inode: Inode::of(&file).ok(),
             file: RwLock::new(Some(file)),
             retired: AtomicBool::new(false),
+            reserve: Reserve::default(),
+            frugal: AtomicBool::new(false),
             #[cfg(test)]
             faults: faults::Faults::default(),
         }))
@@ -43,6 +49,18 @@ impl Disk {
     /// Nothing is written any more: another database has the file now.
     pub(super) fn retire(&self) {
         self.0.retired.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on a commit is written that may use this space.
+    pub(super) fn spend(&self, space: Space) {
+        self.0.frugal.store(space == Space::Free, Ordering::SeqCst);
+    }
+
+    fn space(&self) -> Space {
+        match self.0.frugal.load(Ordering::SeqCst) {
+            true => Space::Free,
+            false => Space::Reserve,
+        }
     }
 
     /// Lets go of the file, even if a database that can no longer be ended holds on to this.
@@ -87,7 +105,14 @@ impl StorageBackend for Disk {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.may_write()?;
-        self.with(|file| file.set_len(len))
+        self.with(|file| {
+            let cut = len < file.metadata()?.len();
+            file.set_len(len)?;
+            if cut {
+                self.0.reserve.cut(file, len);
+            }
+            Ok(())
+        })
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -97,7 +122,11 @@ impl StorageBackend for Disk {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.may_write()?;
-        self.with(|file| file.write_all_at(data, offset))
+        self.with(|file| {
+            let end = offset.saturating_add(data.len() as u64);
+            self.0.reserve.see_to(file, end, self.space())?;
+            file.write_all_at(data, offset)
+        })
     }
 }
 

@@ -17,12 +17,13 @@ mod check;
 mod damage_tests;
 mod disk;
 mod files;
+mod reserve;
 mod salvage;
 #[cfg(test)]
 mod tests;
 
 use super::feed::Feed;
-use super::{Batch, Checked, MAX_KEY, Op, Revision, Store, StoreError, Table, Watch};
+use super::{Batch, Checked, MAX_KEY, Op, Revision, Space, Store, StoreError, Table, Watch};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use disk::Disk;
 use files::Home;
@@ -43,6 +44,8 @@ const RECORDS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("re
 const REVISION: &[u8] = b"\xffrevision";
 /// Pages kept in memory: enough for the tree above 100,000 records. They hold sealed bytes only.
 const CACHE: usize = 4 << 20;
+
+pub use reserve::RESERVE;
 
 /// The store's file in its directory.
 pub const FILE: &str = files::DATA;
@@ -420,6 +423,7 @@ impl Store for Embedded {
         let next = Revision(base.0.saturating_add(1));
         let found = Cell::new(Ok(base));
         let open = self.state.load();
+        open.disk.spend(batch.space());
         let made = open.using(
             &self.data,
             |db| {
@@ -460,6 +464,7 @@ impl Store for Embedded {
             },
             WRITE,
         );
+        open.disk.spend(Space::Reserve);
         made?;
         let found = found.into_inner()?;
         if found != base {
