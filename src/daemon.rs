@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::access::{Access, Caller};
-use crate::audit::{Event, Identity, Outcome, Record};
+use crate::audit::{Event, Identity, Outcome, Record, Unrecorded};
 use crate::config::Config;
 use crate::control::{Desk, Ill, Server, Service, StoppedService};
 use crate::fuse::Session;
@@ -23,11 +23,13 @@ use crate::vfs::{Coming, Vfs};
 
 mod already;
 mod announcer;
+mod looked_at;
 mod reload;
 mod signals;
 
 use already::served;
 use announcer::Announcer;
+pub use looked_at::unrecorded;
 
 mod unmount;
 
@@ -104,24 +106,24 @@ fn deciding(config: &Config) -> Deciding {
     config.deciding(|name| nss::SystemDirectory.gid_of(name))
 }
 
-/// Opens a store and answers requests on it in this process, for a command when no daemon runs.
+/// Opens a store and answers requests on it in this process, for a command when no daemon runs; one on a disk that
+/// cannot be written answers questions.
 ///
 /// # Errors
 /// As [`Vault::open`].
 pub fn desk(store: &Path, config: &Config) -> Result<(Desk, Arc<Access>), Problem> {
-    let vault = open(store, config)?;
-    let access = Arc::new(Access::new(vault.clone(), config.serve_unidentified));
-    Ok((
-        desk_over(
-            &access,
-            store,
-            config,
-            Box::new(StoppedService {
-                note: mount_note(store),
-            }),
-        ),
-        access,
-    ))
+    let vault = match files::is_read_only(store) {
+        true => looked_at::open(store, config, Unrecorded::Refused)?,
+        false => open(store, config)?,
+    };
+    Ok(desk_of(vault, store, config))
+}
+
+fn desk_of(vault: Arc<Vault>, store: &Path, config: &Config) -> (Desk, Arc<Access>) {
+    let access = Arc::new(Access::new(vault, config.serve_unidentified));
+    let note = mount_note(store);
+    let service = Box::new(StoppedService { note });
+    (desk_over(&access, store, config, service), access)
 }
 
 fn open(store: &Path, config: &Config) -> Result<Arc<Vault>, Problem> {

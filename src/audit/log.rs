@@ -23,6 +23,7 @@ use super::flood::{Floods, Refused, Ticket, Verdict};
 use super::record::{Body, Event, Record};
 use super::segment::{self, Mode};
 use super::writer::{Context, Held, Live, Stamp, Writer};
+use super::unrecorded::Unrecorded;
 use super::{Anchor, Options, open};
 
 /// Proof that a record is in the log. Only the log makes one, for each record once; the bytes that the record
@@ -50,6 +51,8 @@ pub struct Log {
     /// Taken before `chain`, never after it.
     floods: Mutex<Floods>,
     budget: Budget,
+    /// What becomes of a read, where nothing can be written.
+    looked_at: Option<Unrecorded>,
     /// In tests budgets are by a clock that stands: this, and so many milliseconds.
     #[cfg(test)]
     pub(super) clock: (Instant, std::sync::atomic::AtomicU64),
@@ -83,6 +86,9 @@ impl Admitted<'_> {
     /// # Errors
     /// As [`Admitted::write`].
     pub fn hold(mut self, record: &Record<'_>, tid: u32) -> Result<(), LogError> {
+        if self.log.looked_at.is_some() {
+            return self.write(record);
+        }
         let (Some(settler), Some(refused)) = (self.log.settler.get(), Refused::of(record)) else {
             return self.write(record);
         };
@@ -155,7 +161,7 @@ impl Log {
         options: Options,
         anchor: &Anchor,
     ) -> Result<Log, LogError> {
-        let found = open::check(dir, store, &key, anchor)?;
+        let found = open::check(dir, store, &key, anchor, Mode::Append)?;
         let ctx = Context {
             dir: dir.into(),
             store,
@@ -176,8 +182,37 @@ impl Log {
         Ok(Log::with(ctx, writer))
     }
 
+    /// Opens the log on a disk that cannot be written: it is checked, and takes no record. Refusals, and with
+    /// [`Unrecorded::Told`] reads as well, go as a line to the system's own logs instead.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub fn look(
+        dir: &Path,
+        store: StoreId,
+        key: SecretBytes,
+        options: Options,
+        anchor: &Anchor,
+        unrecorded: Unrecorded,
+    ) -> Result<Log, LogError> {
+        let found = open::check(dir, store, &key, anchor, Mode::Read)?;
+        let ctx = Context {
+            dir: dir.into(),
+            store,
+            key,
+            live: Live::of(&options),
+            options,
+        };
+        let (number, file, len, state) = (found.number, found.file, found.len, found.state);
+        let writer = Writer::resume(&ctx, number, file, len, state, anchor.oldest_segment, 0)?;
+        let mut log = Log::with(ctx, writer);
+        log.looked_at = Some(unrecorded);
+        Ok(log)
+    }
+
     fn with(ctx: Context, writer: Writer) -> Log {
         let log = Log {
+            looked_at: None,
             floods: Mutex::new(Floods::new(&ctx.options, Instant::now())),
             budget: Budget::new(ctx.options.uid_bytes_per_second),
             chain: Mutex::new(writer),
@@ -206,6 +241,10 @@ impl Log {
     }
 
     fn put(&self, record: &Record<'_>) -> Result<(u64, u64), LogError> {
+        if let Some(unrecorded) = self.looked_at {
+            unrecorded.tell(record, &self.ctx.dir)?;
+            return Ok((self.head().seq, 0));
+        }
         FIELDS.with(|fields| {
             let fields = &mut *fields.borrow_mut();
             fields.clear();
@@ -224,6 +263,7 @@ impl Log {
     /// # Errors
     /// As [`Log::append`]; [`LogError::Unfit`] if the bytes are no body.
     pub fn append_body(&self, body: &Body, epoch: Option<Epoch>) -> Result<Receipt, LogError> {
+        self.writable()?;
         let (fields, carried) = body
             .parts()
             .ok_or(LogError::Unfit("it was not made by this program"))?;
@@ -336,6 +376,7 @@ impl Log {
     }
 
     fn tell(&self, all: bool) -> Result<(), LogError> {
+        self.writable()?;
         let mut write = |fields: &[u8]| {
             let mut chain = self.chain();
             chain
@@ -361,6 +402,7 @@ impl Log {
     /// # Errors
     /// If the log has failed, or the disk does.
     pub fn sync(&self) -> Result<Anchor, LogError> {
+        self.writable()?;
         let (anchor, file, path) = {
             let chain = self.chain();
             if let Some(LogError::Deleted { path }) = chain.failure() {
@@ -384,6 +426,15 @@ impl Log {
     /// The same; `None` if somebody's record is still on its way to the disk after `limit`.
     pub fn head_within(&self, limit: Duration) -> Option<Anchor> {
         self.chain_within(limit).map(|chain| chain.anchor())
+    }
+
+    fn writable(&self) -> Result<(), LogError> {
+        match self.looked_at {
+            None => Ok(()),
+            Some(_) => Err(LogError::ReadOnly {
+                path: self.ctx.dir.clone(),
+            }),
+        }
     }
 
     /// Nothing is written any more, and who would, waits: for the end of a process whose threads go on. False if
@@ -415,6 +466,7 @@ impl Log {
     /// # Errors
     /// Why it could not.
     pub fn healthy(&self) -> Result<(), LogError> {
+        self.writable()?;
         let mut chain = self.chain();
         chain.admit(&self.ctx, 64 << 10, true)?;
         let path = chain.path.clone();
@@ -430,6 +482,7 @@ impl Log {
     /// # Errors
     /// Why they could not.
     pub fn takes_reads(&self) -> Result<(), LogError> {
+        self.writable()?;
         self.chain().admit(&self.ctx, 4096, false)
     }
 

@@ -16,6 +16,7 @@ mod open;
 mod query;
 mod record;
 mod segment;
+mod unrecorded;
 mod verify;
 mod writer;
 
@@ -31,6 +32,7 @@ pub use log::{Admitted, Log, Receipt};
 pub use query::{Entry, Follower, Query, newest_of, query, tail};
 pub use record::{Body, Changed, Event, Identity, Outcome, Record, Value, Who};
 pub use segment::{FORMAT, MIN_READER};
+pub use unrecorded::Unrecorded;
 pub use verify::{Verified, verify};
 pub use writer::HOLD;
 

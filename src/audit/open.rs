@@ -28,6 +28,7 @@ pub(super) fn check(
     store: StoreId,
     key: &SecretBytes,
     anchor: &Anchor,
+    mode: Mode,
 ) -> Result<Found, LogError> {
     segment::open_dir(dir)?;
     let numbers = segment::list(dir)?;
@@ -48,7 +49,7 @@ pub(super) fn check(
     }
     for number in first..=last {
         let path = segment::path(dir, number);
-        let file = match segment::open(&path, Mode::Append) {
+        let file = match segment::open(&path, mode) {
             Err(LogError::Missing { .. }) => {
                 let text = "the segment is missing; later ones are there";
                 return Err(broken(&path, &state, BrokenKind::Missing, text));
@@ -66,7 +67,9 @@ pub(super) fn check(
             }
             if number == last && number != first {
                 // A crash while the segment was begun: nothing was ever written to it.
-                std::fs::remove_file(&path).map_err(|e| LogError::io(&path, e))?;
+                if mode != Mode::Read {
+                    std::fs::remove_file(&path).map_err(|e| LogError::io(&path, e))?;
+                }
                 break;
             }
             return Err(broken(

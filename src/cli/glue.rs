@@ -8,6 +8,7 @@ use super::run::Stop;
 use super::value;
 use super::{Backend, Made, MountPlan, World};
 use crate::access::{Access, AccessError, Choice, Range};
+use crate::audit::LogError;
 use crate::config::Config;
 use crate::control::Desk;
 use crate::control::client::Client;
@@ -34,10 +35,7 @@ pub struct Machine;
 
 impl World for Machine {
     fn backend(&self, store: &Path) -> Result<Box<dyn Backend>, Problem> {
-        crate::sys::harden::no_dumps().map_err(|e| {
-            Problem::new(Exit::Failed, "this process cannot be protected", e)
-                .next("run it where prctl(2) is not forbidden")
-        })?;
+        guard_memory()?;
         let begin = Instant::now();
         loop {
             if let Some(client) = Client::connect(&daemon::socket_path(store))? {
@@ -56,6 +54,20 @@ impl World for Machine {
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    fn unrecorded(&self, store: &Path) -> Result<Box<dyn Backend>, Problem> {
+        guard_memory()?;
+        if Client::connect(&daemon::socket_path(store))?.is_some() {
+            return Err(Problem::new(
+                Exit::Unavailable,
+                "nothing was read unrecorded",
+                "a daemon serves this store, and records what is read",
+            )
+            .next("leave --unrecorded away; or stop it first: wardfs unmount DIR"));
+        }
+        let (desk, access) = daemon::unrecorded(store, &Config::load(store)?)?;
+        Ok(Box::new(Opened { desk, access }))
     }
 
     fn memory(&self, len: usize) -> Result<SecretBytes, Problem> {
@@ -161,6 +173,13 @@ impl World for Machine {
     }
 }
 
+fn guard_memory() -> Result<(), Problem> {
+    crate::sys::harden::no_dumps().map_err(|e| {
+        Problem::new(Exit::Failed, "this process cannot be protected", e)
+            .next("run it where prctl(2) is not forbidden")
+    })
+}
+
 /// How long a service may take to end.
 const UNMOUNTING: Duration = Duration::from_secs(10);
 
@@ -250,6 +269,9 @@ impl Backend for Opened {
             AccessError::Integrity(why) => {
                 Problem::new(Exit::Integrity, what(), why).next("see what is broken: wardfs store check")
             }
+            AccessError::Log(e @ LogError::ReadOnly { .. }) => VaultError::from(e).problem(what()).next(format!(
+                "mount it for writing; root reads it all the same by: wardfs get {name} --unrecorded"
+            )),
             AccessError::Log(e) => VaultError::from(e).problem(what()),
             AccessError::Unavailable(e) => e.problem(what()),
         };

@@ -36,6 +36,8 @@ pub enum Plan {
         which: Option<Which>,
         /// Whether a terminal gets it whatever it is.
         force: bool,
+        /// Whether it is of a store that can record nothing.
+        unrecorded: bool,
     },
     /// Make the previous version current again.
     Rollback(SecretName),
@@ -175,6 +177,7 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
                 (None, None) => None,
             },
             force: get.force,
+            unrecorded: get.unrecorded,
         },
         Command::Rollback { name: n } => Plan::Rollback(name(&n)?),
         Command::List { under, tag, deleted } => Plan::Ask(Request::List {

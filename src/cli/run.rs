@@ -60,8 +60,17 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
         Plan::Init => init(store, world, output),
         Plan::Put { put, from } => store_value(put, &from, store, world, output),
         Plan::Ask(Request::Status) => status(store, world, output),
-        Plan::Get { target, which, force } => {
-            let value = get(&target, which, &mut *world.backend(store)?)?;
+        Plan::Get {
+            target,
+            which,
+            force,
+            unrecorded,
+        } => {
+            let mut backend = match unrecorded {
+                true => world.unrecorded(store)?,
+                false => world.backend(store)?,
+            };
+            let value = get(&target, which, &mut *backend)?;
             print(&value.0, &value.1, force, output)
         }
         Plan::Rollback(name) => rollback(&name, &mut *world.backend(store)?, output),

@@ -404,6 +404,12 @@ pub enum StoreError {
         /// The store's file.
         path: PathBuf,
     },
+    /// The store was opened on a disk that cannot be written.
+    #[error("the store {} is on a file system that cannot be written: nothing can be changed", path.display())]
+    ReadOnly {
+        /// The store's directory.
+        path: PathBuf,
+    },
     /// A key or record past its bound.
     #[error("a {what} of {len} bytes is too large for the store; the limit is {max}")]
     TooLarge {

@@ -55,6 +55,12 @@ pub fn extent(file: &File) -> io::Result<Extent> {
     })
 }
 
+/// Whether the file system that `path` lies on, or the mount, cannot be written now, whoever asks.
+pub fn is_read_only(path: &Path) -> bool {
+    use nix::unistd::{AccessFlags, access};
+    access(path, AccessFlags::W_OK) == Err(nix::Error::EROFS)
+}
+
 /// Whether root alone can change what any directory of the path holds.
 pub fn only_root_writes(dir: &Path) -> bool {
     let safe = |dir: &Path| {

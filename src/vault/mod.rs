@@ -234,6 +234,12 @@ impl VaultError {
                  whether it was changed: wardfs audit verify"
             }
             VaultError::Log(LogError::Full { .. }) => "make room for the log",
+            VaultError::Log(LogError::ReadOnly { .. }) | VaultError::Store(StoreError::ReadOnly { .. }) => {
+                "mount it for writing; root reads a value all the same by: wardfs get NAME --unrecorded"
+            }
+            VaultError::Log(LogError::Untold(_)) => {
+                "see to it that this process reaches /dev/kmsg, or the journal's socket"
+            }
             VaultError::Log(_) | VaultError::Unrecorded(_) => {
                 "make room for the log, or see what is wrong with it: wardfs audit verify"
             }

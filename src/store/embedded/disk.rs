@@ -10,15 +10,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 
 use super::files::Inode;
+use super::overlay::Overlay;
 use super::reserve::Reserve;
 
-/// Reads and writes the store's file; only reads it once it is retired, and does neither once it is closed. The directory's lock stands for redb's own.
+/// Reads and writes the store's file, where that can be written; only reads it once it is retired, and does neither once it is closed. The directory's lock stands for redb's own.
 #[derive(Clone, Debug)]
 pub(super) struct Disk(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     file: RwLock<Option<File>>,
+    /// In the place of the file, where that cannot be written: redb writes when it only opens one.
+    overlay: Option<Overlay>,
     inode: Option<Inode>,
     retired: AtomicBool,
     reserve: Reserve,
@@ -30,9 +33,21 @@ struct Inner {
 
 impl Disk {
     pub(super) fn new(file: File) -> Self {
+        let inode = Inode::of(&file).ok();
+        Disk::over(inode, Some(file), None)
+    }
+
+    /// Of a file that is only read: what is written goes nowhere.
+    pub(super) fn unwritten(file: File) -> io::Result<Self> {
+        let inode = Inode::of(&file).ok();
+        Ok(Disk::over(inode, None, Some(Overlay::new(file)?)))
+    }
+
+    fn over(inode: Option<Inode>, file: Option<File>, overlay: Option<Overlay>) -> Self {
         Disk(Arc::new(Inner {
-            inode: Inode::of(&file).ok(),
-            file: RwLock::new(Some(file)),
+            inode,
+            file: RwLock::new(file),
+            overlay,
             retired: AtomicBool::new(false),
             reserve: Reserve::default(),
             frugal: AtomicBool::new(false),
@@ -96,14 +111,23 @@ impl Disk {
 
 impl StorageBackend for Disk {
     fn len(&self) -> io::Result<u64> {
+        if let Some(overlay) = &self.0.overlay {
+            return overlay.len();
+        }
         self.with(|file| Ok(file.metadata()?.len()))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if let Some(overlay) = &self.0.overlay {
+            return overlay.read(offset, out);
+        }
         self.with(|file| file.read_exact_at(out, offset))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        if let Some(overlay) = &self.0.overlay {
+            return overlay.set_len(len);
+        }
         self.may_write()?;
         self.with(|file| {
             let cut = len < file.metadata()?.len();
@@ -116,11 +140,17 @@ impl StorageBackend for Disk {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        if let Some(overlay) = &self.0.overlay {
+            return overlay.sync_data();
+        }
         self.may_write()?;
         self.with(|file| file.sync_data())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if let Some(overlay) = &self.0.overlay {
+            return overlay.write(offset, data);
+        }
         self.may_write()?;
         self.with(|file| {
             let end = offset.saturating_add(data.len() as u64);

@@ -26,7 +26,27 @@ const INTRODUCTION: Duration = Duration::from_millis(50);
 pub(super) struct Home {
     path: PathBuf,
     dir: OwnedFd,
-    lock: File,
+    /// None where it is only looked at and none is there.
+    lock: Option<File>,
+    way: Way,
+}
+
+/// What is done with a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// It is read and changed.
+    Change,
+    /// It is only read, on a disk that cannot be written.
+    Look,
+}
+
+impl Way {
+    fn flags(self) -> OFlag {
+        match self {
+            Way::Change => OFlag::O_RDWR,
+            Way::Look => OFlag::O_RDONLY,
+        }
+    }
 }
 
 /// A file, by device and inode.
@@ -63,7 +83,7 @@ impl Home {
     /// Gives the lock up. It would end with its last descriptor, and a child that is being spawned has one until its
     /// exec, a thread that hangs in the system for as long as it does.
     pub(super) fn release(&self) {
-        let _ = self.lock.unlock();
+        let _ = self.lock.as_ref().map(File::unlock);
     }
 
     /// Makes the directory where there is none (0700, its parents too), then opens it.
@@ -92,7 +112,7 @@ impl Home {
                 .and_then(|dir| dir.sync_all())
                 .map_err(|e| io("sync", parent, e))?;
         }
-        Self::own(path)
+        Self::own(path, Way::Change)
     }
 
     /// Opens the directory of a store that is there, checks it and takes the lock. In a directory without a store
@@ -100,23 +120,32 @@ impl Home {
     ///
     /// # Errors
     /// `NotFound`, `Untrusted`, `InUse`, `Io`.
-    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+    pub(super) fn open(path: &Path, way: Way) -> Result<Self, StoreError> {
         let (dir, _) = open_dir(path)?;
         if !has_data(&dir, path)? {
             return Err(StoreError::NotFound { path: path.into() });
         }
-        Self::own(path)
+        Self::own(path, way)
     }
 
-    fn own(path: &Path) -> Result<Self, StoreError> {
+    fn own(path: &Path, way: Way) -> Result<Self, StoreError> {
         let (dir, found) = open_dir(path)?;
         judge(path, &found, SFlag::S_IFDIR, FORBIDDEN)?;
-        let lock = lock(path, &dir)?;
+        let lock = match way {
+            Way::Change => Some(lock(path, &dir)?),
+            Way::Look => share(path, &dir)?,
+        };
         Ok(Home {
             path: path.into(),
             dir,
             lock,
+            way,
         })
+    }
+
+    /// What is done with it.
+    pub(super) fn way(&self) -> Way {
+        self.way
     }
 
     /// The path of the store's file, for messages.
@@ -130,7 +159,7 @@ impl Home {
 
     /// Opens the store's file.
     pub(super) fn open_data(&self) -> Result<File, StoreError> {
-        open_checked(&self.dir, &self.path, DATA, OFlag::empty()).map_err(|e| match e {
+        open_checked(&self.dir, &self.path, DATA, self.way.flags()).map_err(|e| match e {
             StoreError::NotFound { .. } => StoreError::NotFound {
                 path: self.path.clone(),
             },
@@ -158,7 +187,12 @@ impl Home {
             Ok(()) | Err(nix::Error::ENOENT) => {}
             Err(e) => return Err(io("remove", &path, e)),
         }
-        open_checked(&self.dir, &self.path, DRAFT, OFlag::O_CREAT | OFlag::O_EXCL)
+        open_checked(
+            &self.dir,
+            &self.path,
+            DRAFT,
+            OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL,
+        )
     }
 
     /// Gives the finished draft the store's name; never in place of another.
@@ -226,12 +260,11 @@ fn untrusted(path: &Path, why: String) -> StoreError {
     }
 }
 
-/// Opens or makes a file of the store for reading and writing, and checks what was opened.
-fn open_checked(dir: impl AsFd, home: &Path, name: &str, extra: OFlag) -> Result<File, StoreError> {
+/// Opens or makes a file of the store as `how` says, and checks what was opened.
+fn open_checked(dir: impl AsFd, home: &Path, name: &str, how: OFlag) -> Result<File, StoreError> {
     let path = home.join(name);
     // O_NONBLOCK: a pipe or a device in the file's place must not hold the opener.
-    let flags =
-        OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | extra;
+    let flags = how | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let fd = openat(dir, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|e| refused(&path, e))?;
     judge(
         &path,
@@ -284,7 +317,7 @@ pub(super) fn judge_for(
 
 fn lock(home: &Path, dir: &OwnedFd) -> Result<File, StoreError> {
     let path = home.join(LOCK);
-    let mut file = open_checked(dir, home, LOCK, OFlag::O_CREAT)?;
+    let mut file = open_checked(dir, home, LOCK, OFlag::O_RDWR | OFlag::O_CREAT)?;
     let give_up = Instant::now() + INTRODUCTION;
     loop {
         match file.try_lock() {
@@ -314,6 +347,22 @@ fn lock(home: &Path, dir: &OwnedFd) -> Result<File, StoreError> {
         let _ = file.set_len(0);
     }
     Ok(file)
+}
+
+/// Shares the lock of a store that is only looked at, if there is one: nobody makes one on a disk that cannot be written.
+fn share(home: &Path, dir: &OwnedFd) -> Result<Option<File>, StoreError> {
+    let mut file = match open_checked(dir, home, LOCK, OFlag::O_RDONLY) {
+        Err(StoreError::NotFound { .. }) => return Ok(None),
+        file => file?,
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::Error(e)) => Err(io("lock", &home.join(LOCK), e)),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse {
+            path: home.into(),
+            pid: owner(&mut file),
+        }),
+    }
 }
 
 /// The process named in the lock, if it is the one that wrote its name there and not a later one with its number.
