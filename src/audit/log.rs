@@ -22,8 +22,8 @@ use super::error::LogError;
 use super::flood::{Floods, Refused, Ticket, Verdict};
 use super::record::{Body, Event, Record};
 use super::segment::{self, Mode};
-use super::writer::{Context, Held, Live, Stamp, Writer};
 use super::unrecorded::Unrecorded;
+use super::writer::{Context, Held, Live, Stamp, Writer};
 use super::{Anchor, Options, open};
 
 /// Proof that a record is in the log. Only the log makes one, for each record once; the bytes that the record

@@ -269,9 +269,11 @@ impl Backend for Opened {
             AccessError::Integrity(why) => {
                 Problem::new(Exit::Integrity, what(), why).next("see what is broken: wardfs store check")
             }
-            AccessError::Log(e @ LogError::ReadOnly { .. }) => VaultError::from(e).problem(what()).next(format!(
-                "mount it for writing; root reads it all the same by: wardfs get {name} --unrecorded"
-            )),
+            AccessError::Log(e @ LogError::ReadOnly { .. }) => {
+                VaultError::from(e).problem(what()).next(format!(
+                    "mount it for writing; root reads it all the same by: wardfs get {name} --unrecorded"
+                ))
+            }
             AccessError::Log(e) => VaultError::from(e).problem(what()),
             AccessError::Unavailable(e) => e.problem(what()),
         };

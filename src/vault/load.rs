@@ -33,7 +33,14 @@ impl Vault {
     pub fn look(dir: &Path, settings: &Settings, unrecorded: Unrecorded) -> Result<Vault, VaultError> {
         let store = Box::new(Embedded::look(dir)?);
         let log = |id, key, anchor: &Anchor| {
-            Log::look(&dir.join("audit"), id, key, settings.log.clone(), anchor, unrecorded)
+            Log::look(
+                &dir.join("audit"),
+                id,
+                key,
+                settings.log.clone(),
+                anchor,
+                unrecorded,
+            )
         };
         Self::over(store, dir, settings, log)
     }

@@ -1,9 +1,9 @@
 //! The physical check: redb's own, of every page against its checksum, run on the file as it is now while the store
 //! stays open. What the check would write goes to memory beside the file.
 
+use super::overlay::Overlay;
 use super::{CACHE, RECORDS, contradiction, decode_revision, error, guarded};
 use crate::store::{Checked, Revision, StoreError, Table};
-use super::overlay::Overlay;
 use redb::{ReadableDatabase, ReadableTable};
 use std::fs::File;
 use std::path::Path;
