@@ -24,12 +24,14 @@ use crate::vfs::{Coming, Vfs};
 mod already;
 mod announcer;
 mod looked_at;
+mod lost_log;
 mod reload;
 mod signals;
 
 use already::served;
 use announcer::Announcer;
 pub use looked_at::unrecorded;
+pub use lost_log::begin_log;
 
 mod unmount;
 

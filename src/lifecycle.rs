@@ -28,7 +28,7 @@ mod tags;
 mod take_out;
 mod update;
 
-pub use break_glass::Repair;
+pub use break_glass::{Repair, check_reason};
 pub use labels::LabelMove;
 pub use policies::{Care, Comparison, PolicyEdit};
 pub use put::{Only, Put, Rule};

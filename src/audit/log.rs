@@ -182,6 +182,34 @@ impl Log {
         Ok(Log::with(ctx, writer))
     }
 
+    /// Begins anew after the anchored record, where the log is lost: with a segment whose number none had before, and
+    /// whose header says that its predecessor is lost. What is left of the old log goes into a directory in `dir`.
+    ///
+    /// # Errors
+    /// If the directory or a file cannot be made or moved, or is not private.
+    pub fn begin_anew(
+        dir: &Path,
+        store: StoreId,
+        key: SecretBytes,
+        options: Options,
+        anchor: &Anchor,
+    ) -> Result<Log, LogError> {
+        segment::make_dir(dir)?;
+        segment::open_dir(dir)?;
+        let left = segment::list(dir)?;
+        let last = left.last().copied().unwrap_or(0).max(anchor.segment);
+        segment::set_aside(dir, &left)?;
+        let ctx = Context {
+            dir: dir.into(),
+            store,
+            key,
+            live: Live::of(&options),
+            options,
+        };
+        let writer = Writer::after(&ctx, last + 1, anchor)?;
+        Ok(Log::with(ctx, writer))
+    }
+
     /// Opens the log on a disk that cannot be written: it is checked, and takes no record. Refusals, and with
     /// [`Unrecorded::Told`] reads as well, go as a line to the system's own logs instead.
     ///

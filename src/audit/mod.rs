@@ -29,6 +29,7 @@ pub use anchor::Anchor;
 pub use error::{Broken, BrokenKind, LogError, VerifyError};
 pub use flood::Refused;
 pub use log::{Admitted, Log, Receipt};
+pub use open::opens;
 pub use query::{Entry, Follower, Query, newest_of, query, tail};
 pub use record::{Body, Changed, Event, Identity, Outcome, Record, Value, Who};
 pub use segment::{FORMAT, MIN_READER};

@@ -23,6 +23,14 @@ pub(super) struct Found {
     pub state: State,
 }
 
+/// Whether the log in `dir` would open, from the anchored record to its end; nothing is changed.
+///
+/// # Errors
+/// As [`Log::open`](super::Log::open).
+pub fn opens(dir: &Path, store: StoreId, key: &SecretBytes, anchor: &Anchor) -> Result<(), LogError> {
+    check(dir, store, key, anchor, Mode::Read).map(drop)
+}
+
 pub(super) fn check(
     dir: &Path,
     store: StoreId,

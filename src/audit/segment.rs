@@ -78,6 +78,26 @@ pub(super) fn make_dir(dir: &Path) -> Result<(), LogError> {
         .map_err(|e| LogError::io(parent, e))
 }
 
+/// Moves these segments into a new directory in `dir`, where no one takes them for the log.
+pub(super) fn set_aside(dir: &Path, numbers: &[u64]) -> Result<(), LogError> {
+    if numbers.is_empty() {
+        return Ok(());
+    }
+    let names = (1..).map(|n: u32| dir.join(format!("lost-{n}")));
+    for aside in names {
+        match DirBuilder::new().mode(0o700).create(&aside) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
+            made => made.map_err(|e| LogError::io(&aside, e))?,
+        }
+        for &number in numbers {
+            let (from, to) = (path(dir, number), path(&aside, number));
+            std::fs::rename(&from, &to).map_err(|e| LogError::io(&from, e))?;
+        }
+        return open_dir(&aside)?.sync_all().map_err(|e| LogError::io(&aside, e));
+    }
+    Ok(())
+}
+
 fn checked(file: &File, path: &Path) -> Result<(), LogError> {
     let meta = file.metadata().map_err(|e| LogError::io(path, e))?;
     let why = if meta.uid() != 0 && meta.uid() != nix::unistd::geteuid().as_raw() {

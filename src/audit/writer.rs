@@ -155,6 +155,14 @@ impl Writer {
         Ok(writer)
     }
 
+    /// Goes on after a log that is lost, of which the store knows this anchor.
+    pub(super) fn after(ctx: &Context, number: u64, anchor: &Anchor) -> Result<Writer, LogError> {
+        let file = segment::open(&segment::path(&ctx.dir, number), Mode::Create)?;
+        let mut writer = Writer::resume(ctx, number, file, 0, anchor.state(), number, 0)?;
+        writer.begin(ctx, number, true)?;
+        Ok(writer)
+    }
+
     /// Appends one record; `fields` are everything between the id and the epoch.
     pub(super) fn append(
         &mut self,

@@ -115,11 +115,20 @@ impl World for Machine {
             )
             .next(format!("stop it first: wardfs unmount {mount}")));
         }
-        let (desk, _access) = daemon::desk(store, &Config::load(store)?)?;
         let repair = match &broken.what {
             Target::Policy(name, policy) => Repair::Policy(name.clone(), policy.clone()),
             Target::Guardrail(name) => Repair::Guardrail(name.clone()),
+            Target::Log => {
+                let trial = if broken.dry_run {
+                    Trial::DryRun
+                } else {
+                    Trial::Real
+                };
+                let mut caller = crate::report::myself();
+                return daemon::begin_log(store, &broken.reason, trial, &mut caller);
+            }
         };
+        let (desk, _access) = daemon::desk(store, &Config::load(store)?)?;
         desk.lifecycle.break_glass(
             &repair,
             &broken.reason,

@@ -282,8 +282,13 @@ fn break_glass(
         (Target::Policy(name, _), true) => format!("Would replace the policy of {name}"),
         (Target::Guardrail(name), false) => format!("Removed guardrail {}, and recorded it", printable(name)),
         (Target::Guardrail(name), true) => format!("Would remove guardrail {}", printable(name)),
+        (Target::Log, false) => "Began a new log, and recorded it".into(),
+        (Target::Log, true) => "Would begin a new log".into(),
     };
     output.line(&done)?;
+    for lost in super::view::lost::lines(&reply["lost"]) {
+        output.line(&lost)?;
+    }
     for warning in reply["warnings"].as_array().into_iter().flatten() {
         output.note(&format!(
             "warning: {}",

@@ -1,6 +1,7 @@
 //! Replies as people read them. With `--json` a reply is printed as it is.
 
 mod layers;
+pub mod lost;
 pub mod readers;
 mod status;
 
@@ -459,7 +460,11 @@ fn verify(reply: &Value) -> String {
     if !reply["last_epoch"].is_null() {
         text += &format!(", epoch {}", cell(&reply["last_epoch"]));
     }
-    text + "\n"
+    text.push('\n');
+    for line in lost::lines(&reply["lost"]) {
+        text += &format!("{line}\n");
+    }
+    text
 }
 
 #[cfg(test)]

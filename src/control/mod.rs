@@ -11,6 +11,6 @@ mod shun;
 pub mod client;
 pub mod protocol;
 
-pub use desk::{Desk, Service, StoppedService};
+pub use desk::{Desk, Service, StoppedService, lost_logs};
 pub use health::Ill;
 pub use server::{Listening, Server};

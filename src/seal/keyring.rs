@@ -25,6 +25,15 @@ impl RootKey {
     }
 }
 
+/// Which releases open a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readers {
+    /// All.
+    All,
+    /// Those that keep what an epoch record tells of lost logs.
+    WhoKnowLostLogs,
+}
+
 /// What a metadata record is; the store's tables give the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordKind(pub u8);
@@ -172,7 +181,24 @@ impl Keyring {
     /// # Errors
     /// No randomness.
     pub fn seal_record(&self, kind: RecordKind, id: u64, plain: &[u8]) -> Result<Sealed, SealError> {
-        let header = Header::CURRENT;
+        self.seal_record_for(Readers::All, kind, id, plain)
+    }
+
+    /// As [`Keyring::seal_record`]; other releases than `readers` refuse it as too new.
+    ///
+    /// # Errors
+    /// As [`Keyring::seal_record`].
+    pub fn seal_record_for(
+        &self,
+        readers: Readers,
+        kind: RecordKind,
+        id: u64,
+        plain: &[u8],
+    ) -> Result<Sealed, SealError> {
+        let header = match readers {
+            Readers::All => Header::CURRENT,
+            Readers::WhoKnowLostLogs => Header::NEWEST,
+        };
         let (sealed, _) = value::seal(&self.records, header, &self.record_aad(header, kind, id), plain)?;
         Ok(sealed)
     }

@@ -334,9 +334,15 @@ pub fn restore(
             .next_version
             .max(known.as_ref().map_or(0, |k| k.next_version)),
         sum: epoch.sum,
-        settings: match (&epoch.settings.deciding, &known) {
-            (None, Some(known)) => known.settings.clone(),
-            _ => epoch.settings,
+        settings: Sealing {
+            lost: super::lost::merged(
+                &epoch.settings.lost,
+                known.as_ref().map_or(&[], |k| &k.settings.lost),
+            ),
+            ..match (&epoch.settings.deciding, &known) {
+                (None, Some(known)) => known.settings.clone(),
+                _ => epoch.settings,
+            }
         },
         anchor: log.sync()?,
         outbox: outbox
@@ -353,7 +359,7 @@ pub fn restore(
         batch.put(table, key, bytes);
         ControlFlow::Continue(())
     })?;
-    let sealed = keyring.seal_record(EPOCH, 0, &serde_json::to_vec(&record)?)?;
+    let sealed = super::lost::seal_epoch(&keyring, &record)?;
     batch.put(Table::Epoch, b"epoch".as_slice(), sealed.0.to_vec());
     store.commit(store.revision()?, &batch)?;
     drop((store, log));

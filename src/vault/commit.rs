@@ -265,7 +265,7 @@ impl Vault {
         record: &EpochRecord,
         mut batch: Batch,
     ) -> Result<(), VaultError> {
-        let sealed = self.keyring.seal_record(EPOCH, 0, &serde_json::to_vec(record)?)?;
+        let sealed = lost::seal_epoch(&self.keyring, record)?;
         batch.put(Table::Epoch, b"epoch".as_slice(), sealed.0.to_vec());
         writer.revision = match self.store.commit(writer.revision, &batch) {
             Err(e @ StoreError::Io { .. }) => {

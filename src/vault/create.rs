@@ -143,6 +143,7 @@ fn fill(store: &Embedded, dir: &Path, settings: &Settings) -> Result<Created, Va
         settings: Sealing {
             deciding: settings.deciding.clone().map(Arc::new),
             noticed: None,
+            lost: Vec::new(),
         },
     };
     let sealed = keyring.seal_record(EPOCH, 0, &serde_json::to_vec(&epoch)?)?;

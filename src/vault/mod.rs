@@ -29,6 +29,7 @@ mod commit;
 mod create;
 mod layers;
 mod load;
+mod lost;
 mod meta;
 mod reach;
 mod settings;
@@ -41,6 +42,7 @@ pub use check::{Finding, Findings};
 pub use commit::{Draft, Sameness};
 pub use create::{Created, create, recover};
 pub use layers::{LayerKey, LayerMeta, LayerRecord, LayerSet};
+pub use lost::{LostLog, begin_log};
 use meta::Pending;
 pub use meta::{Appearance, EpochRecord, Life, Sealing, SecretMeta, VersionMeta, Visibility};
 pub use reach::{PolicyNo, Reach};
@@ -86,6 +88,9 @@ pub enum VaultError {
     /// The disk is too small, or too full, for a new store.
     #[error("{0}")]
     NoRoom(String),
+    /// A log that is to be given up, and opens.
+    #[error("the log is there, and nothing of it that the store knows is missing or changed")]
+    LogThere,
     /// Something is there where a store is to be restored.
     #[error("{0}")]
     Occupied(String),
@@ -141,7 +146,7 @@ impl VaultError {
             | VaultError::Unfinished
             | VaultError::Policy(..)
             | VaultError::Meta(_) => Exit::Integrity,
-            VaultError::Occupied(_) => Exit::Conflict,
+            VaultError::Occupied(_) | VaultError::LogThere => Exit::Conflict,
             VaultError::Log(e) => log_exit(e),
             // A key file that others could have read or exchanged is not to be believed, as any other tampering.
             VaultError::File(FileError::Unsafe { .. }) => Exit::Integrity,
@@ -192,6 +197,7 @@ impl VaultError {
             }
             VaultError::OldBackup { .. } => "if that is meant: --accept-rollback",
             VaultError::Occupied(_) => "move it away first, or name another directory with --store",
+            VaultError::LogThere => "see whether all of it is genuine: wardfs audit verify",
             VaultError::Unfinished | VaultError::Log(LogError::Exists { .. }) => {
                 "if `wardfs init` was interrupted here, nothing is in it yet: remove the directory and begin again"
             }
