@@ -87,9 +87,8 @@ fn format_1_opens() {
     }
 }
 
-/// A whole store of format 1: everything in it is there and readable, and its log is whole.
-#[test]
-fn a_store_of_format_1_opens() {
+/// The whole store of format 1: its directory with key file and log, and its records.
+fn store_of_format_1() -> (tempfile::TempDir, Memory) {
     let dir = tempfile::tempdir().unwrap();
     let private = |path: &std::path::Path, mode| {
         std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
@@ -118,7 +117,13 @@ fn a_store_of_format_1_opens() {
     std::fs::write(audit.join("00000001.jsonl"), log).unwrap();
     private(&audit.join("00000001.jsonl"), 0o600);
     store.commit(Revision(0), &batch).unwrap();
+    (dir, store)
+}
 
+/// A whole store of format 1: everything in it is there and readable, and its log is whole.
+#[test]
+fn a_store_of_format_1_opens() {
+    let (dir, store) = store_of_format_1();
     let settings = wardfs::daemon::settings(dir.path(), &wardfs::config::Config::default());
     let vault = Arc::new(Vault::open_with(Box::new(store), dir.path(), &settings).unwrap());
     assert_eq!(vault.verify_log(&mut |_| {}).unwrap().records, 6);
@@ -152,4 +157,36 @@ fn a_store_of_format_1_opens() {
     assert_eq!(meta("hidden").visibility, Visibility::Hidden);
     assert_eq!(meta("gone").life, Life::Deleted);
     assert!(meta("gone").policy.is_some(), "a deleted name keeps its policy");
+}
+
+/// Its epoch record as a release writes it that has given a log up: of a format that none opens that would forget that,
+/// and cannot be passed off as another.
+#[test]
+fn what_is_told_of_a_lost_log_is_kept() {
+    let line = include_str!("golden/epoch-format-2.txt");
+    let record = line
+        .lines()
+        .find_map(|line| line.strip_prefix("epoch = "))
+        .unwrap();
+    let record = HEXLOWER.decode(record.as_bytes()).unwrap();
+    assert_eq!(record[..2], [2, 2], "readers of format 1 refuse it as too new");
+    let open = |record: Vec<u8>| {
+        let (dir, store) = store_of_format_1();
+        let mut batch = Batch::default();
+        batch.put(Table::Epoch, b"epoch".as_slice(), record);
+        store.commit(store.revision().unwrap(), &batch).unwrap();
+        let settings = wardfs::daemon::settings(dir.path(), &wardfs::config::Config::default());
+        Vault::open_with(Box::new(store), dir.path(), &settings).map(|vault| (dir, vault))
+    };
+    let (_dir, vault) = open(record.clone()).unwrap_or_else(|e| panic!("{e}"));
+    let lost = vault.state().settings.lost.clone();
+    assert_eq!((lost.len(), lost[0].last_sequence, lost[0].uid), (1, 6, Uid(0)));
+    assert_eq!(lost[0].reason, "the disk of the log died");
+    // Changed, so that an older release takes it, it opens nowhere.
+    let older = [&[1, 1], &record[2..]].concat();
+    let refused = open(older).err().expect("refused");
+    assert_eq!(refused.exit(), wardfs::problem::Exit::Integrity, "{refused}");
+    let newer = [&[3, 3], &record[2..]].concat();
+    let refused = open(newer).err().expect("refused").to_string();
+    assert!(refused.contains("format 3"), "{refused}");
 }
