@@ -26,12 +26,14 @@ mod announcer;
 mod looked_at;
 mod lost_log;
 mod reload;
+mod restored;
 mod signals;
 
 use already::served;
 use announcer::Announcer;
 pub use looked_at::unrecorded;
 pub use lost_log::begin_log;
+pub use restored::restore_secret;
 
 mod unmount;
 
@@ -295,14 +297,7 @@ pub fn restore<C: crate::access::Caller>(
     let what = format!("cannot restore the store {}", dir.display());
     let config = Config::load(dir)?;
     let settings = settings(dir, &config);
-    let file = crate::vault::read_backup(backup).map_err(|e| {
-        let exit = match e.kind() {
-            std::io::ErrorKind::NotFound => Exit::NotFound,
-            std::io::ErrorKind::InvalidData => Exit::Integrity,
-            _ => Exit::Failed,
-        };
-        Problem::new(exit, &what, format_args!("{}: {e}", backup.display())).next("name the backup file")
-    })?;
+    let file = read_backup(backup, &what)?;
     let opener = recovery_key.map_or(Opener::KeyFile, Opener::Recovery);
     let body = Record {
         event: Event::RestoreStore,
@@ -334,6 +329,17 @@ pub fn restore<C: crate::access::Caller>(
         "replaced_epoch": restored.present,
         "dry_run": trial == Trial::DryRun,
     }))
+}
+
+fn read_backup(backup: &Path, what: &str) -> Result<Vec<u8>, Problem> {
+    crate::vault::read_backup(backup).map_err(|e| {
+        let exit = match e.kind() {
+            std::io::ErrorKind::NotFound => Exit::NotFound,
+            std::io::ErrorKind::InvalidData => Exit::Integrity,
+            _ => Exit::Failed,
+        };
+        Problem::new(exit, what, format_args!("{}: {e}", backup.display())).next("name the backup file")
+    })
 }
 
 fn tell_manager(state: &str) {

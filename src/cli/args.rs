@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 pub use policies::Policy;
 pub use secrets::{Delete, Get, Label, Put, Update, Visibility, Why};
-pub use upkeep::{Audit, ConfigCommand, Query, Store};
+pub use upkeep::{Audit, ConfigCommand, Query, Restore, Store};
 
 /// Headings in bold; clap leaves all of it out where the output is no terminal or NO_COLOR is set.
 const STYLES: Styles = Styles::styled()

@@ -95,6 +95,16 @@ impl World for Machine {
         plan: &super::plan::Restore,
         recovery_key: Option<&SecretBytes>,
     ) -> Result<serde_json::Value, Problem> {
+        if let Some((name, place)) = &plan.only {
+            return daemon::restore_secret(
+                store,
+                &plan.file,
+                (name, place),
+                plan.trial,
+                recovery_key,
+                &mut crate::report::myself(),
+            );
+        }
         daemon::restore(
             store,
             &plan.file,

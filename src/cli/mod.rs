@@ -15,6 +15,7 @@ mod manual;
 mod plan;
 mod progress;
 mod render;
+mod restored;
 mod run;
 mod settings;
 mod steps;

@@ -5,7 +5,8 @@ use super::plan::{Denial, Plan, ValueFrom, Which};
 use super::render::Output;
 use super::value::{self, Limit};
 use super::{
-    Backend, MountPlan, World, accept, complete, dry_run, explain, log, manual, settings, tty, view, why,
+    Backend, MountPlan, World, accept, complete, dry_run, explain, log, manual, restored, settings, tty,
+    view, why,
 };
 use crate::config::{Config, VALUE_CEILING};
 use crate::control::protocol::{LabelMove, Put, Request, WhyAbout};
@@ -107,7 +108,7 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
         }
         Plan::Unmount { target } => unmount(&target, store, world, output),
         Plan::Backup(file) => backup(&file, store, world, output),
-        Plan::Restore(plan) => restore(&plan, store, world, output),
+        Plan::Restore(plan) => restored::run(&plan, store, world, output),
         Plan::Recover(trial) => recover(store, trial, world, output),
         Plan::ConfigCheck(file) => settings::check(store, file.as_deref(), world, output),
         Plan::ConfigAccept { yes, trial } => {
@@ -235,35 +236,6 @@ fn stream(backend: &mut dyn Backend, output: &mut Output) -> Result<(), Stop> {
     output.note(&format!(
         "Backed up {records} records, {bytes} bytes, to standard output"
     ));
-    Ok(())
-}
-
-fn restore(
-    plan: &super::plan::Restore,
-    store: &Path,
-    world: &dyn World,
-    output: &mut Output,
-) -> Result<(), Stop> {
-    let key = match plan.recovery_key {
-        true => Some(value::recovery_key(world)?),
-        false => None,
-    };
-    let reply = output.during("restoring the store", |_| {
-        world.restore(store, plan, key.as_ref())
-    })?;
-    if output.json {
-        return Ok(output.json(&reply)?);
-    }
-    let done = match plan.trial {
-        Trial::Real => "Restored",
-        Trial::DryRun => "Would restore",
-    };
-    output.line(&format!(
-        "{done} {} with {} into {}",
-        super::render::count(&reply["secrets"], "secret"),
-        super::render::count(&reply["versions"], "version"),
-        printable(&store.to_string_lossy())
-    ))?;
     Ok(())
 }
 

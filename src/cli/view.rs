@@ -129,7 +129,7 @@ fn readers(reply: &Value) -> String {
     }
 }
 
-fn read_by(reply: &Value) -> Option<String> {
+pub fn read_by(reply: &Value) -> Option<String> {
     let lines = readers::lines(&reply["readers"]);
     (!lines.is_empty()).then(|| lines.join("\n"))
 }

@@ -176,6 +176,23 @@ impl Keyring {
         wrapped.unwrap(ctx, &self.named(ctx)?.aes)
     }
 
+    /// Seals a sealed value anew for another place: under a fresh data key, with the digest that it has there. The
+    /// plaintext lives in locked memory, and no longer than this.
+    ///
+    /// # Errors
+    /// As [`Keyring::unwrap`] and [`Keyring::seal_value`].
+    pub fn reseal(
+        &self,
+        (from, wrapped, sealed): (&Context<'_>, &WrappedKey, &Sealed),
+        to: &Context<'_>,
+    ) -> Result<(WrappedKey, Sealed, ValueDigest), SealError> {
+        let mut plain = keys::locked(value::plain_len(&sealed.0)?)?;
+        self.unwrap(from, wrapped)?
+            .open_value(from, wrapped, &sealed.0, &mut plain)?;
+        let (wrapped, sealed) = self.seal_value(to, &plain)?;
+        Ok((wrapped, sealed, self.digest(to, &plain)))
+    }
+
     /// Seals a metadata record, bound to the store, its kind and its id.
     ///
     /// # Errors

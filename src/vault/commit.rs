@@ -57,6 +57,24 @@ impl Draft<'_> {
         SecretId(self.next_secret - 1)
     }
 
+    /// A number that no version had before.
+    pub(super) fn new_version(&mut self) -> VersionNo {
+        self.next_version += 1;
+        VersionNo(self.next_version - 1)
+    }
+
+    pub(super) fn store(&self) -> StoreId {
+        self.vault.id
+    }
+
+    pub(super) fn keyring(&self) -> &Keyring {
+        &self.vault.keyring
+    }
+
+    pub(super) fn put_version(&mut self, meta: VersionMeta, sealed: Sealed) {
+        self.versions.push((meta, sealed));
+    }
+
     /// Seals `value` as a new version of `secret`.
     ///
     /// # Errors
@@ -70,8 +88,7 @@ impl Draft<'_> {
         created: crate::clock::Timestamp,
         value: &crate::secret::SecretBytes,
     ) -> Result<VersionNo, VaultError> {
-        let no = VersionNo(self.next_version);
-        self.next_version += 1;
+        let no = self.new_version();
         let context = Context {
             store: self.vault.id,
             tenant: "",

@@ -24,6 +24,7 @@ use crate::sync::{Mutex, MutexGuard, Peek, Swap};
 use crate::sys::files::{FileError, Unsafe};
 
 mod backup;
+mod bring;
 mod check;
 mod commit;
 mod create;
@@ -38,6 +39,7 @@ pub(crate) mod tests;
 mod workers;
 
 pub use backup::{Opener, Restored, Rollback, Saved, Trial, read_backup, restore};
+pub use bring::{Kept, KeptVersion, NotKept};
 pub use check::{Finding, Findings};
 pub use commit::{Draft, Sameness};
 pub use create::{Created, create, recover};
