@@ -40,8 +40,8 @@ pub fn tell(line: &str) -> io::Result<()> {
 }
 
 fn bounded(line: &str) -> &str {
-    let end = line.floor_char_boundary(LONGEST);
-    line.get(..end).unwrap_or(line)
+    let cut = (0..=LONGEST.min(line.len())).rev().find_map(|end| line.get(..end));
+    cut.unwrap_or_default()
 }
 
 fn kernel(line: &str) -> io::Result<()> {
