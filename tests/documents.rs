@@ -13,6 +13,8 @@ use support::product::{Product, read_as};
 /// A policy of a secret, an identity policy and a guardrail, for the file names that the pages use.
 const POLICY: &str = r#"{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"User": "www-data"},
     "Action": "secretsmanager:GetSecretValue", "Resource": "*"}]}"#;
+const POLICY_OF_AWS: &str = r#"{"Version": "2012-10-17", "Statement": [{"Effect": "Allow",
+    "Principal": {"AWS": "arn:aws:iam::111122223333:role/app"}, "Action": "secretsmanager:GetSecretValue", "Resource": "*"}]}"#;
 const IDENTITY: &str = r#"{"Version": "2012-10-17", "Statement": [{"Effect": "Allow",
     "Action": "secretsmanager:DescribeSecret", "Resource": "*"}]}"#;
 const GUARDRAIL: &str = r#"{"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Principal": "*",
@@ -163,6 +165,9 @@ fn every_command_line_of_the_documents_is_run() {
         let product = Product::mounted();
         let here = |name: &str, text: &str| std::fs::write(product.dir().join(name), text).expect("write");
         here("policy.json", POLICY);
+        here("aws-policy.json", POLICY_OF_AWS);
+        here("token.txt", "a token");
+        here("server.key", "a key");
         here("role-policy.json", IDENTITY);
         here("deploy.json", IDENTITY);
         here("scp.json", GUARDRAIL);
@@ -179,7 +184,7 @@ fn every_command_line_of_the_documents_is_run() {
                 "…",
                 "init",
                 "apt",
-                "-f",
+                " -f",
                 "--follow",
                 "recover",
                 "restore",
@@ -208,4 +213,69 @@ fn every_command_line_of_the_documents_is_run() {
         }
     }
     assert!(run >= 9, "{run} command lines");
+}
+
+/// The recipes that `policy.md` begins with do what they say they are for.
+#[test]
+fn the_recipes_for_policies_are_right() {
+    let _deadline = Deadline::new(Duration::from_secs(60), "the recipes");
+    let product = Product::mounted();
+    let page = include_str!("../packaging/doc/policy.md");
+    let dir = tempfile::tempdir().expect("a directory");
+    accounts(page, dir.path());
+    let recipes = page
+        .split_once("## Recipes")
+        .and_then(|(_, after)| after.split_once("\n## "))
+        .expect("recipes")
+        .0;
+    std::fs::write(product.dir().join("server.key"), "a key").expect("write");
+    std::fs::write(product.dir().join("token.txt"), "a token").expect("write");
+    std::fs::write(product.dir().join("aws-policy.json"), POLICY_OF_AWS).expect("write");
+    std::fs::write(product.dir().join("policy.json"), POLICY).expect("write");
+    let mut answers = Vec::new();
+    for line in commands(recipes).0 {
+        let line = line.replace("/run/secrets", product.target().to_str().expect("text"));
+        let code = shell(&line, &product).status.code();
+        if line.contains("policy explain") || line.contains("wardfs why") {
+            answers.push((words(&line).join(" "), code));
+        } else {
+            assert_eq!(code, Some(0), "{line}");
+        }
+    }
+    let codes: Vec<_> = answers.iter().filter_map(|(_, code)| *code).collect();
+    assert_eq!(codes, [0, 0, 3, 3], "{answers:?}");
+    let id = |file: &str, name: &str| -> u32 {
+        let text = std::fs::read_to_string(file).expect("accounts");
+        let line = text
+            .lines()
+            .find_map(|l| l.strip_prefix(&format!("{name}:")))
+            .expect("the account");
+        line.split(':')
+            .nth(1)
+            .and_then(|id| id.parse().ok())
+            .expect("an id")
+    };
+    let (www, bob) = (id("/etc/passwd", "www-data"), id("/etc/passwd", "bob"));
+    let backup = id("/etc/group", "backup");
+    let path = |name: &str| product.path(name);
+    assert_eq!(
+        read_as(www, &[], &path("app/db/password")),
+        Ok(b"s3cret".to_vec())
+    );
+    assert_eq!(read_as(bob, &[], &path("app/db/password")), Err(libc::EACCES));
+    assert_eq!(
+        read_as(61_001, &[backup], &path("app/tls/key")),
+        Ok(b"a key".to_vec())
+    );
+    assert_eq!(read_as(bob, &[backup], &path("app/tls/key")), Err(libc::EACCES));
+    assert_eq!(
+        read_as(www, &[], &path("app/api/key")),
+        Err(libc::EACCES),
+        "no process of the unit"
+    );
+    assert_eq!(
+        read_as(www, &[], &path("app/shared/token")),
+        Err(libc::EACCES),
+        "nobody is the role"
+    );
 }

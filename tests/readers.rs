@@ -411,3 +411,51 @@ fn a_question_about_somebody_is_asked_the_same_way_everywhere() {
     assert!(said.err.contains("wardfs why SECRET --as user:root"), "{said:?}");
     product.stop();
 }
+
+#[test]
+fn what_still_keeps_somebody_out_is_said() {
+    let _deadline = Deadline::new(Duration::from_secs(60), "what keeps out");
+    let product = Product::mounted();
+    let who = format!("uid:{A}");
+    product.put("app/db", "s3cret", &["--allow", &who, "--deny", &who]);
+    let path = product.path("app/db");
+    // A put that allows somebody over a standing denial.
+    let put = product.put("app/db", "s3cret", &["--allow", &who]);
+    assert!(
+        put["warnings"]
+            .to_string()
+            .contains("no effect: statement #2 denies it"),
+        "{put}"
+    );
+    let why = |args: &[&str]| -> Value {
+        let said = product.run(&[&["--json", "why", "app/db", "--as", &who], args].concat());
+        assert_eq!(said.code(), 3);
+        said.json()
+    };
+    let mend = why(&[])["mend"].to_string();
+    assert!(mend.contains(&format!(" policy undeny app/db {who}")), "{mend}");
+    // A guardrail that lets others alone read stands when the Deny is gone.
+    let ceiling = json!([{"Effect": "Allow", "Action": "*", "Resource": "*",
+        "Condition": {"StringEquals": {"wardfs:Uid": B.to_string()}}}]);
+    let ceiling = product.document("ceiling.json", &document(ceiling));
+    product.run(&["guardrail", "set", "few", &ceiling]).ok();
+    let undone = product
+        .run(&["--json", "policy", "undeny", "app/db", &who])
+        .ok()
+        .json();
+    assert_eq!(undone["gain"], json!([]), "{undone}");
+    let row = &undone["remaining"][0];
+    assert_eq!(
+        (&row["layer"], &row["statement"], &row["effect"]),
+        (&json!("guardrail"), &json!("few"), &json!("deny")),
+        "{undone}"
+    );
+    assert_eq!(row["words"], "guardrail few does not allow it");
+    assert_eq!(read_as(A, &[], &path), Err(libc::EACCES));
+    let put = product.put("app/db", "s3cret", &["--allow", &who]);
+    assert!(put["warnings"].to_string().contains("guardrail few"), "{put}");
+    product.run(&["guardrail", "remove", "few"]).ok();
+    let put = product.put("app/db", "s3cret", &["--allow", &who]);
+    assert_eq!(put["warnings"], json!([]), "{put}");
+    assert_eq!(read_as(A, &[], &path), Ok(b"s3cret".to_vec()));
+}

@@ -650,7 +650,7 @@ fn why_says_why_and_how_to_mend_it() {
         "the process has ended"
     );
 
-    // A Deny: the statement is taken out of the document.
+    // A Deny that names the user is taken back.
     let path = product.path("why/denied");
     product
         .run(&["policy", "allow", "why/denied", &format!("uid:{B}")])
@@ -660,9 +660,29 @@ fn why_says_why_and_how_to_mend_it() {
         .ok();
     let said = why(&["why/denied", "--uid", &b]).ok();
     assert_eq!(said.json()["decision"], "explicit_deny");
+    mend(&product, &bin, &mends(&said));
+    assert_eq!(read_as(B, &[], &path), Ok(b"value".to_vec()));
+
+    // One that does not: the statement is taken out of the document.
+    product.run(&["policy", "deny", "why/denied", "gid:44829"]).ok();
+    let file = product.dir().join("policy.json");
+    let everybody = |text: String| {
+        text.replace("{\"Gid\":[\"44829\"]}", "\"*\"")
+            .replace("{\"Gid\":\"44829\"}", "\"*\"")
+    };
+    let document = product
+        .run(&["--json", "policy", "get", "why/denied"])
+        .ok()
+        .json()["policy"]
+        .to_string();
+    std::fs::write(&file, everybody(document)).unwrap();
+    product
+        .run(&["policy", "set", "why/denied", file.to_str().unwrap()])
+        .ok();
+    assert_eq!(read_as(B, &[], &path), Err(libc::EACCES));
+    let said = why(&["why/denied", "--uid", &b]).ok();
     let command = mends(&said);
     mend(&product, &bin, &command);
-    let file = product.dir().join("policy.json");
     let mut document: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     document["Statement"]
         .as_array_mut()

@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use support::product::{A, B, Product, Said, read_as};
@@ -19,7 +20,7 @@ use wardfs::policy::Administration;
 use wardfs::problem::Exit;
 use wardfs::store::embedded::Embedded;
 use wardfs::store::memory::Memory;
-use wardfs::store::{Batch, Revision, Store, Table};
+use wardfs::store::{Batch, Checked, Op, Revision, Store, StoreError, Table, Watch};
 use wardfs::vault::{Settings, Vault, VaultError};
 
 type Records = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
@@ -109,9 +110,24 @@ impl Lab {
 
     /// Opens these records under the log as it stood.
     fn open(&self, records: &Records) -> Result<Access, VaultError> {
+        let store = Memory::new();
+        let mut batch = Batch::new();
+        for ((table, key), bytes) in records {
+            batch.put(*table, key.as_slice(), bytes.clone());
+        }
+        store.commit(Revision(0), &batch).expect("in memory");
+        self.open_store(Box::new(store))
+    }
+
+    fn open_store(&self, store: Box<dyn Store>) -> Result<Access, VaultError> {
         let log = std::fs::OpenOptions::new().write(true).open(self.segment());
         log.and_then(|f| f.set_len(self.log))
             .expect("the log is put back");
+        self.open_anew(store)
+    }
+
+    /// The same under the log as it is.
+    fn open_anew(&self, store: Box<dyn Store>) -> Result<Access, VaultError> {
         let dir = self.product.store();
         let settings = Settings {
             key_file: dir.join("root.key"),
@@ -126,13 +142,7 @@ impl Lab {
             },
             deciding: None,
         };
-        let store = Memory::new();
-        let mut batch = Batch::new();
-        for ((table, key), bytes) in records {
-            batch.put(*table, key.as_slice(), bytes.clone());
-        }
-        store.commit(Revision(0), &batch).expect("in memory");
-        Vault::open_with(Box::new(store), &dir, &settings).map(|vault| Access::new(Arc::new(vault), false))
+        Vault::open_with(store, &dir, &settings).map(|vault| Access::new(Arc::new(vault), false))
     }
 
     fn integrity_records(&self) -> usize {
@@ -221,6 +231,78 @@ fn get(access: &Access, name: &str, uid: u32) -> Result<Vec<u8>, AccessError> {
     let pin = access.open(secret, Choice::Label("current"), 1, &mut caller)?;
     let bytes = access.read(&pin, Range::WHOLE, &mut caller)?;
     Ok(bytes.map_or_else(Vec::new, |b| b.expose().to_vec()))
+}
+
+/// A store whose file somebody else writes while it is open, and of which one commit fails.
+#[derive(Default)]
+struct Written {
+    records: std::sync::Mutex<Records>,
+    revision: std::sync::atomic::AtomicU64,
+    /// The next commit fails: before it is made, or after.
+    fails: std::sync::Mutex<Option<bool>>,
+}
+
+impl Written {
+    fn records(&self) -> std::sync::MutexGuard<'_, Records> {
+        self.records.lock().expect("records")
+    }
+}
+
+#[derive(Clone)]
+struct Over(Arc<Written>);
+
+impl Store for Over {
+    fn revision(&self) -> Result<Revision, StoreError> {
+        Ok(Revision(self.0.revision.load(Ordering::SeqCst)))
+    }
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.0.records().get(&(table, key.to_vec())).cloned())
+    }
+    fn list(
+        &self,
+        table: Table,
+        each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let all = self.0.records().clone();
+        let own = all.iter().filter(|((t, _), _)| *t == table);
+        let _ = own
+            .map(|((_, key), bytes)| each(key, bytes))
+            .find(ControlFlow::is_break);
+        Ok(())
+    }
+    fn dump(&self, _: &mut dyn FnMut(Table, &[u8], &[u8]) -> ControlFlow<()>) -> Result<(), StoreError> {
+        Ok(())
+    }
+    fn commit(&self, base: Revision, batch: &Batch) -> Result<Revision, StoreError> {
+        let fails = self.0.fails.lock().expect("fails").take();
+        if fails != Some(false) {
+            for op in batch.ops() {
+                match op {
+                    Op::Put { table, key, bytes } => {
+                        self.0.records().insert((*table, key.to_vec()), bytes.to_vec());
+                    }
+                    Op::Delete { table, key } => {
+                        self.0.records().remove(&(*table, key.to_vec()));
+                    }
+                }
+            }
+            self.0.revision.store(base.0 + 1, Ordering::SeqCst);
+        }
+        match fails {
+            None => Ok(Revision(base.0 + 1)),
+            Some(_) => Err(StoreError::Io {
+                doing: "write",
+                path: "the store".into(),
+                source: std::io::Error::from_raw_os_error(libc::EIO),
+            }),
+        }
+    }
+    fn watch(&self, _: Revision) -> Result<Watch, StoreError> {
+        unimplemented!("nobody watches")
+    }
+    fn check(&self, _: &mut dyn FnMut(f64)) -> Result<Checked, StoreError> {
+        unimplemented!("nobody checks")
+    }
 }
 
 fn term_of(table: Table, key: &[u8]) -> (Table, Vec<u8>) {
@@ -342,6 +424,48 @@ fn records_exchanged_cut_removed_and_added() {
     assert_eq!(lab.judge(&records, "a named key added"), None);
 }
 
+/// A term that is moved aside would take its record away: a guardrail's, a secret's policy, a version.
+#[test]
+fn a_term_counts_in_its_place_alone() {
+    let _deadline = support::Deadline::new(Duration::from_secs(120), "places");
+    let lab = Lab::new();
+    let terms: Vec<_> = lab
+        .now()
+        .keys()
+        .filter(|(t, _)| *t == Table::Term)
+        .cloned()
+        .collect();
+    let mut tried = 0;
+    for term in &terms {
+        let record = match term.1[0] {
+            1 => (Table::Secret, term.1[1..].to_vec()),
+            2 => (Table::Version, term.1[1..].to_vec()),
+            _ => (Table::Key, b"default".to_vec()),
+        };
+        for kind in [0, 1, 2, 3, 4, 5, 6, 99] {
+            for id in [&term.1[1..], &77u64.to_be_bytes()] {
+                let aside = (Table::Term, [&[kind], id].concat());
+                if lab.now().contains_key(&aside) {
+                    continue;
+                }
+                let mut records = lab.now().clone();
+                let bytes = records.remove(term).expect("a term");
+                records.insert(aside.clone(), bytes);
+                let what = format!("{term:?} moved to {aside:?}");
+                assert_eq!(lab.judge(&records, &what), None, "{what}");
+                records.remove(&record).expect("its record");
+                assert_eq!(lab.judge(&records, &what), None, "{what}, without its record");
+                tried += 1;
+            }
+        }
+        // A term more, of a kind that there is none of.
+        let mut records = lab.now().clone();
+        records.insert((Table::Term, [&[99], &term.1[1..]].concat()), vec![0; 32]);
+        assert_eq!(lab.judge(&records, "a term of no kind"), None);
+    }
+    assert!(tried > 100, "{tried}");
+}
+
 #[test]
 fn the_past_put_back() {
     let _deadline = support::Deadline::new(Duration::from_secs(120), "the past");
@@ -398,6 +522,98 @@ fn the_past_put_back() {
         }
     }
     assert!(tried > 15, "{tried}");
+}
+
+/// Sets the policy of `moved` to the one that `like` has.
+fn set_like(access: &Access, like: &str) -> Result<(), VaultError> {
+    access.vault().change(|draft| {
+        let by_name = |name: &str| draft.state().secrets.by_name(name).expect("there").meta.clone();
+        let (mut meta, like) = (by_name("moved"), by_name(like));
+        meta.policy = like.policy;
+        draft.put_secret(meta, wardfs::vault::ChangeKind::Settings);
+        Ok(((), body()))
+    })
+}
+
+/// A store that is written by others while it is open: a term that is moved aside would not be taken from the sum when
+/// its record is written anew, and could stand beside the new one from then on.
+#[test]
+fn a_term_that_is_exchanged_while_the_store_is_open_stops_the_change() {
+    let _deadline = support::Deadline::new(Duration::from_secs(60), "exchanged while open");
+    let lab = Lab::new();
+    let term = (Table::Term, [&[1], &lab.secret("moved")[..]].concat());
+    let written = Arc::new(Written::default());
+    *written.records() = lab.now().clone();
+    let access = lab
+        .open_store(Box::new(Over(written.clone())))
+        .expect("untouched");
+    assert_eq!(get(&access, "moved", B).expect("its reader"), b"now for B alone");
+    let old = written.records()[&term].clone();
+    let other = written.records()[&(Table::Term, [&[1], &lab.secret("app/one")[..]].concat())].clone();
+    for exchanged in [None, Some(other), Some(vec![7; 32]), Some(vec![1, 2, 3])] {
+        match exchanged {
+            None => drop(written.records().remove(&term)),
+            Some(bytes) => drop(written.records().insert(term.clone(), bytes)),
+        }
+        let before = written.records().clone();
+        let stopped = set_like(&access, "app/one");
+        assert!(matches!(stopped, Err(VaultError::Integrity(_))), "{stopped:?}");
+        assert_eq!(*written.records(), before, "nothing is written");
+        assert!(get(&access, "moved", A).is_err(), "what was known is in force");
+    }
+    written.records().insert(term.clone(), old);
+    set_like(&access, "app/one").expect("as it was");
+    assert_eq!(
+        get(&access, "moved", A).expect("the new reader"),
+        b"now for B alone"
+    );
+    // What it wrote is believed.
+    drop(access);
+    let records = written.records().clone();
+    let store = Arc::new(Written::default());
+    *store.records() = records;
+    let access = lab.open_anew(Box::new(Over(store))).expect("whole");
+    assert!(get(&access, "moved", B).is_err());
+}
+
+/// After a commit of which the end is not known the store is as before it or as after it, and nothing else.
+#[test]
+fn a_store_put_back_while_a_commit_is_in_doubt_is_not_believed() {
+    let _deadline = support::Deadline::new(Duration::from_secs(60), "in doubt");
+    let lab = Lab::new();
+    for made in [false, true] {
+        let written = Arc::new(Written::default());
+        *written.records() = lab.now().clone();
+        let access = lab
+            .open_store(Box::new(Over(written.clone())))
+            .expect("untouched");
+        let old = written.records().clone();
+        set_like(&access, "app/one").expect("for A");
+        set_like(&access, "other/three").expect("for A again");
+        set_like(&access, "moved").expect("as it is");
+        let now = written.records().clone();
+        *written.fails.lock().expect("fails") = Some(made);
+        let failed = set_like(&access, "app/two");
+        assert!(failed.is_err(), "{failed:?}");
+        let left = written.records().clone();
+        for past in [&old, &now] {
+            if made || past != &now {
+                *written.records() = past.clone();
+                let refused = set_like(&access, "app/one");
+                assert!(matches!(refused, Err(VaultError::RolledBack(_))), "{refused:?}");
+                assert!(access.vault().tick().is_err());
+                assert!(get(&access, "moved", B).is_err(), "what was known is in force");
+                assert_eq!(*written.records(), *past, "nothing is written");
+            }
+        }
+        *written.records() = left;
+        set_like(&access, "app/one").expect("it is as it was, or as it was to be");
+        drop(access);
+        let again = Arc::new(Written::default());
+        *again.records() = written.records().clone();
+        let access = lab.open_anew(Box::new(Over(again))).expect("whole");
+        assert_eq!(get(&access, "moved", A).expect("its reader"), b"now for B alone");
+    }
 }
 
 #[test]

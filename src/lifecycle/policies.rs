@@ -211,8 +211,8 @@ impl Lifecycle {
         Err(refusal.problem(what, action))
     }
 
-    /// What keeps those out who were allowed; `None` where nobody was.
-    fn over_denies(
+    /// What keeps those out who were allowed, also as warnings; `None` where nobody was.
+    pub(super) fn over_denies(
         &self,
         name: &SecretName,
         rules: &[Rule],

@@ -258,6 +258,9 @@ impl Lifecycle {
         if outcome == Outcome::Created {
             warnings.extend(self.looks_like(&put.name, caller));
         }
+        if !put.rules.is_empty() {
+            self.over_denies(&put.name, &put.rules, &mut warnings);
+        }
         let mut answer = self.who_reads(&put.name, warnings, if back { Past::Used } else { Past::None });
         answer["version"] = json!(version);
         answer["created"] = json!(outcome == Outcome::Created);

@@ -166,6 +166,7 @@ pub(super) enum Bound {
 /// A guardrail, ready to decide.
 #[derive(Debug)]
 pub(super) struct Guardrail {
+    pub name: Box<str>,
     pub denies: Vec<Rule>,
     /// One of these has to allow a request, if there are any. A guardrail without Allow statements only denies, as
     /// an SCP beside AWS's `FullAWSAccess`.
@@ -209,6 +210,7 @@ impl Shared {
             )?;
             let has_allows = record.policy.document().is_ok_and(|d| d.allows());
             all.push(Guardrail {
+                name: record.name.as_str().into(),
                 denies: rules.denies,
                 ceiling: has_allows.then_some(rules.allows),
             });

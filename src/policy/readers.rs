@@ -49,8 +49,8 @@ pub fn readers(
         .collect()
 }
 
-/// The statements by which somebody is allowed (or denied) what the request asks for, one line each: what is left when a
-/// rule about him went.
+/// The statements by which somebody is allowed (or denied) what the request asks for, one line each, and the guardrails
+/// that allow it to others alone: what is left when a rule about them went.
 pub fn standing(
     layers: &Layers<'_>,
     request: &Request<'_>,
@@ -76,6 +76,14 @@ pub fn standing(
             };
             found.push(inquiry.standing_by((*layer, rule), effect, when));
         }
+        if effect == Effect::Deny {
+            for (guardrail, rules) in &inquiry.ceilings {
+                match inquiry.any_of(rules.iter(), kind, true, asker) {
+                    Some(None) => {}
+                    none_or_when => found.push(Standing::below(guardrail, none_or_when.flatten())),
+                }
+            }
+        }
     });
     found
 }
@@ -85,7 +93,7 @@ pub fn standing(
 pub struct Standing {
     /// Its layer: `guardrail`, `identity` or `secret`.
     pub layer: &'static str,
-    /// Its Sid, or `#2` for the second if it has none.
+    /// Its Sid, or `#2` for the second if it has none; the guardrail's name where it allows none of it.
     pub statement: String,
     /// `allow` or `deny`.
     pub effect: &'static str,
@@ -94,6 +102,24 @@ pub struct Standing {
     pub when: Option<String>,
     /// The whole in words.
     pub words: String,
+}
+
+impl Standing {
+    /// A guardrail whose Allow statements are not about them; `otherwise`: what would have to hold.
+    fn below(guardrail: &str, otherwise: Option<String>) -> Standing {
+        let statement = crate::id::printable(guardrail);
+        let only = otherwise.map_or_else(
+            || "does not allow it".into(),
+            |w| format!("allows it only when {w}"),
+        );
+        Standing {
+            layer: Layer::Guardrail.code(),
+            words: format!("guardrail {statement} {only}"),
+            statement,
+            effect: "deny",
+            when: None,
+        }
+    }
 }
 
 /// What one rule says to a candidate.
@@ -113,7 +139,7 @@ struct Inquiry<'a> {
     allows: Vec<(Layer, &'a Rule)>,
     denies: Vec<(Layer, &'a Rule)>,
     /// Of each guardrail that has Allow statements.
-    ceilings: Vec<Vec<(Layer, &'a Rule)>>,
+    ceilings: Vec<(&'a str, Vec<(Layer, &'a Rule)>)>,
 }
 
 impl<'a> Inquiry<'a> {
@@ -160,7 +186,10 @@ impl<'a> Inquiry<'a> {
                     .map(of(Layer::Identity)),
             )
             .chain(own.into_iter().flat_map(|r| &r.denies).map(of(Layer::Secret)));
-        let ceilings = shared.guardrails.iter().filter_map(|g| g.ceiling.as_deref());
+        let ceilings = shared
+            .guardrails
+            .iter()
+            .filter_map(|g| Some((&*g.name, g.ceiling.as_deref()?)));
         Inquiry {
             layers,
             request,
@@ -170,7 +199,12 @@ impl<'a> Inquiry<'a> {
             allows: about(&mut allows, Effect::Allow),
             denies: about(&mut denies, Effect::Deny),
             ceilings: ceilings
-                .map(|rules| about(&mut rules.iter().map(of(Layer::Guardrail)), Effect::Allow))
+                .map(|(name, rules)| {
+                    (
+                        name,
+                        about(&mut rules.iter().map(of(Layer::Guardrail)), Effect::Allow),
+                    )
+                })
                 .collect(),
         }
     }
@@ -184,7 +218,8 @@ impl<'a> Inquiry<'a> {
                 None => drop(all.insert(Claim::Anyone, true)),
             }
         }
-        let ceilings = self.ceilings.iter().flatten().filter_map(|(_, r)| r.anchor());
+        let ceilings = self.ceilings.iter().flat_map(|(_, rules)| rules);
+        let ceilings = ceilings.filter_map(|(_, r)| r.anchor());
         let spared = self
             .denies
             .iter()
@@ -237,7 +272,7 @@ impl<'a> Inquiry<'a> {
                     .any(|c| c == *claim || matches!(c, Claim::Gid(g) if groups.contains(&Gid(g)))),
             });
             all.extend(self.any_of(own, claim, false, asker)?);
-            for ceiling in &self.ceilings {
+            for (_, ceiling) in &self.ceilings {
                 all.extend(self.any_of(ceiling.iter(), claim, true, asker)?);
             }
             let mut except = Vec::new();

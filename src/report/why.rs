@@ -8,7 +8,7 @@ use crate::access::{Asked, Caller};
 use crate::audit::{Entry, Query};
 use crate::clock::Timestamp;
 use crate::id::{Label, ROOT, SecretName, Uid, printable, quoted};
-use crate::policy::{Action, Basis, Layer, Purpose, Reason, Refusal};
+use crate::policy::{Action, Basis, Effect, Layer, Local, Purpose, Reason, Refusal};
 use crate::problem::{Exit, Problem};
 use crate::vault::{Secret, VaultError, Visibility};
 
@@ -271,9 +271,9 @@ impl Report {
                     Layer::Identity => {
                         "wardfs identity list   # see what it says, and whether it should".to_string()
                     }
-                    _ => format!(
-                        "wardfs policy get {name} > policy.json   # take the statement out, then: wardfs policy set {name} policy.json"
-                    ),
+                    _ => self.undenying(secret, uid).unwrap_or_else(|| {
+                        format!("wardfs policy get {name} > policy.json   # take the statement out, then: wardfs policy set {name} policy.json")
+                    }),
                 }),
             ),
             Reason::ImplicitDeny if refusal.basis.layer == Layer::Guardrail => (
@@ -301,6 +301,20 @@ impl Report {
                 None,
             ),
         }
+    }
+
+    /// The command that takes the user out of the Denies of the secret's policy, if they name that user.
+    fn undenying(&self, secret: &Secret, uid: Uid) -> Option<String> {
+        let record = secret.meta.policy.as_deref()?;
+        let mut forms = vec![Local::Uid(uid)];
+        let named = self.directory.users().into_iter().find(|(_, u)| *u == uid);
+        forms.extend(named.map(|(user, _)| Local::User(user.into())));
+        let named = |who: &Local| {
+            let whom = std::slice::from_ref(who);
+            record.without(Effect::Deny, whom, &*self.directory).is_ok()
+        };
+        let who = forms.into_iter().rev().find(named)?;
+        Some(format!("wardfs policy undeny {} {who}", secret.meta.name))
     }
 
     fn mending(&self, name: &SecretName, uid: Uid) -> String {

@@ -8,7 +8,7 @@ use super::keys::{self, Commitment};
 use super::primitive::{self, KEY_LEN};
 use super::value::{self, DataKey, Parts, ValueDigest, WrappedKey};
 use super::wire::{Aad, Header, Input};
-use super::{Context, SealError, Summand, Term, random};
+use super::{Context, SealError, Summand, Summing, Term, random};
 use crate::id::{KeyId, StoreId};
 use crate::secret::{Sealed, SecretBytes};
 
@@ -251,9 +251,13 @@ impl Keyring {
         ))
     }
 
-    /// What a term counts in a [`super::TermSum`].
-    pub fn summand(&self, term: &Term) -> Summand {
-        Summand(primitive::hmac(self.summands.expose(), &[&term.0]))
+    /// What the term that stands for a record counts in a [`super::TermSum`].
+    pub fn summand(&self, summing: Summing, (kind, id): (RecordKind, u64), term: &Term) -> Summand {
+        let key = self.summands.expose();
+        Summand(match summing {
+            Summing::Terms => primitive::hmac(key, &[&term.0]),
+            Summing::Places => primitive::hmac(key, &[&[kind.0], &id.to_be_bytes(), &term.0]),
+        })
     }
 
     /// The MAC of a backup, over the SHA-256 of what stands before it.

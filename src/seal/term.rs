@@ -21,6 +21,18 @@ impl Term {
     }
 }
 
+/// Over what a store's sum is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Summing {
+    /// The terms alone, wherever they stand: format 1. A term that is moved aside takes its record away, and the sum
+    /// says nothing.
+    #[default]
+    Terms,
+    /// The terms with the kind and id of the record that they stand for: format 2.
+    Places,
+}
+
 /// What a term adds to the sum; made by [`super::Keyring::summand`]. It never leaves the process.
 pub struct Summand(pub(super) [u8; 32]);
 

@@ -9,8 +9,8 @@ use std::fmt;
 
 /// The record's key in `Table::Header`.
 pub const KEY: &[u8] = b"store";
-/// The format that this release writes, and the latest it reads.
-pub const FORMAT: u16 = 1;
+/// The format that this release writes, and the latest it reads. 2: a term counts in its place.
+pub const FORMAT: u16 = 2;
 
 const MAGIC: [u8; 8] = *b"wardfs\r\n";
 const FORMAT_AT: usize = 8;
@@ -52,7 +52,7 @@ impl Header {
         Header {
             format: FORMAT,
             min_reader: FORMAT,
-            release: Release(0, 1, 0),
+            release: Release(0, 2, 0),
             id,
             created,
         }

@@ -40,7 +40,9 @@ pub fn tell(line: &str) -> io::Result<()> {
 }
 
 fn bounded(line: &str) -> &str {
-    let cut = (0..=LONGEST.min(line.len())).rev().find_map(|end| line.get(..end));
+    let cut = (0..=LONGEST.min(line.len()))
+        .rev()
+        .find_map(|end| line.get(..end));
     cut.unwrap_or_default()
 }
 

@@ -21,7 +21,7 @@ use crate::store::memory::Memory;
 use crate::store::{Batch, MAX_KEY, MAX_RECORD};
 
 const MAGIC: &[u8; 8] = b"wardbak\n";
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
 /// Stands where a table's number would.
 const END: u8 = 0xff;
 const MAC: usize = 32;
@@ -358,6 +358,7 @@ pub fn restore(
             .next_version
             .max(known.as_ref().map_or(0, |k| k.next_version)),
         sum: epoch.sum,
+        summed: epoch.summed,
         settings: Sealing {
             lost: super::lost::merged(
                 &epoch.settings.lost,

@@ -1,9 +1,10 @@
 //! Changing: one transaction, then the log, then the readers.
 
+use std::collections::HashMap;
+
 use super::*;
 use crate::audit::Body;
 use crate::clock::Timestamp;
-use crate::seal::Term;
 use crate::store::{Batch, Space, StoreError, Table};
 
 /// A change being put together under the writer's lock. It sees the state that it will replace, so that what
@@ -32,6 +33,9 @@ pub enum Sameness {
     Other,
 }
 
+/// Which terms a commit gives to the records that it writes.
+type Marks = HashMap<(u8, u64), Mark>;
+
 impl Draft<'_> {
     /// What is there before the change.
     pub fn state(&self) -> &State {
@@ -43,7 +47,7 @@ impl Draft<'_> {
     /// # Errors
     /// If a policy does not compile.
     pub fn after(&self) -> Result<State, VaultError> {
-        self.vault.next_state(self).map(|(state, _)| state)
+        self.vault.next_state(self, &Marks::new()).map(|(state, _)| state)
     }
 
     /// The change takes away, and gives nobody anything: it may be made on a full disk.
@@ -161,10 +165,11 @@ impl Vault {
         self.be_sure(&mut writer)?;
         self.flush(&mut writer)?;
         self.log.healthy().map_err(VaultError::from)?;
+        self.upgrade(&mut writer)?;
         let mut draft = Draft {
             vault: self,
             before: self.state(),
-            epoch: writer.epoch + 1,
+            epoch: writer.next_epoch(),
             next_secret: writer.next_secret,
             next_version: writer.next_version,
             layers: Vec::new(),
@@ -189,7 +194,12 @@ impl Vault {
     }
 
     /// The first transaction: records, terms, epoch, and the audit record in the outbox; then the new state.
-    fn commit(&self, writer: &mut Writer, draft: Draft<'_>, body: Body) -> Result<Vec<Change>, VaultError> {
+    fn commit(
+        &self,
+        writer: &mut Writer,
+        mut draft: Draft<'_>,
+        body: Body,
+    ) -> Result<Vec<Change>, VaultError> {
         let known = |meta: &SecretMeta| draft.before.secrets.by_id(meta.id).is_some();
         if let Some((id, _)) = draft.before.lost.secrets.first()
             && !draft.secrets.iter().all(|(meta, _)| known(meta))
@@ -201,14 +211,13 @@ impl Vault {
         }
         let mut batch = Batch::within(draft.space);
         let mut sum = writer.sum;
+        let mut marks = Marks::new();
         let epoch = draft.epoch;
         let mut put =
             |table: Table, kind: RecordKind, id: u64, json: Option<Vec<u8>>| -> Result<(), VaultError> {
                 let key = term_key(kind, id);
-                if let Some(old) = self.store.get(Table::Term, &key)? {
-                    let old = <[u8; 32]>::try_from(old)
-                        .map_err(|_| VaultError::Integrity("the table of terms is damaged".into()))?;
-                    sum.sub(&self.keyring.summand(&Term(old)));
+                if let Some(old) = self.counted(&draft.before, kind, id)? {
+                    sum.sub(&self.keyring.summand(writer.summed, (kind, id), &old));
                 }
                 let Some(json) = json else {
                     batch.delete(table, id.to_be_bytes().as_slice());
@@ -217,9 +226,10 @@ impl Vault {
                 };
                 let sealed = self.keyring.seal_record(kind, id, &json)?;
                 let term = self.keyring.term(kind, id, epoch, &sealed.0);
-                sum.add(&self.keyring.summand(&term));
+                sum.add(&self.keyring.summand(writer.summed, (kind, id), &term));
                 batch.put(table, id.to_be_bytes().as_slice(), framed(epoch, &sealed.0));
                 batch.put(Table::Term, key.as_slice(), term.0.to_vec());
+                marks.insert((kind.0, id), Mark::from(&term));
                 Ok(())
             };
         for (id, meta) in &draft.layers {
@@ -260,11 +270,16 @@ impl Vault {
             sum: create::hex(&sum.0),
             next_secret: draft.next_secret,
             next_version: draft.next_version,
-            anchor: writer.anchor.clone(),
             outbox,
             settings: draft.settings.clone(),
+            ..writer.record()
         };
-        let (state, changes) = self.next_state(&draft)?;
+        for (id, meta) in &mut draft.layers {
+            if let (Some(meta), Some(mark)) = (meta, marks.get(&(LAYER.0, *id))) {
+                meta.mark = *mark;
+            }
+        }
+        let (state, changes) = self.next_state(&draft, &marks)?;
         self.write_epoch(writer, &record, batch)?;
         writer.sum = sum;
         writer.next_secret = record.next_secret;
@@ -276,7 +291,7 @@ impl Vault {
         Ok(changes)
     }
 
-    fn write_epoch(
+    pub(super) fn write_epoch(
         &self,
         writer: &mut Writer,
         record: &EpochRecord,
@@ -286,7 +301,7 @@ impl Vault {
         batch.put(Table::Epoch, b"epoch".as_slice(), sealed.0.to_vec());
         writer.revision = match self.store.commit(writer.revision, &batch) {
             Err(e @ StoreError::Io { .. }) => {
-                writer.unsure = true;
+                writer.doubt = Some(Box::new(record.clone()));
                 return Err(e.into());
             }
             made => made?,
@@ -295,22 +310,6 @@ impl Vault {
         writer.anchor = record.anchor.clone();
         writer.outbox = record.outbox.clone();
         writer.settings = record.settings.clone();
-        Ok(())
-    }
-
-    /// After a commit that failed half way the medium decides whether it is there. If it is, what the store holds
-    /// is read anew, its outbox included.
-    fn be_sure(&self, writer: &mut Writer) -> Result<(), VaultError> {
-        if !writer.unsure {
-            return Ok(());
-        }
-        let found = self.store.revision()?;
-        if found != writer.revision {
-            let (epoch, state) = load::believed(&*self.store, &self.keyring, &self.administration)?;
-            *writer = Writer::at(found, epoch)?;
-            self.state.store(Arc::new(state));
-        }
-        writer.unsure = false;
         Ok(())
     }
 
@@ -331,20 +330,22 @@ impl Vault {
     fn anchor(&self, writer: &mut Writer) -> Result<(), VaultError> {
         let anchor = self.log.sync()?;
         let record = EpochRecord {
-            epoch: writer.epoch + 1,
-            sum: create::hex(&writer.sum.0),
-            next_secret: writer.next_secret,
-            next_version: writer.next_version,
             anchor,
             outbox: Vec::new(),
-            settings: writer.settings.clone(),
+            ..writer.next_record()
         };
         self.write_epoch(writer, &record, Batch::within(Space::Reserve))
     }
 
     /// At start: what a crash left in the outbox goes into the log.
     pub(super) fn settle(&self) -> Result<(), VaultError> {
-        self.flush(&mut self.lock())
+        let mut writer = self.lock();
+        self.flush(&mut writer)?;
+        // On a full disk the store is read in its old format; the first change tries again.
+        if let Err(e) = self.upgrade(&mut writer) {
+            tracing::warn!("the store keeps its old format for now: {e}");
+        }
+        Ok(())
     }
 
     /// To be called at least four times a second: closes the log's flood windows, lets it recover, and anchors
@@ -363,7 +364,8 @@ impl Vault {
         Ok(())
     }
 
-    fn next_state(&self, draft: &Draft<'_>) -> Result<(State, Vec<Change>), VaultError> {
+    fn next_state(&self, draft: &Draft<'_>, marks: &Marks) -> Result<(State, Vec<Change>), VaultError> {
+        let mark = |kind: RecordKind, id| marks.get(&(kind.0, id)).copied().unwrap_or_default();
         let before = &draft.before;
         let mut secrets = before.secrets.clone();
         let mut versions = before.versions.clone();
@@ -373,7 +375,7 @@ impl Vault {
             let old = before.secrets.by_id(meta.id);
             let mut own = old.map(|s| s.versions.clone()).unwrap_or_default();
             for (v, sealed) in draft.versions.iter().filter(|(v, _)| v.secret == meta.id) {
-                let version = Version::new(v.clone(), draft.epoch);
+                let version = Version::new(v.clone(), mark(VERSION, v.no.0));
                 if version.meta.size <= INLINE {
                     let _ = version.inline.set(sealed.clone());
                 }
@@ -409,7 +411,14 @@ impl Vault {
                         .map_err(|e| VaultError::Policy(meta.name.clone(), e))?,
                 ),
             };
-            let secret = Secret::new(meta.clone(), draft.epoch, policy, own, None, &before.common);
+            let secret = Secret::new(
+                meta.clone(),
+                mark(SECRET, meta.id.0),
+                policy,
+                own,
+                None,
+                &before.common,
+            );
             let secret = Arc::new(secret);
             let after = secrets.with(secret.clone());
             let old = secrets.by_id(meta.id).map(|s| &**s);

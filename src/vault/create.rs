@@ -126,7 +126,8 @@ fn fill(store: &Embedded, dir: &Path, settings: &Settings) -> Result<Created, Va
     let mut sum = TermSum::default();
     let framed_key = framed(1, &key_record);
     let term = keyring.term(KEY, key_number(&default_key()), 1, &key_record);
-    sum.add(&keyring.summand(&term));
+    let place = (KEY, key_number(&default_key()));
+    sum.add(&keyring.summand(Summing::Places, place, &term));
     batch.put(Table::Key, default_key().as_str().as_bytes(), framed_key);
     batch.put(
         Table::Term,
@@ -136,6 +137,7 @@ fn fill(store: &Embedded, dir: &Path, settings: &Settings) -> Result<Created, Va
     let epoch = EpochRecord {
         epoch: 1,
         sum: hex(&sum.0),
+        summed: Summing::Places,
         next_secret: 1,
         next_version: 1,
         anchor,

@@ -20,6 +20,9 @@ pub struct LayerMeta {
     pub maker: Uid,
     /// What it says.
     pub record: LayerRecord,
+    /// Which term stands for it.
+    #[serde(skip)]
+    pub(super) mark: Mark,
 }
 
 /// What a layer's record says.
@@ -86,6 +89,10 @@ impl LayerSet {
         Ok(LayerSet { records, shared })
     }
 
+    pub(super) fn mark(&self, id: u64) -> Option<Mark> {
+        Some(self.records.get(&id)?.mark)
+    }
+
     /// What decides.
     pub fn shared(&self) -> &Shared {
         &self.shared
@@ -147,6 +154,7 @@ impl LayerSet {
             changed: Timestamp(0),
             maker: crate::id::ROOT,
             record,
+            mark: Mark::default(),
         };
         self.with(&[(meta.id, Some(meta))])
     }
@@ -169,6 +177,7 @@ impl Draft<'_> {
             changed: Timestamp::now(),
             maker,
             record,
+            mark: Mark::default(),
         };
         self.layers.push((meta.id, Some(meta)));
     }

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use super::create::key_number;
+use super::writer::Mark;
 use super::*;
 use crate::audit::Unrecorded;
 use crate::clock::Timestamp;
@@ -97,34 +98,16 @@ impl Vault {
     }
 }
 
-impl Writer {
-    pub(super) fn at(revision: Revision, epoch: EpochRecord) -> Result<Writer, VaultError> {
-        Ok(Writer {
-            revision,
-            epoch: epoch.epoch,
-            sum: decode_sum(&epoch.sum)?,
-            next_secret: epoch.next_secret,
-            next_version: epoch.next_version,
-            anchor: epoch.anchor,
-            outbox: epoch.outbox,
-            settings: epoch.settings,
-            unsure: false,
-        })
-    }
-}
-
 /// What the store holds, as far as it can be believed: every record against its term, the terms against the sum.
 pub(super) fn believed(
     store: &dyn Store,
     keyring: &Keyring,
     given: &Administration,
 ) -> Result<(EpochRecord, State), VaultError> {
-    let sealed = store
-        .get(Table::Epoch, b"epoch")?
-        .ok_or_else(|| VaultError::Integrity("the store's epoch record is missing".into()))?;
-    let epoch: EpochRecord = serde_json::from_slice(&keyring.open_record(EPOCH, 0, &sealed)?)?;
-    let records = Records::read(store, keyring)?;
+    let epoch = epoch_record(store, keyring)?;
+    let records = Records::read(store, keyring, epoch.summed)?;
     records.check_sum(&epoch)?;
+    super::upgrade::sound(&records, epoch.summed)?;
     let layers = Arc::new(LayerSet::new(records.layers()?)?);
     let common = Arc::new(Common::default());
     let (secrets, versions, lost) = records.assemble(&common);
@@ -140,6 +123,13 @@ pub(super) fn believed(
         epoch: Epoch(epoch.epoch),
     };
     Ok((epoch, state))
+}
+
+pub(super) fn epoch_record(store: &dyn Store, keyring: &Keyring) -> Result<EpochRecord, VaultError> {
+    let sealed = store
+        .get(Table::Epoch, b"epoch")?
+        .ok_or_else(|| VaultError::Integrity("the store's epoch record is missing".into()))?;
+    Ok(serde_json::from_slice(&keyring.open_record(EPOCH, 0, &sealed)?)?)
 }
 
 /// The slots of the root key.
@@ -181,7 +171,7 @@ pub(super) fn load_named_keys(store: &dyn Store, keyring: &mut Keyring) -> Resul
     failure.map_or(Ok(()), Err)
 }
 
-fn decode_sum(text: &str) -> Result<TermSum, VaultError> {
+pub(super) fn decode_sum(text: &str) -> Result<TermSum, VaultError> {
     data_encoding::HEXLOWER
         .decode(text.as_bytes())
         .ok()
@@ -191,7 +181,7 @@ fn decode_sum(text: &str) -> Result<TermSum, VaultError> {
 
 /// One record of a kind: what it says, or why it cannot be believed.
 struct Loaded<T> {
-    revision: u64,
+    mark: Mark,
     content: Result<T, String>,
 }
 
@@ -200,41 +190,37 @@ enum Opened {
     Secret(u64, Box<Loaded<SecretMeta>>),
     Version(u64, Box<Loaded<VersionMeta>>),
     Layer(u64, Box<Loaded<LayerMeta>>),
-    Other(u8, u64),
+    Other,
 }
 
 impl Opened {
     /// Holds a record against its term, and opens it.
     fn read(kind: RecordKind, id: u64, record: &[u8], term: &Term, keyring: &Keyring) -> Opened {
-        let (revision, opened) = match unframed(record) {
-            Err(_) => (0, Err("its record is cut short".to_string())),
-            Ok((revision, sealed)) if term.ct_eq(&keyring.term(kind, id, revision, sealed)) => (
-                revision,
-                keyring.open_record(kind, id, sealed).map_err(|e| e.to_string()),
-            ),
-            Ok((revision, _)) => (
-                revision,
-                Err("its record is not the one that was written last".to_string()),
-            ),
+        let opened = match unframed(record) {
+            Err(_) => Err("its record is cut short".to_string()),
+            Ok((revision, sealed)) if term.ct_eq(&keyring.term(kind, id, revision, sealed)) => {
+                keyring.open_record(kind, id, sealed).map_err(|e| e.to_string())
+            }
+            Ok(_) => Err("its record is not the one that was written last".to_string()),
         };
-        Opened::parse(kind, id, revision, opened)
+        Opened::parse(kind, id, term.into(), opened)
     }
 
-    fn parse(kind: RecordKind, id: u64, revision: u64, opened: Result<Vec<u8>, String>) -> Opened {
+    fn parse(kind: RecordKind, id: u64, mark: Mark, opened: Result<Vec<u8>, String>) -> Opened {
         fn loaded<T: serde::de::DeserializeOwned>(
-            revision: u64,
+            mark: Mark,
             opened: Result<Vec<u8>, String>,
         ) -> Box<Loaded<T>> {
             let parse = |bytes: Vec<u8>| serde_json::from_slice(&bytes);
             let content =
                 opened.and_then(|b| parse(b).map_err(|e| format!("its record is not readable: {e}")));
-            Box::new(Loaded { revision, content })
+            Box::new(Loaded { mark, content })
         }
         match kind {
-            SECRET => Opened::Secret(id, loaded(revision, opened)),
-            VERSION => Opened::Version(id, loaded(revision, opened)),
-            LAYER => Opened::Layer(id, loaded(revision, opened)),
-            RecordKind(other) => Opened::Other(other, id),
+            SECRET => Opened::Secret(id, loaded(mark, opened)),
+            VERSION => Opened::Version(id, loaded(mark, opened)),
+            LAYER => Opened::Layer(id, loaded(mark, opened)),
+            _ => Opened::Other,
         }
     }
 }
@@ -243,7 +229,7 @@ impl Opened {
 const AT_ONCE: usize = 4096;
 
 /// Every sealed metadata record, opened and held against its term.
-struct Records {
+pub(super) struct Records {
     secrets: Vec<(u64, Loaded<SecretMeta>)>,
     versions: Vec<(u64, Loaded<VersionMeta>)>,
     layers: Vec<(u64, Loaded<LayerMeta>)>,
@@ -252,7 +238,7 @@ struct Records {
 }
 
 impl Records {
-    fn read(store: &dyn Store, keyring: &Keyring) -> Result<Records, VaultError> {
+    fn read(store: &dyn Store, keyring: &Keyring, summing: Summing) -> Result<Records, VaultError> {
         let mut terms: HashMap<(u8, u64), Term> = HashMap::new();
         let mut summed = Vec::new();
         let mut malformed = false;
@@ -260,7 +246,8 @@ impl Records {
             match (key.split_first(), <[u8; 32]>::try_from(bytes)) {
                 (Some((kind, id)), Ok(term)) if id.len() == 8 => {
                     let id = u64::from_be_bytes(id.try_into().unwrap_or_default());
-                    summed.push(Term(term));
+                    malformed |= ![SECRET.0, VERSION.0, KEY.0, LAYER.0].contains(kind);
+                    summed.push(((RecordKind(*kind), id), Term(term)));
                     terms.insert((*kind, id), Term(term));
                 }
                 _ => malformed = true,
@@ -271,7 +258,7 @@ impl Records {
             return Err(VaultError::Integrity("the table of terms is damaged".into()));
         }
         let mut stored = TermSum::default();
-        for summand in workers::map(summed, |term| keyring.summand(&term)) {
+        for summand in workers::map(summed, |(place, term)| keyring.summand(summing, place, &term)) {
             stored.add(&summand);
         }
         let mut records = Records {
@@ -332,9 +319,9 @@ impl Records {
         }
         records.open(raw, keyring);
         // A term whose record is gone: the record is broken, and stays named.
-        for ((kind, id), _) in terms {
+        for ((kind, id), term) in terms {
             let why = Err("its record is missing".to_string());
-            records.insert(Opened::parse(RecordKind(kind), id, 0, why));
+            records.insert(Opened::parse(RecordKind(kind), id, (&term).into(), why));
         }
         Ok(records)
     }
@@ -352,8 +339,18 @@ impl Records {
             Opened::Secret(id, secret) => self.secrets.push((id, *secret)),
             Opened::Version(id, version) => self.versions.push((id, *version)),
             Opened::Layer(id, layer) => self.layers.push((id, *layer)),
-            Opened::Other(kind, id) => tracing::warn!(kind, id, "a term of an unknown kind was ignored"),
+            // No term of such a kind is summed up.
+            Opened::Other => {}
         }
+    }
+
+    /// Why one of them cannot be believed, if that is so.
+    pub(super) fn broken(&self) -> Option<&str> {
+        let secrets = self.secrets.iter().map(|(_, s)| s.content.as_ref().err());
+        let versions = self.versions.iter().map(|(_, v)| v.content.as_ref().err());
+        let layers = self.layers.iter().map(|(_, l)| l.content.as_ref().err());
+        let mut all = secrets.chain(versions).chain(layers).flatten();
+        all.next().map(String::as_str)
     }
 
     /// Guardrails and identity policies. One that cannot be believed refuses the store: it could be the one that
@@ -361,11 +358,12 @@ impl Records {
     fn layers(&self) -> Result<std::collections::BTreeMap<u64, Arc<LayerMeta>>, VaultError> {
         let mut all = std::collections::BTreeMap::new();
         for (id, loaded) in &self.layers {
-            let meta = loaded.content.clone().map_err(|why| {
+            let mut meta = loaded.content.clone().map_err(|why| {
                 VaultError::Integrity(format!(
                     "guardrail or identity policy number {id} cannot be believed: {why}"
                 ))
             })?;
+            meta.mark = loaded.mark;
             all.insert(*id, Arc::new(meta));
         }
         Ok(all)
@@ -388,7 +386,7 @@ impl Records {
         let mut versions = Vec::with_capacity(self.versions.len());
         for (no, loaded) in self.versions {
             match loaded.content {
-                Ok(meta) => versions.push((meta, loaded.revision)),
+                Ok(meta) => versions.push((meta, loaded.mark)),
                 Err(why) => lost.versions.push((VersionNo(no), why)),
             }
         }
@@ -429,7 +427,7 @@ impl Records {
 fn assembled(
     id: u64,
     loaded: Loaded<SecretMeta>,
-    versions: Vec<(VersionMeta, u64)>,
+    versions: Vec<(VersionMeta, Mark)>,
     common: &Common,
 ) -> Result<Arc<Secret>, (SecretId, String)> {
     let name = versions.first().map(|(version, _)| version.name.clone());
@@ -438,14 +436,14 @@ fn assembled(
         (Err(why), Some(name)) => (nameless(SecretId(id), name), Some(why)),
         (Err(why), None) => return Err((SecretId(id), why)),
     };
-    let versions = versions.into_iter().map(|(mut version, revision)| {
+    let versions = versions.into_iter().map(|(mut version, mark)| {
         // Equal names and keys are one in memory.
         if version.name == meta.name {
             version.name = meta.name.clone();
         }
         let key = common.keys.alike(version.wrapped.key().clone());
         version.wrapped.share_key(key);
-        (version.no, Arc::new(Version::new(version, revision)))
+        (version.no, Arc::new(Version::new(version, mark)))
     });
     let versions = versions.collect();
     let (policy, broken) = match (&meta.policy, broken) {
@@ -455,9 +453,9 @@ fn assembled(
         },
         (_, broken) => (None, broken),
     };
-    let (revision, broken) = (loaded.revision, broken.map(Into::into));
+    let (mark, broken) = (loaded.mark, broken.map(Into::into));
     Ok(Arc::new(Secret::new(
-        meta, revision, policy, versions, broken, common,
+        meta, mark, policy, versions, broken, common,
     )))
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::id::{KeyId, Label, SecretId, SecretName, Uid, VersionId, VersionNo};
 use crate::policy::{Deciding, PolicyRecord};
-use crate::seal::{ValueDigest, WrappedKey};
+use crate::seal::{Summing, ValueDigest, WrappedKey};
 
 /// What somebody who may neither read nor describe a secret sees of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -131,6 +131,9 @@ pub struct EpochRecord {
     pub epoch: u64,
     /// The terms' sum modulo 2^256, as hexadecimal.
     pub sum: String,
+    /// Over what it is taken. Stores of format 1 do not say.
+    #[serde(default, skip_serializing_if = "super::upgrade::is_old")]
+    pub summed: Summing,
     /// The next secret's number.
     pub next_secret: u64,
     /// The next version's number.

@@ -5,6 +5,7 @@
 //! then the command returns 0. `load` is the way back: terms against the sum, records against their terms,
 //! the log against its anchor, and an outbox replayed.
 
+use self::writer::{Mark, Writer};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::id::{Epoch, KeyId, Label, SecretId, SecretName, StoreId, VersionId, V
 use crate::policy::{Administration, Compilations, Compiled, Deciding, PolicyError, PolicyRecord};
 use crate::pool::Pool;
 use crate::problem::{Exit, Problem};
-use crate::seal::{Context, DataKey, Keyring, RecordKind, SealError, TermSum};
+use crate::seal::{Context, DataKey, Keyring, RecordKind, SealError, Summing, TermSum};
 use crate::secret::Sealed;
 use crate::store::snapshot::{Indexed, Snapshot};
 use crate::store::{Revision, Store, StoreError, Table};
@@ -36,7 +37,9 @@ mod reach;
 mod settings;
 #[cfg(test)]
 pub(crate) mod tests;
+mod upgrade;
 mod workers;
+mod writer;
 
 pub use backup::{Opener, Restored, Rollback, Saved, Trial, read_backup, restore};
 pub use bring::{Kept, KeptVersion, NotKept};
@@ -322,8 +325,8 @@ fn exact<K: Ord, V>(map: LiteMap<K, V>) -> LiteMap<K, V> {
 pub struct Secret {
     /// Its metadata.
     pub meta: SecretMeta,
-    /// The epoch that wrote its record.
-    pub revision: u64,
+    /// Which term stands for its record.
+    mark: Mark,
     /// Its policy, compiled.
     pub policy: Option<Compiled>,
     /// The labels of its current version.
@@ -346,7 +349,7 @@ impl Indexed for Secret {
 impl Secret {
     fn new(
         mut meta: SecretMeta,
-        revision: u64,
+        mark: Mark,
         policy: Option<Compiled>,
         versions: Versions,
         broken: Option<Box<str>>,
@@ -372,7 +375,7 @@ impl Secret {
         let policy = policy.map(|policy| common.policies.share(policy));
         Secret {
             meta,
-            revision,
+            mark,
             policy,
             current_labels,
             versions: exact(versions),
@@ -441,18 +444,18 @@ impl std::fmt::Debug for Version {
 pub struct Version {
     /// Its metadata.
     pub meta: VersionMeta,
-    /// The epoch that wrote its record.
-    pub revision: u64,
+    /// Which term stands for its record.
+    mark: Mark,
     inline: OnceLock<Sealed>,
     key: OnceLock<DataKey>,
 }
 
 impl Version {
     /// With neither value nor key at hand.
-    fn new(meta: VersionMeta, revision: u64) -> Version {
+    fn new(meta: VersionMeta, mark: Mark) -> Version {
         Version {
             meta,
-            revision,
+            mark,
             inline: OnceLock::new(),
             key: OnceLock::new(),
         }
@@ -460,7 +463,7 @@ impl Version {
 
     /// The same, with neither value nor key at hand.
     fn bare(&self) -> Version {
-        Version::new(self.meta.clone(), self.revision)
+        Version::new(self.meta.clone(), self.mark)
     }
 
     fn context<'a>(&'a self, store: StoreId) -> Context<'a> {
@@ -536,19 +539,6 @@ pub type Listener = Box<dyn Fn(&Change) + Send + Sync>;
 /// Somebody who has to do something before readers see a change, in the state that is to be. The writer's lock is held:
 /// it must not wait for long.
 pub type Preparer = Box<dyn Fn(&Change, &State) + Send + Sync>;
-
-struct Writer {
-    revision: Revision,
-    epoch: u64,
-    sum: TermSum,
-    next_secret: u64,
-    next_version: u64,
-    anchor: Anchor,
-    outbox: Vec<Pending>,
-    settings: Sealing,
-    /// Whether the backend could not say if the last commit is there.
-    unsure: bool,
-}
 
 /// The opened store.
 pub struct Vault {

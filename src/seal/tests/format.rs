@@ -132,7 +132,15 @@ fn the_format_is_the_one_that_was_written_down() {
             .unwrap();
         let term = ring.term(RECORD, 9, 3, &record.0);
         let mut sum = TermSum::default();
-        sum.add(&ring.summand(&term));
+        sum.add(&ring.summand(Summing::Terms, (RECORD, 9), &term));
+        let mut placed = TermSum::default();
+        placed.add(&ring.summand(Summing::Places, (RECORD, 9), &term));
+        let golden = include_str!("../../../tests/golden/seal-format-2.txt");
+        assert!(
+            golden.ends_with(&format!("= {}\n", HEXLOWER.encode(&placed.0))),
+            "{}",
+            HEXLOWER.encode(&placed.0)
+        );
         let audit = ring.derive(Purpose::Audit).unwrap();
         let lines = [
             ("key file slot", key_file.encode()),

@@ -58,13 +58,19 @@ fn an_old_record_put_back_shows_whatever_is_done_to_the_table_of_terms() {
         ring.term(RECORD, 1, 2, b"new"),
         ring.term(RECORD, 2, 1, b"x"),
     );
-    let sum = |terms: [&Term; 2]| {
+    let placed = |terms: [(u64, &Term); 2]| {
         let mut sum = TermSum::default();
-        terms.iter().for_each(|t| sum.add(&ring.summand(t)));
+        for (id, term) in terms {
+            sum.add(&ring.summand(Summing::Places, (RECORD, id), term));
+        }
         sum
     };
+    let sum = |[one, two]: [&Term; 2]| placed([(1, one), (2, two)]);
     let genuine = sum([&new, &other]);
-    assert!(genuine.ct_eq(&sum([&other, &new])));
+    assert!(genuine.ct_eq(&placed([(2, &other), (1, &new)])));
+    // A term that stands for another record, or for none.
+    assert!(!genuine.ct_eq(&sum([&other, &new])));
+    assert!(!genuine.ct_eq(&placed([(3, &new), (2, &other)])));
     assert!(!genuine.ct_eq(&sum([&old, &other])));
     let mut entry = TermSum(other.0);
     entry.add(&Summand(new.0));
