@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::id::{Gid, ROOT, Uid};
-use crate::policy::Facts;
 use crate::vault::tests::{Nobody, Place, allow, make};
 
 /// Two secrets that everybody may read.

@@ -163,7 +163,6 @@ fn begins_before(folder: &Folder, number: u64, moment: Timestamp) -> Result<bool
     let file = folder.segment(number, Mode::Read)?;
     file.take(4096)
         .read_to_end(&mut line)
-        
         .map_err(|e| LogError::io(&folder.path(number), e))?;
     let time = chain::event(&line).map(|(time, _)| time);
     Ok(time.is_some_and(|time| time < moment.to_string().as_bytes()))

@@ -18,6 +18,7 @@ mod page;
 mod query;
 mod record;
 mod segment;
+mod unrecorded;
 mod verify;
 mod writer;
 
@@ -31,10 +32,12 @@ pub use archive::{AT_ONCE, Finished, Wanted, file_name, head_text, named, segmen
 pub use error::{Broken, BrokenKind, LogError, VerifyError};
 pub use flood::Refused;
 pub use log::{Admitted, Log, Receipt};
+pub use open::opens;
 pub use page::{Item, Page, Place, back, page};
 pub use query::{Entry, Follower, Query, newest_of, query, tail};
 pub use record::{Body, Changed, Event, Identity, Outcome, Record, Value, Who};
 pub use segment::{FORMAT, MIN_READER};
+pub use unrecorded::Unrecorded;
 pub use verify::{Verified, verify};
 pub use writer::HOLD;
 
