@@ -221,6 +221,9 @@ pub(super) struct Header {
     previous_head: String,
     #[serde(default)]
     epoch: u64,
+    /// Its predecessor was lost.
+    #[serde(default)]
+    pub(super) log_lost: bool,
 }
 
 /// The fields of a header record behind its id.
