@@ -73,7 +73,7 @@ pub fn head_text(head: &Head) -> String {
 /// # Errors
 /// If it cannot be read.
 pub fn segments(dir: &Path) -> Result<Vec<u64>, LogError> {
-    Folder::at(dir)?.list()
+    Folder::of_copies(dir)?.list()
 }
 
 /// Which of the oldest finished segments are wanted.

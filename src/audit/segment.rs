@@ -63,6 +63,13 @@ impl Folder {
         Folder::open(&home, path)
     }
 
+    /// A directory of copies of segments, whoever may read it: they are held against what the log says of them.
+    pub(super) fn of_copies(path: &Path) -> Result<Folder, LogError> {
+        let dir = Dir::behind(path).map_err(|e| LogError::io(path, e))?;
+        let path = path.into();
+        Ok(Folder { dir, path })
+    }
+
     fn held(dir: Dir, at: &Path) -> Result<Folder, LogError> {
         judge(&dir.found().map_err(|e| LogError::io(at, e))?, at)?;
         let path = at.into();

@@ -58,7 +58,7 @@ impl World for Machine {
 
     fn unrecorded(&self, store: &Path) -> Result<Box<dyn Backend>, Problem> {
         guard_memory()?;
-        if Client::connect(&daemon::socket_path(store))?.is_some() {
+        if Client::connect(store)?.is_some() {
             return Err(Problem::new(
                 Exit::Unavailable,
                 "nothing was read unrecorded",
