@@ -286,7 +286,7 @@ fn a_client_that_asks_otherwise_is_recorded_or_refused() {
     let _deadline = Deadline::new(Duration::from_secs(120), "auditor");
     let product = product();
     admit(&product);
-    let socket = product.store().join("run/control.sock");
+    let socket = product.store().to_path_buf();
     let asked = |socket: &Path, from: &[(u64, u64)]| -> Vec<Result<Value, i32>> {
         let mut client = Client::connect(socket).expect("connect").expect("a daemon");
         let ask = |(segment, offset): &(u64, u64)| {

@@ -199,7 +199,11 @@ fn write_key_file(
         (Some(parent), Some(name)) if parent == at => (home.clone(), name.into()),
         _ => Dir::of(path).map_err(failed)?,
     };
-    let mut file = dir.create(&name, 0o600).map_err(failed)?;
+    let mut file = dir.create(&name, 0o600).map_err(|source| FileError::Io {
+        what: "create",
+        path: path.into(),
+        source,
+    })?;
     made.add(&dir, name, Inode::of(&file).map_err(failed)?);
     file.write_all(secret.expose())
         .and_then(|()| file.sync_all())
