@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::access::{Access, Caller};
-use crate::audit::{Event, Identity, Outcome, Record};
+use crate::audit::{Event, Identity, Outcome, Record, Unrecorded};
 use crate::config::Config;
 pub use crate::control::place::socket_path;
 use crate::control::place::{self, NOTE};
@@ -20,17 +20,23 @@ use crate::problem::{Exit, Problem, pasteable};
 use crate::report::Report;
 use crate::sys::dir::{Dir, Inode};
 use crate::sys::mount::Layered;
-use crate::sys::{accounts, caller, harden, mount, notifier, notify, nss};
+use crate::sys::{accounts, caller, files, harden, mount, notifier, notify, nss};
 use crate::vault::{Opener, Rollback, Settings, Trial, Vault, VaultError};
 use crate::vfs::{Coming, Vfs};
 
 mod already;
 mod announcer;
+mod looked_at;
+mod lost_log;
 mod reload;
+mod restored;
 mod signals;
 
 use already::served;
 use announcer::Announcer;
+pub use looked_at::unrecorded;
+pub use lost_log::begin_log;
+pub use restored::restore_secret;
 
 mod unmount;
 
@@ -97,24 +103,24 @@ fn deciding(config: &Config) -> Deciding {
     config.deciding(|name| nss::SystemDirectory.gid_of(name))
 }
 
-/// Opens a store and answers requests on it in this process, for a command when no daemon runs.
+/// Opens a store and answers requests on it in this process, for a command when no daemon runs; one on a disk that
+/// cannot be written answers questions.
 ///
 /// # Errors
 /// As [`Vault::open`].
 pub fn desk(store: &Path, config: &Config) -> Result<(Desk, Arc<Access>), Problem> {
-    let vault = open(store, config)?;
-    let access = Arc::new(Access::new(vault.clone(), config.serve_unidentified));
-    Ok((
-        desk_over(
-            &access,
-            store,
-            config,
-            Box::new(StoppedService {
-                run: place::run(store),
-            }),
-        ),
-        access,
-    ))
+    let vault = match files::is_read_only(store) {
+        true => looked_at::open(store, config, Unrecorded::Refused)?,
+        false => open(store, config)?,
+    };
+    Ok(desk_of(vault, store, config))
+}
+
+fn desk_of(vault: Arc<Vault>, store: &Path, config: &Config) -> (Desk, Arc<Access>) {
+    let access = Arc::new(Access::new(vault, config.serve_unidentified));
+    let run = place::run(store);
+    let service = Box::new(StoppedService { run });
+    (desk_over(&access, store, config, service), access)
 }
 
 fn open(store: &Path, config: &Config) -> Result<Arc<Vault>, Problem> {
@@ -297,14 +303,7 @@ pub fn restore<C: crate::access::Caller>(
     let what = format!("cannot restore the store {}", dir.display());
     let config = Config::load(dir)?;
     let settings = settings(dir, &config);
-    let file = crate::vault::read_backup(backup).map_err(|e| {
-        let exit = match e.kind() {
-            std::io::ErrorKind::NotFound => Exit::NotFound,
-            std::io::ErrorKind::InvalidData => Exit::Integrity,
-            _ => Exit::Failed,
-        };
-        Problem::new(exit, &what, format_args!("{}: {e}", backup.display())).next("name the backup file")
-    })?;
+    let file = read_backup(backup, &what)?;
     let opener = recovery_key.map_or(Opener::KeyFile, Opener::Recovery);
     let body = Record {
         event: Event::RestoreStore,
@@ -337,6 +336,17 @@ pub fn restore<C: crate::access::Caller>(
         "replaced_epoch": restored.present,
         "dry_run": trial == Trial::DryRun,
     }))
+}
+
+fn read_backup(backup: &Path, what: &str) -> Result<Vec<u8>, Problem> {
+    crate::vault::read_backup(backup).map_err(|e| {
+        let exit = match e.kind() {
+            std::io::ErrorKind::NotFound => Exit::NotFound,
+            std::io::ErrorKind::InvalidData => Exit::Integrity,
+            _ => Exit::Failed,
+        };
+        Problem::new(exit, what, format_args!("{}: {e}", backup.display())).next("name the backup file")
+    })
 }
 
 fn tell_manager(state: &str) {

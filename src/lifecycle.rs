@@ -26,15 +26,17 @@ mod layers;
 mod near;
 mod policies;
 mod put;
+mod restore;
 mod tags;
 mod take_out;
 mod update;
 
 pub use archive::Copied;
-pub use break_glass::Repair;
+pub use break_glass::{Repair, check_reason};
 pub use labels::LabelMove;
 pub use policies::{Care, Comparison, PolicyEdit};
 pub use put::{Only, Put, Rule};
+pub use restore::Place;
 pub use tags::TagChange;
 pub use take_out::TakenFrom;
 pub use update::{Mode, Update};

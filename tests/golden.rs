@@ -291,3 +291,38 @@ fn a_term_elsewhere_is_refused_in_both_formats() {
     });
     whole(&store.open().unwrap(), 10);
 }
+
+/// An epoch record as a release writes it that has given a log up: none opens it that would forget that, and it cannot be
+/// passed off as another.
+#[test]
+fn what_is_told_of_a_lost_log_is_kept() {
+    let line = include_str!("golden/epoch-lost-log.txt");
+    let record = line
+        .lines()
+        .find_map(|line| line.strip_prefix("epoch = "))
+        .unwrap();
+    let record = HEXLOWER.decode(record.as_bytes()).unwrap();
+    assert_eq!(record[..2], [2, 2], "readers of format 1 refuse it as too new");
+    let with = |record: Vec<u8>| {
+        let golden = Golden::new(include_str!("golden/store-format-1.txt"));
+        golden.change(|batch| {
+            batch.put(Table::Epoch, b"epoch".as_slice(), record);
+        });
+        golden
+    };
+    let golden = with(record.clone());
+    let vault = golden.open().unwrap_or_else(|e| panic!("{e}"));
+    let lost = vault.state().settings.lost.clone();
+    assert_eq!((lost.len(), lost[0].last_sequence, lost[0].uid), (1, 6, Uid(0)));
+    assert_eq!(lost[0].reason, "the disk of the log died");
+    drop(vault);
+    // What is written then is no other.
+    let written = golden.records.get(Table::Epoch, b"epoch").unwrap().unwrap();
+    assert!(written != record && written[..2] == [2, 2]);
+    assert_eq!(golden.open().unwrap().state().settings.lost, lost);
+    // Changed, so that an older release takes it, it opens nowhere.
+    let refused = with([&[1, 1], &record[2..]].concat()).open().err().unwrap();
+    assert_eq!(refused.exit(), wardfs::problem::Exit::Integrity, "{refused}");
+    let refused = with([&[3, 3], &record[2..]].concat()).open().err().unwrap();
+    assert!(refused.to_string().contains("format 3"), "{refused}");
+}

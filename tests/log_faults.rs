@@ -433,9 +433,9 @@ fn full_without_a_daemon_and_for_a_backup() {
         refused.err.contains("no space left for audit records"),
         "{refused:?}"
     );
-    // Opened anew on a full disk, it has no reserve.
-    assert_eq!(product.run(&backup).code(), 7);
-    assert!(!std::path::Path::new(backup[2]).exists());
+    // Opened anew on a full disk, it has the reserve that it was given before.
+    product.run(&backup).ok();
+    std::fs::remove_file(backup[2]).expect("remove");
     small.clear();
     product.run(&["get", "mine"]).ok();
     product.run(&backup).ok();

@@ -175,6 +175,10 @@ fn every_command_in_a_text_does_what_it_says() {
         if elsewhere.iter().any(|c| text.starts_with(&format!("wardfs {c}"))) {
             continue;
         }
+        // On a disk that cannot be written: `tests/read_only.rs`.
+        if text.ends_with("--unrecorded") {
+            continue;
+        }
         let line = match line.contains("wardfs put")
             && !line.contains('<')
             && !line.contains('|')

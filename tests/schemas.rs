@@ -255,11 +255,25 @@ fn every_output_has_the_form_of_its_schema() {
             0
         );
     }
+    std::fs::remove_dir_all(product.store().join("audit")).expect("remove");
+    for more in [&["--dry-run"][..], &[]] {
+        let args = [&["--log", "--reason", "INC-2"], more].concat();
+        let said = run(&mut schemas, &product, "store break-glass", &args, b"");
+        assert_eq!(said.code(), 0, "{said:?}");
+    }
+    run(&mut schemas, &product, "status", &[], b"");
+    assert_eq!(run(&mut schemas, &product, "audit verify", &[], b"").code(), 0);
+    assert_eq!(run(&mut schemas, &product, "audit query", &[], b"").code(), 0);
     for more in [
         &["app/gen", "--now", "--dry-run"][..],
         &["app/gen", "--now", "--purge"],
     ] {
         assert_eq!(run(&mut schemas, &product, "delete", more, b"").code(), 0);
+    }
+    for more in [&["--dry-run"][..], &[]] {
+        let args = [&[&*backup, "--only", "app/gen"], more].concat();
+        let said = run(&mut schemas, &product, "store restore", &args, b"");
+        assert_eq!(said.code(), 0, "{said:?}");
     }
     for more in [
         &[&backup, "--dry-run", "--accept-rollback"][..],

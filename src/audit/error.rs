@@ -64,6 +64,15 @@ pub enum LogError {
     /// The store has not taken an anchor for so long that the records of reads could be cut off unseen.
     #[error("the store has taken no anchor of the log's last records for {} s: is it writable?", super::ANCHOR_LIMIT.as_secs())]
     Unanchored,
+    /// The store is looked at on a disk that cannot be written.
+    #[error("{}: on a file system that cannot be written: nothing can be recorded there", path.display())]
+    ReadOnly {
+        /// The log's directory.
+        path: PathBuf,
+    },
+    /// Neither the kernel's log nor the journal took the line that stands for a record.
+    #[error("neither the kernel's log nor the journal takes a line about it ({0})")]
+    Untold(io::Error),
     /// The segment was deleted, moved or replaced while it was written.
     #[error("{}: the audit log was deleted, moved or replaced while it was in use", path.display())]
     Deleted {

@@ -26,6 +26,7 @@ use super::error::LogError;
 use super::flood::{Floods, Refused, Ticket, Verdict};
 use super::record::{Event, Record};
 use super::segment::{self, Folder, Mode};
+use super::unrecorded::Unrecorded;
 use super::writer::{Context, Held, Live, Stamp, Writer};
 use super::{ANCHOR_LIMIT, Anchor, Finished, Options, VerifyError, Wanted, archive, open};
 
@@ -54,6 +55,8 @@ pub struct Log {
     /// Taken before `chain`, never after it.
     floods: Mutex<Floods>,
     budget: Budget,
+    /// What becomes of a read, where nothing can be written.
+    looked_at: Option<Unrecorded>,
     /// In tests budgets are by a clock that stands: this, and so many milliseconds.
     #[cfg(test)]
     pub(super) clock: (Instant, std::sync::atomic::AtomicU64),
@@ -87,6 +90,9 @@ impl Admitted<'_> {
     /// # Errors
     /// As [`Admitted::write`].
     pub fn hold(mut self, record: &Record<'_>, tid: u32) -> Result<(), LogError> {
+        if self.log.looked_at.is_some() {
+            return self.write(record);
+        }
         let (Some(settler), Some(refused)) = (self.log.settler.get(), Refused::of(record)) else {
             return self.write(record);
         };
@@ -178,7 +184,7 @@ impl Log {
         anchor: &Anchor,
     ) -> Result<Log, LogError> {
         let (home, _) = Dir::of(dir).map_err(|e| LogError::io(dir, e))?;
-        let found = open::check(&home, dir, store, &key, anchor)?;
+        let found = open::check(&home, dir, store, &key, anchor, Mode::Append)?;
         let ctx = Context {
             home,
             dir: dir.into(),
@@ -201,8 +207,72 @@ impl Log {
         Ok(Log::with(ctx, writer))
     }
 
+    /// Begins anew after the anchored record, where the log is lost: with a segment whose number none had before, and
+    /// whose header says that its predecessor is lost. What is left of the old log goes into a directory in `dir`, which is
+    /// in the directory `home` that is held.
+    ///
+    /// # Errors
+    /// If the directory or a file cannot be made or moved, or is not private.
+    pub fn begin_anew(
+        home: &Dir,
+        dir: &Path,
+        store: StoreId,
+        key: SecretBytes,
+        options: Options,
+        anchor: &Anchor,
+    ) -> Result<Log, LogError> {
+        let folder = Folder::make(home, dir, &mut Made::default())?;
+        let left = folder.list()?;
+        let last = left.last().copied().unwrap_or(0).max(anchor.segment);
+        folder.set_aside(&left)?;
+        let ctx = Context {
+            home: home.clone(),
+            dir: dir.into(),
+            store,
+            key,
+            live: Live::of(&options),
+            options,
+        };
+        let file = folder.segment(last + 1, Mode::Create)?;
+        let mut writer = Writer::after(&ctx, last + 1, file, anchor)?;
+        writer.archived = anchor.archived;
+        Ok(Log::with(ctx, writer))
+    }
+
+    /// Opens the log on a disk that cannot be written: it is checked, and takes no record. Refusals, and with
+    /// [`Unrecorded::Told`] reads as well, go as a line to the system's own logs instead.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub fn look(
+        dir: &Path,
+        store: StoreId,
+        key: SecretBytes,
+        options: Options,
+        anchor: &Anchor,
+        unrecorded: Unrecorded,
+    ) -> Result<Log, LogError> {
+        let (home, _) = Dir::of(dir).map_err(|e| LogError::io(dir, e))?;
+        let found = open::check(&home, dir, store, &key, anchor, Mode::Read)?;
+        let ctx = Context {
+            home,
+            dir: dir.into(),
+            store,
+            key,
+            live: Live::of(&options),
+            options,
+        };
+        let (number, file, len, state) = (found.number, found.file, found.len, found.state);
+        let mut writer = Writer::resume(&ctx, number, file, len, state, anchor.oldest_segment, 0)?;
+        writer.archived = anchor.archived;
+        let mut log = Log::with(ctx, writer);
+        log.looked_at = Some(unrecorded);
+        Ok(log)
+    }
+
     fn with(ctx: Context, writer: Writer) -> Log {
         let log = Log {
+            looked_at: None,
             floods: Mutex::new(Floods::new(&ctx.options, Instant::now())),
             budget: Budget::new(ctx.options.uid_bytes_per_second),
             chain: Mutex::new(writer),
@@ -231,6 +301,10 @@ impl Log {
     }
 
     fn put(&self, record: &Record<'_>) -> Result<(u64, u64), LogError> {
+        if let Some(unrecorded) = self.looked_at {
+            unrecorded.tell(record, &self.ctx.dir)?;
+            return Ok((self.head().seq, 0));
+        }
         FIELDS.with(|fields| {
             let fields = &mut *fields.borrow_mut();
             fields.clear();
@@ -279,6 +353,7 @@ impl Log {
     /// # Errors
     /// As [`Log::append`]; [`LogError::Unfit`] if the bytes are no body.
     pub fn append_body(&self, body: &Body, epoch: Option<Epoch>) -> Result<Receipt, LogError> {
+        self.writable()?;
         let (fields, carried) = body.parts()?;
         let epoch = epoch.map(|e| e.0).or(carried);
         let seq = self
@@ -390,6 +465,7 @@ impl Log {
     }
 
     fn tell(&self, all: bool) -> Result<(), LogError> {
+        self.writable()?;
         let mut write = |fields: &[u8]| {
             let mut chain = self.chain();
             chain
@@ -422,6 +498,7 @@ impl Log {
     /// # Errors
     /// If the log has failed, or the disk does.
     pub fn sync(&self) -> Result<Anchor, LogError> {
+        self.writable()?;
         let (anchor, file, path) = {
             let mut chain = self.chain();
             chain.synced = Some(self.now());
@@ -446,6 +523,15 @@ impl Log {
     /// The same; `None` if somebody's record is still on its way to the disk after `limit`.
     pub fn head_within(&self, limit: Duration) -> Option<Anchor> {
         self.chain_within(limit).map(|chain| chain.anchor())
+    }
+
+    fn writable(&self) -> Result<(), LogError> {
+        match self.looked_at {
+            None => Ok(()),
+            Some(_) => Err(LogError::ReadOnly {
+                path: self.ctx.dir.clone(),
+            }),
+        }
     }
 
     /// Nothing is written any more, and who would, waits: for the end of a process whose threads go on. False if
@@ -477,6 +563,7 @@ impl Log {
     /// # Errors
     /// Why it could not.
     pub fn healthy(&self) -> Result<(), LogError> {
+        self.writable()?;
         let mut chain = self.chain();
         chain.admit(&self.ctx, 64 << 10, true)?;
         let path = chain.path.clone();
@@ -493,6 +580,7 @@ impl Log {
     /// # Errors
     /// Why they could not; [`LogError::Unanchored`] if it is the store that takes no anchor.
     pub fn takes_reads(&self) -> Result<(), LogError> {
+        self.writable()?;
         let mut chain = self.chain();
         chain.admit(&self.ctx, 4096, false)?;
         self.anchored_in_time(&chain)

@@ -19,6 +19,7 @@ mod page;
 mod query;
 mod record;
 mod segment;
+mod unrecorded;
 mod verify;
 mod writer;
 
@@ -33,10 +34,12 @@ pub use body::Body;
 pub use error::{Broken, BrokenKind, LogError, VerifyError};
 pub use flood::Refused;
 pub use log::{Admitted, Log, Receipt};
+pub use open::opens;
 pub use page::{Item, Page, Place, back, page};
 pub use query::{Entry, Follower, Query, newest_of, query, tail};
 pub use record::{Changed, Event, Identity, Outcome, Record, Value, Who};
 pub use segment::{FORMAT, MIN_READER};
+pub use unrecorded::Unrecorded;
 pub use verify::{Verified, verify};
 pub use writer::HOLD;
 

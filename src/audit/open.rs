@@ -24,12 +24,27 @@ pub(super) struct Found {
     pub state: State,
 }
 
+/// Whether the log in `dir`, in the directory `home`, would open, from the anchored record to its end; nothing is changed.
+///
+/// # Errors
+/// As [`Log::open`](super::Log::open).
+pub fn opens(
+    home: &Dir,
+    dir: &Path,
+    store: StoreId,
+    key: &SecretBytes,
+    anchor: &Anchor,
+) -> Result<(), LogError> {
+    check(home, dir, store, key, anchor, Mode::Read).map(drop)
+}
+
 pub(super) fn check(
     home: &Dir,
     dir: &Path,
     store: StoreId,
     key: &SecretBytes,
     anchor: &Anchor,
+    mode: Mode,
 ) -> Result<Found, LogError> {
     let folder = Folder::open(home, dir)?;
     let numbers = folder.list()?;
@@ -50,7 +65,7 @@ pub(super) fn check(
     }
     for number in first..=last {
         let path = segment::path(dir, number);
-        let file = match folder.segment(number, Mode::Append) {
+        let file = match folder.segment(number, mode) {
             Err(LogError::Missing { .. }) => {
                 let text = "the segment is missing; later ones are there";
                 return Err(broken(&path, &state, BrokenKind::Missing, text));
@@ -68,7 +83,9 @@ pub(super) fn check(
             }
             if number == last && number != first {
                 // A crash while the segment was begun: nothing was ever written to it.
-                folder.remove(number, &file)?;
+                if mode != Mode::Read {
+                    folder.remove(number, &file)?;
+                }
                 break;
             }
             return Err(broken(

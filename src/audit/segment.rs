@@ -72,7 +72,7 @@ impl Folder {
 
     /// Opens a directory with copies of segments, whoever has it: each is held against what the log says of it.
     pub(super) fn of_copies(path: &Path) -> Result<Folder, LogError> {
-        let dir = Dir::open(path).map_err(|e| unopened(path, e))?;
+        let dir = Dir::behind(path).map_err(|e| LogError::io(path, e))?;
         let path = path.into();
         Ok(Folder { dir, path })
     }
@@ -151,6 +151,27 @@ impl Folder {
         removed.map_err(|e| LogError::io(&self.path(number), e))
     }
 
+    /// Moves these segments into a new directory in it, where no one takes them for the log.
+    pub(super) fn set_aside(&self, numbers: &[u64]) -> Result<(), LogError> {
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        for name in (1..).map(|n: u32| format!("lost-{n}")) {
+            let failed = |e| LogError::io(&self.path.join(&name), e);
+            let aside = match self.dir.new_dir(&name, 0o700) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
+                made => made.map_err(failed)?,
+            };
+            for &number in numbers {
+                let moved = self.dir.move_into(name_of(number), &aside);
+                moved.map_err(|e| LogError::io(&self.path(number), e))?;
+            }
+            aside.sync().map_err(failed)?;
+            return self.sync();
+        }
+        Ok(())
+    }
+
     /// Notes that a segment was made.
     pub(super) fn made(&self, number: u64, file: &File, made: &mut Made) -> Result<(), LogError> {
         let inode = Inode::of(file).map_err(|e| LogError::io(&self.path(number), e))?;
@@ -217,6 +238,9 @@ pub(super) struct Header {
     previous_head: String,
     #[serde(default)]
     epoch: u64,
+    /// Its predecessor was lost.
+    #[serde(default)]
+    pub(super) log_lost: bool,
 }
 
 /// The fields of a header record behind its id.

@@ -159,7 +159,7 @@ pub fn verify(
                     &segment,
                 )?;
                 (report.first, report.oldest) = (segment.start.seq + 1, number);
-                if number == oldest && oldest > 1 {
+                if number == oldest && oldest > 1 && !segment.header.log_lost {
                     let State { seq, head, epoch } = segment.start;
                     let segment = oldest - 1;
                     report.archived = report.archived.or(Some(Archived {

@@ -173,6 +173,13 @@ impl Writer {
         Ok(writer)
     }
 
+    /// Goes on after a log that is lost, of which the store knows this anchor.
+    pub(super) fn after(ctx: &Context, number: u64, file: File, anchor: &Anchor) -> Result<Writer, LogError> {
+        let mut writer = Writer::resume(ctx, number, file, 0, anchor.state(), number, 0)?;
+        writer.begin(ctx, number, true)?;
+        Ok(writer)
+    }
+
     /// Appends one record; `fields` are everything between the id and the epoch.
     pub(super) fn append(
         &mut self,
@@ -381,7 +388,12 @@ impl Writer {
                 Err(_) => return Ok(()),
             }
         }
-        if may_use_reserve && self.len + need <= self.allocated {
+        let end = self.len + need;
+        if may_use_reserve && end > self.allocated {
+            // Opened anew on a full disk, it does not know what the file was given before.
+            self.allocated = self.allocate(self.len, end).unwrap_or(self.allocated);
+        }
+        if may_use_reserve && end <= self.allocated {
             return Ok(());
         }
         Err(LogError::Full {

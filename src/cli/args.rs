@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 pub use policies::Policy;
 pub use secrets::{Delete, Get, Label, Put, Update, Visibility, Why};
-pub use upkeep::{Audit, ConfigCommand, Query, Store};
+pub use upkeep::{Audit, ConfigCommand, Query, Restore, Store};
 
 /// Headings in bold; clap leaves all of it out where the output is no terminal or NO_COLOR is set.
 const STYLES: Styles = Styles::styled()
@@ -206,7 +206,7 @@ pub enum Command {
     /// Make a store, its root key and its configuration
     ///
     /// Prints a recovery key once: keep it away from this machine. It opens the store if the key file is lost. A new
-    /// store needs 6 MiB of disk, most of which is the log's reserve.
+    /// store needs 8 MiB of disk, most of which is the reserve of store and log: taking access away works on a full disk.
     #[command(after_help = "\
 Examples:
   wardfs init

@@ -8,6 +8,7 @@ use super::run::Stop;
 use super::value;
 use super::{Backend, Made, MountPlan, World};
 use crate::access::{Access, AccessError, Choice, Range};
+use crate::audit::LogError;
 use crate::config::Config;
 use crate::control::Desk;
 use crate::control::client::Client;
@@ -34,10 +35,7 @@ pub struct Machine;
 
 impl World for Machine {
     fn backend(&self, store: &Path) -> Result<Box<dyn Backend>, Problem> {
-        crate::sys::harden::no_dumps().map_err(|e| {
-            Problem::new(Exit::Failed, "this process cannot be protected", e)
-                .next("run it where prctl(2) is not forbidden")
-        })?;
+        guard_memory()?;
         let begin = Instant::now();
         loop {
             if let Some(client) = Client::connect(store)? {
@@ -56,6 +54,20 @@ impl World for Machine {
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    fn unrecorded(&self, store: &Path) -> Result<Box<dyn Backend>, Problem> {
+        guard_memory()?;
+        if Client::connect(store)?.is_some() {
+            return Err(Problem::new(
+                Exit::Unavailable,
+                "nothing was read unrecorded",
+                "a daemon serves this store, and records what is read",
+            )
+            .next("leave --unrecorded away; or stop it first: wardfs unmount DIR"));
+        }
+        let (desk, access) = daemon::unrecorded(store, &Config::load(store)?)?;
+        Ok(Box::new(Opened { desk, access }))
     }
 
     fn memory(&self, len: usize) -> Result<SecretBytes, Problem> {
@@ -83,6 +95,16 @@ impl World for Machine {
         plan: &super::plan::Restore,
         recovery_key: Option<&SecretBytes>,
     ) -> Result<serde_json::Value, Problem> {
+        if let Some((name, place)) = &plan.only {
+            return daemon::restore_secret(
+                store,
+                &plan.file,
+                (name, place),
+                plan.trial,
+                recovery_key,
+                &mut crate::report::myself(),
+            );
+        }
         daemon::restore(
             store,
             &plan.file,
@@ -103,11 +125,20 @@ impl World for Machine {
             )
             .next(format!("stop it first: wardfs unmount {mount}")));
         }
-        let (desk, _access) = daemon::desk(store, &Config::load(store)?)?;
         let repair = match &broken.what {
             Target::Policy(name, policy) => Repair::Policy(name.clone(), policy.clone()),
             Target::Guardrail(name) => Repair::Guardrail(name.clone()),
+            Target::Log => {
+                let trial = if broken.dry_run {
+                    Trial::DryRun
+                } else {
+                    Trial::Real
+                };
+                let mut caller = crate::report::myself();
+                return daemon::begin_log(store, &broken.reason, trial, &mut caller);
+            }
         };
+        let (desk, _access) = daemon::desk(store, &Config::load(store)?)?;
         desk.lifecycle.break_glass(
             &repair,
             &broken.reason,
@@ -159,6 +190,13 @@ impl World for Machine {
                 Problem::new(Exit::Failed, "the notifier ended", e).next("`wardfs mount` starts it by itself")
             })
     }
+}
+
+fn guard_memory() -> Result<(), Problem> {
+    crate::sys::harden::no_dumps().map_err(|e| {
+        Problem::new(Exit::Failed, "this process cannot be protected", e)
+            .next("run it where prctl(2) is not forbidden")
+    })
 }
 
 /// How long a service may take to end.
@@ -249,6 +287,11 @@ impl Backend for Opened {
             AccessError::Hidden(_) | AccessError::NotFound | AccessError::Revoked => missing(),
             AccessError::Integrity(why) => {
                 Problem::new(Exit::Integrity, what(), why).next("see what is broken: wardfs store check")
+            }
+            AccessError::Log(e @ LogError::ReadOnly { .. }) => {
+                VaultError::from(e).problem(what()).next(format!(
+                    "mount it for writing; root reads it all the same by: wardfs get {name} --unrecorded"
+                ))
             }
             AccessError::Log(e) => VaultError::from(e).problem(what()),
             AccessError::Unavailable(e) => e.problem(what()),

@@ -17,6 +17,7 @@ mod manual;
 mod plan;
 mod progress;
 mod render;
+mod restored;
 mod run;
 mod settings;
 mod steps;
@@ -104,6 +105,13 @@ pub trait World {
     /// # Errors
     /// [`Exit::NotFound`] without a store, [`Exit::Unavailable`] if another process has it, [`Exit::Integrity`].
     fn backend(&self, store: &Path) -> Result<Box<dyn Backend>, Problem>;
+
+    /// Opens the store on a disk that cannot be written, for reads that its log cannot record.
+    ///
+    /// # Errors
+    /// [`Exit::Denied`] for anybody but root, [`Exit::Conflict`] if the store can be written, [`Exit::Unavailable`] if a
+    /// daemon has it; otherwise as [`World::backend`].
+    fn unrecorded(&self, store: &Path) -> Result<Box<dyn Backend>, Problem>;
 
     /// `len` bytes of memory fit for plaintext.
     ///

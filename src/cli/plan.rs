@@ -1,6 +1,7 @@
 //! What was typed → a plan in which everything is checked that can be checked without the store.
 
 pub mod policies;
+mod restore;
 mod secrets;
 
 use super::args::{self, Command};
@@ -9,7 +10,8 @@ use crate::control::protocol::{self, Request, WhyAbout};
 use crate::id::{Label, NameError, SecretName, VersionId, VersionName, printable, quoted};
 use crate::policy::Local;
 use crate::problem::{Exit, Problem};
-use crate::vault::{Rollback, Trial};
+use crate::vault::Trial;
+pub use restore::Restore;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -36,6 +38,8 @@ pub enum Plan {
         which: Option<Which>,
         /// Whether a terminal gets it whatever it is.
         force: bool,
+        /// Whether it is of a store that can record nothing.
+        unrecorded: bool,
     },
     /// Make the previous version current again.
     Rollback(SecretName),
@@ -121,19 +125,6 @@ pub enum Plan {
     Front(Vec<OsString>),
 }
 
-/// A backup to restore.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Restore {
-    /// The backup.
-    pub file: PathBuf,
-    /// Whether changes may be taken back.
-    pub rollback: Rollback,
-    /// Whether it is only tried.
-    pub trial: Trial,
-    /// Whether the recovery key is read from standard input.
-    pub recovery_key: bool,
-}
-
 /// What it is for a command to find that somebody may not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Denial {
@@ -179,6 +170,7 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
                 (None, None) => None,
             },
             force: get.force,
+            unrecorded: get.unrecorded,
         },
         Command::Rollback { name: n } => Plan::Rollback(name(&n)?),
         Command::List { under, tag, deleted } => Plan::Ask(Request::List {
@@ -239,21 +231,7 @@ pub fn plan(command: Command) -> Result<Plan, Problem> {
         }
         Command::Store(args::Store::Check) => Plan::Ask(Request::StoreCheck),
         Command::Store(args::Store::Backup { file }) => Plan::Backup(file),
-        Command::Store(args::Store::Restore {
-            file,
-            accept_rollback,
-            recovery_key,
-            dry_run,
-        }) => Plan::Restore(Restore {
-            file,
-            rollback: if accept_rollback {
-                Rollback::Accepted
-            } else {
-                Rollback::Refused
-            },
-            trial: trial(dry_run),
-            recovery_key,
-        }),
+        Command::Store(args::Store::Restore(typed)) => Plan::Restore(restore::plan(typed)?),
         Command::Store(args::Store::Recover { dry_run }) => Plan::Recover(trial(dry_run)),
         Command::Store(args::Store::BreakGlass(typed)) => policies::break_glass(typed)?,
         Command::Status => Plan::Ask(Request::Status),

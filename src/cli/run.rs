@@ -5,8 +5,8 @@ use super::plan::{Denial, Plan, ValueFrom, Which};
 use super::render::Output;
 use super::value::{self, Limit};
 use super::{
-    Backend, MountPlan, World, accept, archive, complete, dry_run, explain, log, manual, settings, tty, view,
-    why,
+    Backend, MountPlan, World, accept, archive, complete, dry_run, explain, log, manual, restored, settings,
+    tty, view, why,
 };
 use crate::config::{Config, VALUE_CEILING};
 use crate::control::protocol::{LabelMove, Put, Request, WhyAbout};
@@ -61,8 +61,17 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
         Plan::Init => init(store, world, output),
         Plan::Put { put, from } => store_value(put, &from, store, world, output),
         Plan::Ask(Request::Status) => status(store, world, output),
-        Plan::Get { target, which, force } => {
-            let value = get(&target, which, &mut *world.backend(store)?)?;
+        Plan::Get {
+            target,
+            which,
+            force,
+            unrecorded,
+        } => {
+            let mut backend = match unrecorded {
+                true => world.unrecorded(store)?,
+                false => world.backend(store)?,
+            };
+            let value = get(&target, which, &mut *backend)?;
             print(&value.0, &value.1, force, output)
         }
         Plan::Rollback(name) => rollback(&name, &mut *world.backend(store)?, output),
@@ -101,7 +110,7 @@ pub fn run(plan: Plan, store: &Path, world: &dyn World, output: &mut Output) -> 
         }
         Plan::Unmount { target } => unmount(&target, store, world, output),
         Plan::Backup(file) => backup(&file, store, world, output),
-        Plan::Restore(plan) => restore(&plan, store, world, output),
+        Plan::Restore(plan) => restored::run(&plan, store, world, output),
         Plan::Recover(trial) => recover(store, trial, world, output),
         Plan::ConfigCheck(file) => settings::check(store, file.as_deref(), world, output),
         Plan::ConfigAccept { yes, trial } => {
@@ -232,35 +241,6 @@ fn stream(backend: &mut dyn Backend, output: &mut Output) -> Result<(), Stop> {
     Ok(())
 }
 
-fn restore(
-    plan: &super::plan::Restore,
-    store: &Path,
-    world: &dyn World,
-    output: &mut Output,
-) -> Result<(), Stop> {
-    let key = match plan.recovery_key {
-        true => Some(value::recovery_key(world)?),
-        false => None,
-    };
-    let reply = output.during("restoring the store", |_| {
-        world.restore(store, plan, key.as_ref())
-    })?;
-    if output.json {
-        return Ok(output.json(&reply)?);
-    }
-    let done = match plan.trial {
-        Trial::Real => "Restored",
-        Trial::DryRun => "Would restore",
-    };
-    output.line(&format!(
-        "{done} {} with {} into {}",
-        super::render::count(&reply["secrets"], "secret"),
-        super::render::count(&reply["versions"], "version"),
-        printable(&store.to_string_lossy())
-    ))?;
-    Ok(())
-}
-
 fn break_glass(
     broken: &super::plan::policies::Broken,
     store: &Path,
@@ -276,8 +256,13 @@ fn break_glass(
         (Target::Policy(name, _), true) => format!("Would replace the policy of {name}"),
         (Target::Guardrail(name), false) => format!("Removed guardrail {}, and recorded it", printable(name)),
         (Target::Guardrail(name), true) => format!("Would remove guardrail {}", printable(name)),
+        (Target::Log, false) => "Began a new log, and recorded it".into(),
+        (Target::Log, true) => "Would begin a new log".into(),
     };
     output.line(&done)?;
+    for lost in super::view::lost::lines(&reply["lost"]) {
+        output.line(&lost)?;
+    }
     for warning in reply["warnings"].as_array().into_iter().flatten() {
         output.note(&format!(
             "warning: {}",

@@ -83,6 +83,10 @@ impl World for Fake {
         }
         Ok(Box::new(self.clone()))
     }
+    fn unrecorded(&self, store: &Path) -> Result<Box<dyn Backend>, Problem> {
+        self.calls.borrow_mut().push(json!({"command": "unrecorded"}));
+        self.backend(store)
+    }
     fn memory(&self, len: usize) -> Result<SecretBytes, Problem> {
         Ok(SecretBytes::in_memory(Box::new(Plain(vec![0; len])), len))
     }

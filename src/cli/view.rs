@@ -1,6 +1,7 @@
 //! Replies as people read them. With `--json` a reply is printed as it is.
 
 mod layers;
+pub mod lost;
 pub mod readers;
 mod status;
 
@@ -133,7 +134,7 @@ fn readers(reply: &Value) -> String {
     }
 }
 
-fn read_by(reply: &Value) -> Option<String> {
+pub fn read_by(reply: &Value) -> Option<String> {
     let lines = readers::lines(&reply["readers"]);
     (!lines.is_empty()).then(|| lines.join("\n"))
 }
@@ -464,7 +465,12 @@ fn verify(reply: &Value) -> String {
     if !reply["last_epoch"].is_null() {
         text += &format!(", epoch {}", cell(&reply["last_epoch"]));
     }
-    text + "\n" + &archive::before(reply)
+    text.push('\n');
+    text += &archive::before(reply);
+    for line in lost::lines(&reply["lost"]) {
+        text += &format!("{line}\n");
+    }
+    text
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::lifecycle::{Care, Lifecycle, PolicyEdit};
 use crate::problem::{Exit, Problem};
 use crate::report::Report;
 use crate::sys::dir::Dir;
-use crate::vault::{Trial, Vault, VaultError};
+use crate::vault::{LostLog, Trial, Vault, VaultError};
 
 use super::health;
 use super::protocol::{Enclosed, LayerChange, Request};
@@ -222,6 +222,7 @@ impl Desk {
             answer["secrets"] = json!(state.secrets.iter().filter(|s| s.is_active()).count());
             answer["epoch"] = json!(state.epoch);
             answer["audit"] = audit;
+            self.add_lost_logs(&mut answer);
             let differences = self.lifecycle.differences();
             if !differences.is_empty() {
                 answer["config"] = json!(differences);
@@ -241,7 +242,17 @@ impl Desk {
         if caller.uid() != self.vault.administration().owner {
             self.report.recorded(what, Event::VerifyLog, &[], caller)?;
         }
-        verified(self.vault.verify_log(told))
+        let mut answer = verified(self.vault.verify_log(told))?;
+        self.add_lost_logs(&mut answer);
+        Ok(answer)
+    }
+
+    /// For good, once one was given up.
+    fn add_lost_logs(&self, answer: &mut Value) {
+        let lost = &self.vault.state().settings.lost;
+        if !lost.is_empty() {
+            answer["lost"] = lost_logs(lost);
+        }
     }
 
     fn owner_only<C: Caller>(&self, what: &str, event: Event, caller: &mut C) -> Result<(), Problem> {
@@ -260,6 +271,20 @@ impl Desk {
                 .next(format!("run it as {owner}")),
         )
     }
+}
+
+/// Logs that were given up, as the user is told of them.
+pub fn lost_logs(lost: &[LostLog]) -> Value {
+    let row = |lost: &LostLog| {
+        json!({
+            "last_sequence": lost.last_sequence,
+            "head": lost.head,
+            "time": lost.time.to_string(),
+            "reason": lost.reason,
+            "uid": lost.uid,
+        })
+    };
+    lost.iter().map(row).collect()
 }
 
 /// A verification as the user is told of it.

@@ -12,6 +12,6 @@ pub mod client;
 pub mod place;
 pub mod protocol;
 
-pub use desk::{Desk, Service, StoppedService};
+pub use desk::{Desk, Service, StoppedService, lost_logs};
 pub use health::Ill;
 pub use server::{Listening, OTHERS, Server};

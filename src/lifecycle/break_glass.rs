@@ -40,10 +40,7 @@ impl Lifecycle {
             Repair::Policy(name, _) => (format!("cannot repair the policy of {name}"), name.to_string()),
             Repair::Guardrail(name) => (format!("cannot remove {}", key(name).words()), name.clone()),
         };
-        if reason.trim().is_empty() || reason.len() > MAX_REASON {
-            let why = format!("a reason has 1 to {MAX_REASON} bytes");
-            return Err(Problem::new(Exit::Usage, what, why).next("say why, for whoever reads the log"));
-        }
+        check_reason(reason, &what)?;
         if !self.owns(caller) {
             return Err(
                 super::denied(&what, "this is for the owner of the store alone").next("run it as root")
@@ -74,6 +71,7 @@ impl Lifecycle {
                     (None, self.layer_effects(draft, &key(name))?)
                 }
             };
+            effects.spare(draft);
             if dry_run {
                 return Err(dry(&what));
             }
@@ -100,6 +98,16 @@ impl Lifecycle {
         }
         Ok(json!({ "name": name, "repaired": !dry_run, "dry_run": dry_run, "warnings": warnings }))
     }
+}
+
+/// # Errors
+/// If it says nothing, or too much.
+pub fn check_reason(reason: &str, what: &str) -> Result<(), Problem> {
+    if reason.trim().is_empty() || reason.len() > MAX_REASON {
+        let why = format!("a reason has 1 to {MAX_REASON} bytes");
+        return Err(Problem::new(Exit::Usage, what, why).next("say why, for whoever reads the log"));
+    }
+    Ok(())
 }
 
 /// Ends a dry run in the place of a change; nobody is told.

@@ -55,6 +55,7 @@ impl Lifecycle {
                 meta.meta_changed = Timestamp::now();
                 draft.put_secret(meta, ChangeKind::Deleted);
             }
+            draft.takes_away();
             let body = self.body(
                 if purge {
                     Event::PurgeSecret

@@ -22,6 +22,8 @@ const LOOKED_AT: usize = 1000;
 #[derive(Debug, Default)]
 pub(super) struct Effects {
     layer: Option<(&'static str, String)>,
+    /// How many are seen to gain.
+    gain: usize,
     gained: Vec<String>,
     lost: Vec<String>,
     labels: Vec<Changed>,
@@ -40,6 +42,13 @@ impl Effects {
         };
         effects.cut();
         effects
+    }
+
+    /// Tells the draft of a change that gives reading to nobody.
+    pub fn spare(&self, draft: &mut Draft<'_>) {
+        if self.gain == 0 {
+            draft.takes_away();
+        }
     }
 
     /// As a record has it.
@@ -70,6 +79,7 @@ impl Effects {
     }
 
     fn cut(&mut self) {
+        self.gain = self.gained.len();
         for lines in [&mut self.gained, &mut self.lost] {
             if lines.len() > TOLD {
                 let more = format!("and {} more", lines.len() - TOLD);

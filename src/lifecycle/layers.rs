@@ -148,12 +148,13 @@ impl Lifecycle {
 
     fn layer_body<C: Caller>(
         &self,
-        draft: &Draft<'_>,
+        draft: &mut Draft<'_>,
         key: &LayerKey,
         event: Event,
         caller: &mut C,
     ) -> Result<Body, VaultError> {
         let (words, effects) = (key.words(), self.layer_effects(draft, key)?);
+        effects.spare(draft);
         let record = Record {
             event,
             outcome: Outcome::Allowed,

@@ -105,6 +105,7 @@ impl Lifecycle {
             let told = told(&meanings);
             draft.put_secret(meta.clone(), ChangeKind::Settings);
             let effects = self.effects(draft, Some(&secret), &meta, None)?;
+            effects.spare(draft);
             let mut more = effects.parameters();
             more.push(("resolved", Parameter::List(&told)));
             let body = self.body_with(Event::PutResourcePolicy, name, None, &more, caller);

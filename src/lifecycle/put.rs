@@ -313,7 +313,7 @@ impl Lifecycle {
     }
 
     /// A new value for a secret that is there; what decides who reads it is root's alone.
-    fn allowed_put<C: Caller>(
+    pub(super) fn allowed_put<C: Caller>(
         &self,
         put: &Put,
         secret: View<'_>,
@@ -388,7 +388,7 @@ impl Lifecycle {
         }
     }
 
-    fn new_meta<C: Caller>(
+    pub(super) fn new_meta<C: Caller>(
         &self,
         put: &Put,
         draft: &mut Draft<'_>,
@@ -537,7 +537,7 @@ fn is_arn(text: &str) -> bool {
 }
 
 /// As AWS prunes: only versions without a label, only beyond a hundred, never younger than a day.
-fn prune(draft: &mut Draft<'_>, secret: &Secret, after: &SecretMeta, now: Timestamp) {
+pub(super) fn prune(draft: &mut Draft<'_>, secret: &Secret, after: &SecretMeta, now: Timestamp) {
     let surplus = (secret.versions.len() + 1).saturating_sub(KEPT_VERSIONS);
     let labelled = |no: &VersionNo| after.labels.values().any(|v| v == no);
     let old = |v: &crate::vault::Version| now.0 - v.meta.created.0 > KEPT_FOR;

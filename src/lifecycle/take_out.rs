@@ -96,6 +96,9 @@ impl Lifecycle {
             let resolved = [("resolved", Parameter::List(&told))];
             let body = self.body_with(event, name, None, &resolved, caller);
             draft.put_secret(meta, ChangeKind::Settings);
+            if answer["gain"].as_array().is_none_or(Vec::is_empty) {
+                draft.takes_away();
+            }
             Ok((answer, body))
         });
         answer.map_err(|e| self.unprefixed(e, &what))

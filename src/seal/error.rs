@@ -1,7 +1,7 @@
 //! What can go wrong while sealing and unsealing.
 
 use super::slot::SlotKind;
-use super::wire::FORMAT;
+use super::wire::NEWEST;
 use crate::id::KeyId;
 
 /// Why something was not sealed or unsealed. No text here carries a key or a value.
@@ -16,7 +16,7 @@ pub enum SealError {
     /// The bytes were written by a newer wardfs in a form that this one must not read.
     #[error(
         "{what} has format {format}: it needs a wardfs that reads format {min_reader} (this is wardfs {}, which \
-         reads up to format {FORMAT}); install a newer wardfs",
+         reads up to format {NEWEST}); install a newer wardfs",
         env!("CARGO_PKG_VERSION")
     )]
     Format {

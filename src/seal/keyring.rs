@@ -25,6 +25,15 @@ impl RootKey {
     }
 }
 
+/// Which releases open a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readers {
+    /// All.
+    All,
+    /// Those that keep what an epoch record tells of lost logs.
+    WhoKnowLostLogs,
+}
+
 /// What a metadata record is; the store's tables give the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordKind(pub u8);
@@ -167,12 +176,46 @@ impl Keyring {
         wrapped.unwrap(ctx, &self.named(ctx)?.aes)
     }
 
+    /// Seals a sealed value anew for another place: under a fresh data key, with the digest that it has there. The
+    /// plaintext lives in locked memory, and no longer than this.
+    ///
+    /// # Errors
+    /// As [`Keyring::unwrap`] and [`Keyring::seal_value`].
+    pub fn reseal(
+        &self,
+        (from, wrapped, sealed): (&Context<'_>, &WrappedKey, &Sealed),
+        to: &Context<'_>,
+    ) -> Result<(WrappedKey, Sealed, ValueDigest), SealError> {
+        let mut plain = keys::locked(value::plain_len(&sealed.0)?)?;
+        self.unwrap(from, wrapped)?
+            .open_value(from, wrapped, &sealed.0, &mut plain)?;
+        let (wrapped, sealed) = self.seal_value(to, &plain)?;
+        Ok((wrapped, sealed, self.digest(to, &plain)))
+    }
+
     /// Seals a metadata record, bound to the store, its kind and its id.
     ///
     /// # Errors
     /// No randomness.
     pub fn seal_record(&self, kind: RecordKind, id: u64, plain: &[u8]) -> Result<Sealed, SealError> {
-        let header = Header::CURRENT;
+        self.seal_record_for(Readers::All, kind, id, plain)
+    }
+
+    /// As [`Keyring::seal_record`]; other releases than `readers` refuse it as too new.
+    ///
+    /// # Errors
+    /// As [`Keyring::seal_record`].
+    pub fn seal_record_for(
+        &self,
+        readers: Readers,
+        kind: RecordKind,
+        id: u64,
+        plain: &[u8],
+    ) -> Result<Sealed, SealError> {
+        let header = match readers {
+            Readers::All => Header::CURRENT,
+            Readers::WhoKnowLostLogs => Header::NEWEST,
+        };
         let (sealed, _) = value::seal(&self.records, header, &self.record_aad(header, kind, id), plain)?;
         Ok(sealed)
     }

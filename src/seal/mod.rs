@@ -30,9 +30,9 @@ mod tests;
 
 pub use context::Context;
 pub use error::SealError;
-pub use keyring::{Keyring, Purpose, RecordKind, RootKey};
+pub use keyring::{Keyring, Purpose, Readers, RecordKind, RootKey};
 pub use recovery::RecoveryKey;
 pub use slot::{SLOT_SECRET_LEN, Slot, SlotKind, new_slot_secret, open_any};
 pub use term::{Summand, Summing, Term, TermSum};
 pub use value::{DataKey, ValueDigest, WrappedKey, plain_len};
-pub use wire::{FORMAT, MIN_READER};
+pub use wire::{FORMAT, MIN_READER, NEWEST};

@@ -2,10 +2,13 @@
 
 use super::SealError;
 
-/// The format that this version writes, and the newest it reads.
+/// The format that this version writes.
 pub const FORMAT: u8 = 1;
 /// The oldest format whose readers understand what this version writes.
 pub const MIN_READER: u8 = 1;
+/// The newest format that this version reads. Format 2 is laid out as 1, and is written for an epoch record that tells of
+/// a lost log: who knows only format 1 would forget that.
+pub const NEWEST: u8 = 2;
 
 /// The two bytes that everything encoded begins with: `format`, `min_reader`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -14,6 +17,8 @@ pub(super) struct Header(pub [u8; 2]);
 impl Header {
     /// What this version writes.
     pub const CURRENT: Header = Header([FORMAT, MIN_READER]);
+    /// What only readers of the newest format understand.
+    pub const NEWEST: Header = Header([NEWEST, NEWEST]);
 
     /// Takes the header off `input`.
     pub fn take(what: &'static str, input: &mut Input<'_>) -> Result<Self, SealError> {
@@ -23,7 +28,7 @@ impl Header {
         if min_reader == 0 || min_reader > format {
             return Err(SealError::integrity(what));
         }
-        if min_reader > FORMAT {
+        if min_reader > NEWEST {
             return Err(SealError::Format {
                 what,
                 format,

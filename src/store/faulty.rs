@@ -165,8 +165,7 @@ impl<S: Store> Store for Faulty<S> {
                 Err(error(fault))
             }
             Some(fault @ Fault::Torn(ops)) => {
-                self.inner
-                    .commit(base, &Batch(batch.ops().iter().take(ops).cloned().collect()))?;
+                self.inner.commit(base, &batch.first(ops))?;
                 Err(error(fault))
             }
             Some(Fault::Lost) => Ok(Revision(base.0 + 1)),

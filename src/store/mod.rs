@@ -176,19 +176,53 @@ impl Op {
     }
 }
 
+/// What a commit may take of the medium's space.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Space {
+    /// What is free.
+    #[default]
+    Free,
+    /// What is kept for changes that take away, too.
+    Reserve,
+}
+
 /// Changes that are made together or not at all, in their order: of two that touch a record the later wins.
 #[derive(Clone, Debug, Default)]
-pub struct Batch(pub Vec<Op>);
+pub struct Batch {
+    ops: Vec<Op>,
+    space: Space,
+}
 
 impl Batch {
-    /// No change yet.
+    /// No change yet, which may take what is free.
     pub fn new() -> Self {
         Batch::default()
     }
 
+    /// No change yet, which may take so much.
+    pub fn within(space: Space) -> Self {
+        Batch {
+            space,
+            ..Batch::default()
+        }
+    }
+
+    /// The first changes of it.
+    fn first(&self, changes: usize) -> Self {
+        Batch {
+            ops: self.ops.iter().take(changes).cloned().collect(),
+            space: self.space,
+        }
+    }
+
+    /// What it may take.
+    pub fn space(&self) -> Space {
+        self.space
+    }
+
     /// Adds a write.
     pub fn put(&mut self, table: Table, key: impl Into<Key>, bytes: impl Into<Arc<[u8]>>) -> &mut Self {
-        self.0.push(Op::Put {
+        self.ops.push(Op::Put {
             table,
             key: key.into(),
             bytes: bytes.into(),
@@ -198,7 +232,7 @@ impl Batch {
 
     /// Adds a removal.
     pub fn delete(&mut self, table: Table, key: impl Into<Key>) -> &mut Self {
-        self.0.push(Op::Delete {
+        self.ops.push(Op::Delete {
             table,
             key: key.into(),
         });
@@ -207,17 +241,17 @@ impl Batch {
 
     /// The changes.
     pub fn ops(&self) -> &[Op] {
-        &self.0
+        &self.ops
     }
 
     /// Whether there is no change at all. Such a batch may be committed; the revision advances.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.ops.is_empty()
     }
 
     /// Refuses a key or a record past its bound.
     fn check(&self) -> Result<(), StoreError> {
-        for op in &self.0 {
+        for op in &self.ops {
             let (_, key) = op.target();
             if key.len() > MAX_KEY {
                 return Err(StoreError::TooLarge {
@@ -375,6 +409,12 @@ pub enum StoreError {
     #[error("no space left for the store {}; make room and try again", path.display())]
     Full {
         /// The store's file.
+        path: PathBuf,
+    },
+    /// The store was opened on a disk that cannot be written.
+    #[error("the store {} is on a file system that cannot be written: nothing can be changed", path.display())]
+    ReadOnly {
+        /// The store's directory.
         path: PathBuf,
     },
     /// A key or record past its bound.

@@ -122,6 +122,15 @@ impl Dir {
         Ok((self.dir(name)?, made))
     }
 
+    /// The directory `name`, made with `mode` (less the umask).
+    ///
+    /// # Errors
+    /// `AlreadyExists` if something has the name; otherwise as [`Dir::open`].
+    pub fn new_dir(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<Dir> {
+        mkdirat(self, single(&name)?, Mode::from_bits_truncate(mode))?;
+        self.dir(name)
+    }
+
     /// What it is.
     ///
     /// # Errors
@@ -215,6 +224,15 @@ impl Dir {
     /// As the system says.
     pub fn rename(&self, from: impl AsRef<OsStr>, to: impl AsRef<OsStr>, how: RenameFlags) -> io::Result<()> {
         Ok(renameat2(self, single(&from)?, self, single(&to)?, how)?)
+    }
+
+    /// Moves `name` into another directory, where nothing has that name.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn move_into(&self, name: impl AsRef<OsStr>, to: &Dir) -> io::Result<()> {
+        let name = single(&name)?;
+        Ok(renameat2(self, name, to, name, RenameFlags::RENAME_NOREPLACE)?)
     }
 
     /// A path to `name` for a call that takes no descriptor, good as long as this is held.

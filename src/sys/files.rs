@@ -56,6 +56,12 @@ pub fn extent(file: &File) -> io::Result<Extent> {
     })
 }
 
+/// Whether the file system that `path` lies on, or the mount, cannot be written now, whoever asks.
+pub fn is_read_only(path: &Path) -> bool {
+    use nix::unistd::{AccessFlags, access};
+    access(path, AccessFlags::W_OK) == Err(nix::Error::EROFS)
+}
+
 /// What makes a file unfit to be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unsafe {

@@ -13,6 +13,7 @@
 //! | the process that has the control socket and its connections | [`front`] |
 //! | the process that raises inotify events | [`notifier`] |
 //! | readiness for a service manager | [`notify`] |
+//! | a line in the kernel's log and the journal | [`witness`] |
 //! | other processes' descriptors | [`process`] |
 //! | whose a uid is: sub ids, groups of an account, loaded ahead | [`accounts`] |
 //! | user and group names (never on the path of a read) | [`nss`] |
@@ -31,6 +32,7 @@ pub mod notify;
 pub mod nss;
 pub mod process;
 pub mod socket;
+pub mod witness;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};

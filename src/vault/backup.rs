@@ -162,9 +162,34 @@ impl Vault {
 /// A backup, taken apart and not believed yet.
 struct Parsed<'b> {
     id: StoreId,
+    made: Timestamp,
     store: Memory,
     digest: [u8; 32],
     mac: &'b [u8],
+}
+
+impl Parsed<'_> {
+    fn genuine(&self, keyring: &Keyring) -> Result<(), VaultError> {
+        match bool::from(keyring.backup_mac(&self.digest).ct_eq(self.mac)) {
+            true => Ok(()),
+            false => Err(damaged("it is not what was written")),
+        }
+    }
+}
+
+/// What a backup of the store of this keyring holds, and when it was made.
+pub(super) fn believable(
+    file: &[u8],
+    keyring: &Keyring,
+    given: &Administration,
+) -> Result<(Timestamp, Memory, State), VaultError> {
+    let backup = parse(file)?;
+    if backup.id != keyring.store() {
+        return Err(VaultError::Integrity("it is another store's backup".into()));
+    }
+    backup.genuine(keyring)?;
+    let (_, state) = believed(&backup.store, keyring, given)?;
+    Ok((backup.made, backup.store, state))
 }
 
 fn damaged(why: &str) -> VaultError {
@@ -230,7 +255,7 @@ fn parse(file: &[u8]) -> Result<Parsed<'_>, VaultError> {
             .try_into()
             .map_err(|_| damaged("it is cut short"))?,
     );
-    take(rest, 8)?;
+    let made = Timestamp(i64::from_be_bytes(number(rest, 8)?.to_be_bytes()));
     let mut batch = Batch::new();
     loop {
         let [table] = take(rest, 1)? else {
@@ -257,6 +282,7 @@ fn parse(file: &[u8]) -> Result<Parsed<'_>, VaultError> {
     store.commit(store.revision()?, &batch)?;
     Ok(Parsed {
         id,
+        made,
         store,
         digest: Sha256::digest(signed).into(),
         mac,
@@ -288,9 +314,7 @@ pub fn restore(
         }
     };
     let mut keyring = Keyring::new(backup.id, root)?;
-    if !bool::from(keyring.backup_mac(&backup.digest).ct_eq(backup.mac)) {
-        return Err(damaged("it is not what was written"));
-    }
+    backup.genuine(&keyring)?;
     load_named_keys(&backup.store, &mut keyring)?;
     let (epoch, state) = believed(&backup.store, &keyring, &settings.administration)?;
 
@@ -364,9 +388,15 @@ pub fn restore(
             .max(known.as_ref().map_or(0, |k| k.next_version)),
         sum: epoch.sum,
         summed: epoch.summed,
-        settings: match (&epoch.settings.deciding, &known) {
-            (None, Some(known)) => known.settings.clone(),
-            _ => epoch.settings,
+        settings: Sealing {
+            lost: super::lost::merged(
+                &epoch.settings.lost,
+                known.as_ref().map_or(&[], |k| &k.settings.lost),
+            ),
+            ..match (&epoch.settings.deciding, &known) {
+                (None, Some(known)) => known.settings.clone(),
+                _ => epoch.settings,
+            }
         },
         anchor: log.sync()?,
         outbox: outbox
@@ -383,7 +413,7 @@ pub fn restore(
         batch.put(table, key, bytes);
         ControlFlow::Continue(())
     })?;
-    let sealed = keyring.seal_record(EPOCH, 0, &serde_json::to_vec(&record)?)?;
+    let sealed = super::lost::seal_epoch(&keyring, &record)?;
     batch.put(Table::Epoch, b"epoch".as_slice(), sealed.0.to_vec());
     store.commit(store.revision()?, &batch)?;
     drop((store, log));

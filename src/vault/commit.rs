@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::*;
 use crate::audit::{Archived, Body};
 use crate::clock::Timestamp;
-use crate::store::{Batch, StoreError, Table};
+use crate::store::{Batch, Space, StoreError, Table};
 use crate::sync::atomic::Ordering;
 
 /// A change being put together under the writer's lock. It sees the state that it will replace, so that what
@@ -23,6 +23,7 @@ pub struct Draft<'v> {
     destroyed: Vec<VersionNo>,
     pub(super) settings: Sealing,
     archived: Option<Archived>,
+    space: Space,
 }
 
 /// What comparing two values says.
@@ -51,10 +52,33 @@ impl Draft<'_> {
         self.vault.next_state(self, &Marks::new()).map(|(state, _)| state)
     }
 
+    /// The change takes away, and gives nobody anything: it may be made on a full disk.
+    pub fn takes_away(&mut self) {
+        self.space = Space::Reserve;
+    }
+
     /// A number that no secret had before.
     pub fn new_secret(&mut self) -> SecretId {
         self.next_secret += 1;
         SecretId(self.next_secret - 1)
+    }
+
+    /// A number that no version had before.
+    pub(super) fn new_version(&mut self) -> VersionNo {
+        self.next_version += 1;
+        VersionNo(self.next_version - 1)
+    }
+
+    pub(super) fn store(&self) -> StoreId {
+        self.vault.id
+    }
+
+    pub(super) fn keyring(&self) -> &Keyring {
+        &self.vault.keyring
+    }
+
+    pub(super) fn put_version(&mut self, meta: VersionMeta, sealed: Sealed) {
+        self.versions.push((meta, sealed));
     }
 
     /// Seals `value` as a new version of `secret`.
@@ -70,8 +94,7 @@ impl Draft<'_> {
         created: crate::clock::Timestamp,
         value: &crate::secret::SecretBytes,
     ) -> Result<VersionNo, VaultError> {
-        let no = VersionNo(self.next_version);
-        self.next_version += 1;
+        let no = self.new_version();
         let context = Context {
             store: self.vault.id,
             tenant: "",
@@ -163,6 +186,7 @@ impl Vault {
             destroyed: Vec::new(),
             settings: writer.settings.clone(),
             archived: None,
+            space: Space::Free,
         };
         let (answer, body) = plan(&mut draft)?;
         // Before anything is done: a record that the log does not take would stand in the way of all that follow.
@@ -195,7 +219,7 @@ impl Vault {
                 id.0
             )));
         }
-        let mut batch = Batch::default();
+        let mut batch = Batch::within(draft.space);
         let mut sum = writer.sum;
         let mut marks = Marks::new();
         let epoch = draft.epoch;
@@ -287,7 +311,7 @@ impl Vault {
         record: &EpochRecord,
         mut batch: Batch,
     ) -> Result<(), VaultError> {
-        let sealed = self.keyring.seal_record(EPOCH, 0, &serde_json::to_vec(record)?)?;
+        let sealed = lost::seal_epoch(&self.keyring, record)?;
         batch.put(Table::Epoch, b"epoch".as_slice(), sealed.0.to_vec());
         writer.revision = match self.store.commit(writer.revision, &batch) {
             // Which was refused before anything was done.
@@ -329,7 +353,7 @@ impl Vault {
             outbox: Vec::new(),
             ..writer.next_record()
         };
-        self.write_epoch(writer, &record, Batch::default())?;
+        self.write_epoch(writer, &record, Batch::within(Space::Reserve))?;
         self.log.anchored(&record.anchor);
         Ok(())
     }

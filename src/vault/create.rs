@@ -6,9 +6,9 @@ use super::*;
 use crate::clock::Timestamp;
 use crate::seal::{RecoveryKey, RootKey, Slot, SlotKind, new_slot_secret};
 use crate::secret::SecretBytes;
-use crate::store::embedded::Embedded;
+use crate::store::embedded::{Embedded, RESERVE};
 use crate::store::header::{self, Header};
-use crate::store::{Batch, Store};
+use crate::store::{Batch, Space, Store};
 use crate::sys::dir::{Dir, Inode, Made};
 
 /// What `init` hands to its user.
@@ -49,9 +49,10 @@ pub fn create(dir: &Path, settings: &Settings) -> Result<Created, VaultError> {
     }
 }
 
-/// Bytes of disk that a new store takes: its log's first segment with its reserve, and the store file's first growth.
+/// Bytes of disk that a new store takes: its log's first segment, and the store file's first growth, each with its
+/// reserve.
 pub fn room(settings: &Settings) -> u64 {
-    settings.log.first_segment() + (1 << 20)
+    settings.log.first_segment() + RESERVE + (1 << 20)
 }
 
 /// Bytes that are free where `dir` is or would be; `None` if the system does not say.
@@ -124,6 +125,7 @@ fn fill(
         settings: Sealing {
             deciding: settings.deciding.clone().map(Arc::new),
             noticed: None,
+            lost: Vec::new(),
         },
     };
     let sealed = keyring.seal_record(EPOCH, 0, &serde_json::to_vec(&epoch)?)?;
@@ -167,7 +169,7 @@ pub fn recover(
         &file_secret,
         &mut Made::default(),
     )?;
-    let mut batch = Batch::default();
+    let mut batch = Batch::within(Space::Reserve);
     batch.put(Table::Slot, [number].as_slice(), slot.encode());
     store.commit(store.revision()?, &batch)?;
     Ok(())
@@ -197,10 +199,10 @@ fn write_key_file(
         (Some(parent), Some(name)) if parent == at => (home.clone(), name.into()),
         _ => Dir::of(path).map_err(failed)?,
     };
-    let mut file = dir.create(&name, 0o600).map_err(|e| FileError::Io {
+    let mut file = dir.create(&name, 0o600).map_err(|source| FileError::Io {
         what: "create",
         path: path.into(),
-        source: e,
+        source,
     })?;
     made.add(&dir, name, Inode::of(&file).map_err(failed)?);
     file.write_all(secret.expose())

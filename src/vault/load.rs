@@ -7,8 +7,10 @@ use std::path::Path;
 use super::create::key_number;
 use super::writer::Mark;
 use super::*;
+use crate::audit::Unrecorded;
 use crate::clock::Timestamp;
 use crate::seal::{RootKey, Slot, SlotKind, Term};
+use crate::secret::SecretBytes;
 use crate::store::embedded::Embedded;
 use crate::store::header::{self, Header};
 use crate::sys::files;
@@ -24,11 +26,44 @@ impl Vault {
         Self::open_with(Box::new(Embedded::open(dir)?), dir, settings)
     }
 
+    /// Opens the store in `dir`, on a disk that cannot be written, for questions and reads alone. What a crash left
+    /// unfinished stays so.
+    ///
+    /// # Errors
+    /// As [`Vault::open`].
+    pub fn look(dir: &Path, settings: &Settings, unrecorded: Unrecorded) -> Result<Vault, VaultError> {
+        let store = Box::new(Embedded::look(dir)?);
+        let log = |id, key, anchor: &Anchor| {
+            Log::look(
+                &dir.join("audit"),
+                id,
+                key,
+                settings.log.clone(),
+                anchor,
+                unrecorded,
+            )
+        };
+        Self::over(store, dir, settings, log)
+    }
+
     /// As [`Vault::open`], over a given backend.
     ///
     /// # Errors
     /// As [`Vault::open`].
     pub fn open_with(store: Box<dyn Store>, dir: &Path, settings: &Settings) -> Result<Vault, VaultError> {
+        let log =
+            |id, key, anchor: &Anchor| Log::open(&dir.join("audit"), id, key, settings.log.clone(), anchor);
+        let vault = Self::over(store, dir, settings, log)?;
+        vault.settle()?;
+        Ok(vault)
+    }
+
+    fn over(
+        store: Box<dyn Store>,
+        dir: &Path,
+        settings: &Settings,
+        log: impl FnOnce(StoreId, SecretBytes, &Anchor) -> Result<Log, LogError>,
+    ) -> Result<Vault, VaultError> {
         let header = store
             .get(Table::Header, header::KEY)?
             .ok_or(VaultError::Unfinished)?;
@@ -39,7 +74,7 @@ impl Vault {
         let (epoch, state) = believed(&*store, &keyring, &settings.administration)?;
 
         let key = keyring.derive(crate::seal::Purpose::Audit)?;
-        let log = Log::open(&dir.join("audit"), id, key, settings.log.clone(), &epoch.anchor)?;
+        let log = log(id, key, &epoch.anchor)?;
         if log.last_epoch() > epoch.epoch {
             return Err(VaultError::RolledBack(format!(
                 "the store is older than its log: the log knows change {}, the store ends at {}",
@@ -48,7 +83,7 @@ impl Vault {
             )));
         }
 
-        let vault = Vault {
+        Ok(Vault {
             dir: dir.to_path_buf(),
             id,
             administration: settings.administration,
@@ -60,9 +95,7 @@ impl Vault {
             store,
             keyring,
             log,
-        };
-        vault.settle()?;
-        Ok(vault)
+        })
     }
 }
 

@@ -149,7 +149,7 @@ pub struct EpochRecord {
     pub settings: Sealing,
 }
 
-/// The settings that decide, as they are in force, and what else was found in the file.
+/// The settings that decide, as they are in force, what else was found in the file, and the logs that were lost.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Sealing {
     /// What is in force.
@@ -158,6 +158,9 @@ pub struct Sealing {
     /// The digest of what the file said when it was last found to differ, and recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noticed: Option<Arc<str>>,
+    /// The logs that were given up, oldest first. A record that has any is sealed for those releases alone that keep them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<super::lost::LostLog>,
 }
 
 /// A commit's audit record on its way into the log.

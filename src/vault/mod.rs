@@ -26,12 +26,14 @@ use crate::sys::dir::Dir;
 use crate::sys::files::{FileError, Unsafe};
 
 mod backup;
+mod bring;
 mod check;
 mod commit;
 mod common;
 mod create;
 mod layers;
 mod load;
+mod lost;
 mod meta;
 mod proof;
 mod reach;
@@ -44,12 +46,14 @@ mod workers;
 mod writer;
 
 pub use backup::{Opener, Restored, Rollback, Saved, Trial, read_backup, restore};
+pub use bring::{Kept, KeptVersion, NotKept};
 pub use check::{Finding, Findings};
 pub use commit::{Draft, Sameness};
 pub use common::Common;
 use common::exact;
 pub use create::{Created, create, recover};
 pub use layers::{LayerKey, LayerMeta, LayerRecord, LayerSet};
+pub use lost::{LostLog, begin_log};
 use meta::Pending;
 pub use meta::{Appearance, EpochRecord, Life, Sealing, SecretMeta, VersionMeta, Visibility};
 pub use reach::{PolicyNo, Reach};
@@ -96,6 +100,9 @@ pub enum VaultError {
     /// The disk is too small, or too full, for a new store.
     #[error("{0}")]
     NoRoom(String),
+    /// A log that is to be given up, and opens.
+    #[error("the log is there, and nothing of it that the store knows is missing or changed")]
+    LogThere,
     /// Something is there where a store is to be restored.
     #[error("{0}")]
     Occupied(String),
@@ -151,7 +158,7 @@ impl VaultError {
             | VaultError::Unfinished
             | VaultError::Policy(..)
             | VaultError::Meta(_) => Exit::Integrity,
-            VaultError::Occupied(_) => Exit::Conflict,
+            VaultError::Occupied(_) | VaultError::LogThere => Exit::Conflict,
             VaultError::Log(e) => log_exit(e),
             // A key file that others could have read or exchanged is not to be believed, as any other tampering.
             VaultError::File(FileError::Unsafe { .. }) => Exit::Integrity,
@@ -202,6 +209,7 @@ impl VaultError {
             }
             VaultError::OldBackup { .. } => "if that is meant: --accept-rollback",
             VaultError::Occupied(_) => "move it away first, or name another directory with --store",
+            VaultError::LogThere => "see whether all of it is genuine: wardfs audit verify",
             VaultError::Unfinished | VaultError::Log(LogError::Exists { .. }) => {
                 "if `wardfs init` was interrupted here, nothing is in it yet: remove the directory and begin again"
             }
@@ -246,6 +254,12 @@ impl VaultError {
             VaultError::Log(LogError::Full { .. }) => "make room for the log",
             VaultError::Log(LogError::Unanchored) => "see what the service says, and mend the store's disk",
             VaultError::Log(LogError::Unfit(_)) => "nothing was changed: change less at once",
+            VaultError::Log(LogError::ReadOnly { .. }) | VaultError::Store(StoreError::ReadOnly { .. }) => {
+                "mount it for writing; root reads a value all the same by: wardfs get NAME --unrecorded"
+            }
+            VaultError::Log(LogError::Untold(_)) => {
+                "see to it that this process reaches /dev/kmsg, or the journal's socket"
+            }
             VaultError::Log(_) | VaultError::Unrecorded(_) => {
                 "make room for the log, or see what is wrong with it: wardfs audit verify"
             }

@@ -26,6 +26,7 @@ impl Draft<'_> {
         self.settings = Sealing {
             deciding: Some(Arc::new(deciding)),
             noticed: None,
+            lost: std::mem::take(&mut self.settings.lost),
         };
     }
 

@@ -9,8 +9,8 @@ use std::ops::ControlFlow;
 use super::load::Records;
 use super::*;
 use crate::seal::Term;
-use crate::store::Batch;
 use crate::store::header::{self, Header};
+use crate::store::{Batch, Space};
 
 pub(super) fn is_old(summed: &Summing) -> bool {
     *summed == Summing::Terms
@@ -63,7 +63,8 @@ impl Vault {
             .get(Table::Header, header::KEY)?
             .ok_or(VaultError::Unfinished)?;
         let Header { id, created, .. } = Header::decode(&header)?;
-        let mut batch = Batch::default();
+        // Before a change that takes away, too.
+        let mut batch = Batch::within(Space::Reserve);
         batch.put(Table::Header, header::KEY, Header::new(id, created).encode());
         let record = EpochRecord {
             sum: create::hex(&sum.0),

@@ -456,7 +456,10 @@ pub fn commands(above: &[&str]) -> Vec<String> {
         match line.strip_suffix(':') {
             Some("Arguments" | "Options" | "Global options" | "Examples") => break,
             Some(heading) if !heading.starts_with(' ') => listed = true,
-            _ if listed && line.starts_with("  ") => below.extend(line.split_whitespace().next()),
+            // What goes on from the line before stands deeper.
+            _ if listed && line.starts_with("  ") && !line.starts_with("   ") => {
+                below.extend(line.split_whitespace().next())
+            }
             _ => {}
         }
     }

@@ -331,11 +331,14 @@ pub struct Explain {
 #[derive(Args, Debug)]
 pub struct BreakGlass {
     /// The secret whose policy is replaced
-    #[arg(required_unless_present = "guardrail", conflicts_with = "guardrail")]
+    #[arg(required_unless_present_any = ["guardrail", "log"], conflicts_with = "guardrail")]
     pub name: Option<String>,
     /// Instead: the guardrail that is removed
     #[arg(long, value_name = "NAME")]
     pub guardrail: Option<String>,
+    /// Instead: begin a new log, where the log is missing, cut or changed
+    #[arg(long, conflicts_with_all = ["name", "guardrail", "policy"])]
+    pub log: bool,
     /// Why, for the record
     #[arg(long, value_name = "TEXT")]
     pub reason: String,

@@ -158,6 +158,10 @@ pub struct Get {
     /// Print to a terminal what is no text
     #[arg(short, long)]
     pub force: bool,
+    /// Read a store on a disk that cannot be written, which can record nothing: for root, and told to the kernel's log
+    /// and the journal first
+    #[arg(long)]
+    pub unrecorded: bool,
 }
 
 /// See [`super::Command::Why`].

@@ -116,45 +116,38 @@ Examples:
         #[arg(value_hint = ValueHint::FilePath)]
         file: PathBuf,
     },
-    /// Restore the store from a backup, into a clean directory or over what is there
+    /// Restore the store from a backup, into a clean directory or over what is there; or one secret out of it
     ///
     /// Works without a daemon. Over the same store its log goes on. A backup that is older than what is there would take
     /// changes back, and is refused without --accept-rollback. The key file of the store must be there, or with
-    /// --recovery-key the recovery key on standard input makes a new one.
+    /// --recovery-key the recovery key on standard input makes a new one. With --only one secret comes back into the store
+    /// that is there, with all its versions and labels; a name that has values is left alone without --as or --new-version.
     #[command(after_help = "\
 Examples:
   wardfs store restore /backup/wardfs-monday --dry-run
   wardfs store restore /backup/wardfs-monday --accept-rollback
-  wardfs store restore /backup/wardfs-monday --store /srv/new --recovery-key < recovery-key.txt")]
-    Restore {
-        /// The backup
-        #[arg(value_hint = ValueHint::FilePath)]
-        file: PathBuf,
-        /// Take back what was changed since the backup
-        #[arg(long)]
-        accept_rollback: bool,
-        /// Read the recovery key from standard input, and make a new key file
-        #[arg(long)]
-        recovery_key: bool,
-        /// Only say what would be restored
-        #[arg(long)]
-        dry_run: bool,
-    },
+  wardfs store restore /backup/wardfs-monday --store /srv/new --recovery-key < recovery-key.txt
+  wardfs store restore /backup/wardfs-monday --only app/db/password
+  wardfs store restore /backup/wardfs-monday --only app/db/password --new-version --dry-run")]
+    Restore(Restore),
     /// Check every record and value of the store
     #[command(after_help = "\
 Examples:
   wardfs store check
   wardfs store check --json")]
     Check,
-    /// Replace a policy, or remove a guardrail, that nobody may change any more
+    /// Replace a policy, or remove a guardrail, that nobody may change any more; begin a new log where it is lost
     ///
     /// Works without a daemon, for the owner of the store alone, past every policy, and is recorded with the reason.
-    /// The secret has no policy then: nobody reads it until root sets one.
+    /// The secret has no policy then: nobody reads it until root sets one. With --log a new log begins, where the log is
+    /// missing, cut or changed, so that the store opens again; what was lost is sealed, and shown by `audit verify` and
+    /// `status` for good.
     #[command(after_help = "\
 Examples:
   wardfs store break-glass app/db/password --reason INC-4711 --dry-run
   wardfs store break-glass app/db/password --policy policy.json --reason INC-4711
-  wardfs store break-glass --guardrail deny-all --reason INC-4711")]
+  wardfs store break-glass --guardrail deny-all --reason INC-4711
+  wardfs store break-glass --log --reason 'the disk of /var/log died' --dry-run")]
     BreakGlass(super::policies::BreakGlass),
     /// Make a new root.key with the recovery key that `init` printed
     ///
@@ -170,6 +163,32 @@ Examples:
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+/// `wardfs store restore`.
+#[derive(Args, Debug)]
+pub struct Restore {
+    /// The backup
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// Take back what was changed since the backup
+    #[arg(long)]
+    pub accept_rollback: bool,
+    /// Read the recovery key from standard input, and make a new key file
+    #[arg(long)]
+    pub recovery_key: bool,
+    /// Take this secret alone, into the store that is there
+    #[arg(long, value_name = "NAME", conflicts_with = "accept_rollback")]
+    pub only: Option<String>,
+    /// Restore it to this name instead
+    #[arg(long = "as", value_name = "NAME", requires = "only")]
+    pub to: Option<String>,
+    /// Where it has values: make its value of then the current one, as a new version
+    #[arg(long, requires = "only", conflicts_with = "to")]
+    pub new_version: bool,
+    /// Only say what would be restored
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// `wardfs config …`.

@@ -30,6 +30,8 @@ pub enum Target {
     Policy(SecretName, Option<String>),
     /// A guardrail.
     Guardrail(String),
+    /// The log.
+    Log,
 }
 
 /// A command about a secret's own policy.
@@ -242,6 +244,7 @@ pub fn break_glass(typed: BreakGlass) -> Result<Plan, Problem> {
             .next("say why, for whoever reads the log"));
     }
     let what = match (typed.name, typed.guardrail) {
+        _ if typed.log => Target::Log,
         (None, Some(guardrail)) => Target::Guardrail(guardrail),
         // Without either the name is an empty one, which the parser does not let through.
         (secret, _) => {

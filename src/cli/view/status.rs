@@ -48,6 +48,10 @@ pub(super) fn text(reply: &Value) -> String {
         };
         rows.push(("log", log));
     }
+    let lost = super::lost::lines(&reply["lost"]);
+    if !lost.is_empty() {
+        rows.push(("lost logs", lost.join("\n")));
+    }
     for (title, key) in [
         ("failed reads since the start", "failed_reads"),
         ("counters since the start", "counters"),

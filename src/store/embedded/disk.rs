@@ -1,6 +1,6 @@
 //! The file under redb.
 
-use crate::store::StoreError;
+use crate::store::{Space, StoreError};
 use redb::StorageBackend;
 use std::fs::File;
 use std::io;
@@ -9,27 +9,48 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 
+use super::overlay::Overlay;
+use super::reserve::Reserve;
 use crate::sys::dir::Inode;
 
-/// Reads and writes the store's file; only reads it once it is retired, and does neither once it is closed. The directory's lock stands for redb's own.
+/// Reads and writes the store's file, where that can be written; only reads it once it is retired, and does neither once it is closed. The directory's lock stands for redb's own.
 #[derive(Clone, Debug)]
 pub(super) struct Disk(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     file: RwLock<Option<File>>,
+    /// In the place of the file, where that cannot be written: redb writes when it only opens one.
+    overlay: Option<Overlay>,
     inode: Option<Inode>,
     retired: AtomicBool,
+    reserve: Reserve,
+    /// Whether what is written now must leave the reserve whole.
+    frugal: AtomicBool,
     #[cfg(test)]
     faults: faults::Faults,
 }
 
 impl Disk {
     pub(super) fn new(file: File) -> Self {
+        let inode = Inode::of(&file).ok();
+        Disk::over(inode, Some(file), None)
+    }
+
+    /// Of a file that is only read: what is written goes nowhere.
+    pub(super) fn unwritten(file: File) -> io::Result<Self> {
+        let inode = Inode::of(&file).ok();
+        Ok(Disk::over(inode, None, Some(Overlay::new(file)?)))
+    }
+
+    fn over(inode: Option<Inode>, file: Option<File>, overlay: Option<Overlay>) -> Self {
         Disk(Arc::new(Inner {
-            inode: Inode::of(&file).ok(),
-            file: RwLock::new(Some(file)),
+            inode,
+            file: RwLock::new(file),
+            overlay,
             retired: AtomicBool::new(false),
+            reserve: Reserve::default(),
+            frugal: AtomicBool::new(false),
             #[cfg(test)]
             faults: faults::Faults::default(),
         }))
@@ -43,6 +64,18 @@ impl Disk {
     /// Nothing is written any more: another database has the file now.
     pub(super) fn retire(&self) {
         self.0.retired.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on a commit is written that may use this space.
+    pub(super) fn spend(&self, space: Space) {
+        self.0.frugal.store(space == Space::Free, Ordering::SeqCst);
+    }
+
+    fn space(&self) -> Space {
+        match self.0.frugal.load(Ordering::SeqCst) {
+            true => Space::Free,
+            false => Space::Reserve,
+        }
     }
 
     /// Lets go of the file, even if a database that can no longer be ended holds on to this.
@@ -78,26 +111,52 @@ impl Disk {
 
 impl StorageBackend for Disk {
     fn len(&self) -> io::Result<u64> {
+        if let Some(overlay) = &self.0.overlay {
+            return overlay.len();
+        }
         self.with(|file| Ok(file.metadata()?.len()))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if let Some(overlay) = &self.0.overlay {
+            return overlay.read(offset, out);
+        }
         self.with(|file| file.read_exact_at(out, offset))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        if let Some(overlay) = &self.0.overlay {
+            return overlay.set_len(len);
+        }
         self.may_write()?;
-        self.with(|file| file.set_len(len))
+        self.with(|file| {
+            let cut = len < file.metadata()?.len();
+            file.set_len(len)?;
+            if cut {
+                self.0.reserve.cut(file, len);
+            }
+            Ok(())
+        })
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        if let Some(overlay) = &self.0.overlay {
+            return overlay.sync_data();
+        }
         self.may_write()?;
         self.with(|file| file.sync_data())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if let Some(overlay) = &self.0.overlay {
+            return overlay.write(offset, data);
+        }
         self.may_write()?;
-        self.with(|file| file.write_all_at(data, offset))
+        self.with(|file| {
+            let end = offset.saturating_add(data.len() as u64);
+            self.0.reserve.see_to(file, end, self.space())?;
+            file.write_all_at(data, offset)
+        })
     }
 }
 

@@ -26,10 +26,21 @@ const INTRODUCTION: Duration = Duration::from_millis(50);
 pub(super) struct Home {
     path: PathBuf,
     dir: Dir,
-    lock: File,
+    /// None where it is only looked at and none is there.
+    lock: Option<File>,
     /// The directory once more, which is locked itself: who writes it can take the other lock's name away.
     locked: File,
     made: Made,
+    way: Way,
+}
+
+/// What is done with a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// It is read and changed.
+    Change,
+    /// It is only read, on a disk that cannot be written.
+    Look,
 }
 
 impl Drop for Home {
@@ -55,7 +66,7 @@ impl Home {
     /// Gives the lock up. It would end with its last descriptor, and a child that is being spawned has one until its
     /// exec, a thread that hangs in the system for as long as it does.
     pub(super) fn release(&self) {
-        let _ = (self.locked.unlock(), self.lock.unlock());
+        let _ = (self.locked.unlock(), self.lock.as_ref().map(File::unlock));
     }
 
     /// Makes the directory where there is none (0700, its parents too), then opens it.
@@ -94,7 +105,7 @@ impl Home {
             }
             Err(e) => return Err(e),
         };
-        Self::own(path, dir, made)
+        Self::own(path, Way::Change, dir, made)
     }
 
     /// Opens the directory of a store that is there, checks it and takes the lock. In a directory without a store
@@ -102,25 +113,29 @@ impl Home {
     ///
     /// # Errors
     /// `NotFound`, `Untrusted`, `InUse`, `Io`.
-    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+    pub(super) fn open(path: &Path, way: Way) -> Result<Self, StoreError> {
         let (dir, _) = open_dir(path)?;
         if !has_data(&dir, path)? {
             return Err(StoreError::NotFound { path: path.into() });
         }
-        Self::own(path, dir, Made::default())
+        Self::own(path, way, dir, Made::default())
     }
 
-    fn own(path: &Path, dir: Dir, mut made: Made) -> Result<Self, StoreError> {
+    fn own(path: &Path, way: Way, dir: Dir, mut made: Made) -> Result<Self, StoreError> {
         let found = dir.found().map_err(|e| io("look at", path, e))?;
         judge(path, &found, SFlag::S_IFDIR, FORBIDDEN)?;
-        let lock = lock(path, &dir, &mut made)?;
-        let locked = lock_dir(path, &dir)?;
+        let lock = match way {
+            Way::Change => Some(lock(path, &dir, &mut made)?),
+            Way::Look => share(path, &dir)?,
+        };
+        let locked = lock_dir(path, &dir, way)?;
         Ok(Home {
             path: path.into(),
             dir,
             lock,
             locked,
             made,
+            way,
         })
     }
 
@@ -134,6 +149,11 @@ impl Home {
         &self.made
     }
 
+    /// What is done with it.
+    pub(super) fn way(&self) -> Way {
+        self.way
+    }
+
     /// The path of the store's file, for messages.
     pub(super) fn data_path(&self) -> PathBuf {
         self.path.join(DATA)
@@ -145,7 +165,7 @@ impl Home {
 
     /// Opens the store's file.
     pub(super) fn open_data(&self) -> Result<File, StoreError> {
-        open_checked(&self.dir, &self.path, DATA).map_err(|e| match e {
+        open_checked(&self.dir, &self.path, DATA, self.way).map_err(|e| match e {
             StoreError::NotFound { .. } => StoreError::NotFound {
                 path: self.path.clone(),
             },
@@ -253,15 +273,15 @@ fn untrusted(path: &Path, why: String) -> StoreError {
     }
 }
 
-/// Opens a file of the store for reading and writing, and checks what was opened.
-fn open_checked(dir: &Dir, home: &Path, name: &str) -> Result<File, StoreError> {
+/// Opens a file of the store for what is done with it, and checks what was opened.
+fn open_checked(dir: &Dir, home: &Path, name: &str, way: Way) -> Result<File, StoreError> {
     let path = home.join(name);
-    let options = OpenOptions::new().read(true).write(true).clone();
+    let options = OpenOptions::new().read(true).write(way == Way::Change).clone();
     let file = dir.file(name, &options).map_err(|e| refused(&path, e))?;
     let found = fstat(&file).map_err(|e| io("look at", &path, e))?;
     judge(&path, &found, SFlag::S_IFREG, 0o077)?;
     // What is written goes to the other name too, wherever that is.
-    if found.st_nlink > 1 {
+    if way == Way::Change && found.st_nlink > 1 {
         let why = format!(
             "it has {} names (hard links), and is written to; put a copy of it in its place",
             found.st_nlink
@@ -319,7 +339,7 @@ fn lock(home: &Path, dir: &Dir, made: &mut Made) -> Result<File, StoreError> {
             made.add(dir, LOCK, inode);
             file
         }
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => open_checked(dir, home, LOCK)?,
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => open_checked(dir, home, LOCK, Way::Change)?,
         Err(e) => return Err(io("make", &path, e)),
     };
     let give_up = Instant::now() + INTRODUCTION;
@@ -353,11 +373,15 @@ fn lock(home: &Path, dir: &Dir, made: &mut Made) -> Result<File, StoreError> {
     Ok(file)
 }
 
-fn lock_dir(home: &Path, dir: &Dir) -> Result<File, StoreError> {
+fn lock_dir(home: &Path, dir: &Dir, way: Way) -> Result<File, StoreError> {
     let locked = dir.readable().map_err(|e| io("lock", home, e))?;
     let give_up = Instant::now() + INTRODUCTION;
     loop {
-        match locked.try_lock() {
+        let tried = match way {
+            Way::Change => locked.try_lock(),
+            Way::Look => locked.try_lock_shared(),
+        };
+        match tried {
             // A network file system may know no lock of a directory: it has the file's.
             Ok(()) | Err(TryLockError::Error(_)) => return Ok(locked),
             Err(TryLockError::WouldBlock) if Instant::now() < give_up => {
@@ -370,6 +394,22 @@ fn lock_dir(home: &Path, dir: &Dir) -> Result<File, StoreError> {
                 });
             }
         }
+    }
+}
+
+/// Shares the lock of a store that is only looked at, if there is one: nobody makes one on a disk that cannot be written.
+fn share(home: &Path, dir: &Dir) -> Result<Option<File>, StoreError> {
+    let mut file = match open_checked(dir, home, LOCK, Way::Look) {
+        Err(StoreError::NotFound { .. }) => return Ok(None),
+        file => file?,
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::Error(e)) => Err(io("lock", &home.join(LOCK), e)),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse {
+            path: home.into(),
+            pid: owner(&mut file),
+        }),
     }
 }
 

@@ -17,16 +17,18 @@ mod check;
 mod damage_tests;
 mod disk;
 mod files;
+mod overlay;
+mod reserve;
 mod salvage;
 #[cfg(test)]
 mod tests;
 
 use super::feed::Feed;
-use super::{Batch, Checked, MAX_KEY, Op, Revision, Store, StoreError, Table, Watch};
+use super::{Batch, Checked, MAX_KEY, Op, Revision, Space, Store, StoreError, Table, Watch};
 use crate::sys::dir::{Dir, Made};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use disk::Disk;
-use files::Home;
+use files::{Home, Way};
 use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
 use std::cell::Cell;
 use std::fs::File;
@@ -44,6 +46,8 @@ const RECORDS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("re
 const REVISION: &[u8] = b"\xffrevision";
 /// Pages kept in memory: enough for the tree above 100,000 records. They hold sealed bytes only.
 const CACHE: usize = 4 << 20;
+
+pub use reserve::RESERVE;
 
 /// The store's file in its directory.
 pub const FILE: &str = files::DATA;
@@ -147,7 +151,18 @@ impl Embedded {
     /// directory or a file is a link, belongs to another user or is open to others; [`StoreError::TooNew`];
     /// [`StoreError::Corrupt`]; [`StoreError::Io`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, StoreError> {
-        let home = Home::open(dir.as_ref())?;
+        let home = Home::open(dir.as_ref(), Way::Change)?;
+        let file = home.open_data()?;
+        Self::start(home, file)
+    }
+
+    /// Opens the store in `dir` on a disk that cannot be written, for reading alone: nothing is written, and a commit is
+    /// refused. Others may look at it too.
+    ///
+    /// # Errors
+    /// As [`Embedded::open`].
+    pub fn look(dir: impl AsRef<Path>) -> Result<Self, StoreError> {
+        let home = Home::open(dir.as_ref(), Way::Look)?;
         let file = home.open_data()?;
         Self::start(home, file)
     }
@@ -155,7 +170,7 @@ impl Embedded {
     fn start(home: Home, file: File) -> Result<Self, StoreError> {
         let data = home.data_path();
         disk::sniff(&file, &data)?;
-        let open = Open::new(Disk::new(file), &data)?;
+        let open = Open::new(disk(&home, file)?, &data)?;
         let revision = open.revision(&data)?;
         Ok(Embedded {
             state: ArcSwap::from_pointee(open),
@@ -200,11 +215,18 @@ impl Embedded {
             self.home.still_names(old.disk.inode())?;
             let file = self.home.open_data()?;
             disk::sniff(&file, &self.data)?;
-            let open = Open::new(Disk::new(file), &self.data)?;
+            let open = Open::new(disk(&self.home, file)?, &self.data)?;
             self.feed.found(open.revision(&self.data)?);
             self.state.store(Arc::new(open));
         }
         Ok(())
+    }
+}
+
+fn disk(home: &Home, file: File) -> Result<Disk, StoreError> {
+    match home.way() {
+        Way::Change => Ok(Disk::new(file)),
+        Way::Look => Disk::unwritten(file).map_err(|e| files::io("read", &home.data_path(), e)),
     }
 }
 
@@ -431,6 +453,10 @@ impl Store for Embedded {
 
     fn commit(&self, base: Revision, batch: &Batch) -> Result<Revision, StoreError> {
         batch.check()?;
+        if self.home.way() == Way::Look {
+            let path = self.home.path().into();
+            return Err(StoreError::ReadOnly { path });
+        }
         let _turn = self
             .committing
             .lock()
@@ -441,6 +467,7 @@ impl Store for Embedded {
         let next = Revision(base.0.saturating_add(1));
         let found = Cell::new(Ok(base));
         let open = self.state.load();
+        open.disk.spend(batch.space());
         let made = open.using(
             &self.data,
             |db| {
@@ -481,6 +508,7 @@ impl Store for Embedded {
             },
             WRITE,
         );
+        open.disk.spend(Space::Reserve);
         made?;
         let found = found.into_inner()?;
         if found != base {
