@@ -147,7 +147,7 @@ Examples:
   wardfs store break-glass app/db/password --reason INC-4711 --dry-run
   wardfs store break-glass app/db/password --policy policy.json --reason INC-4711
   wardfs store break-glass --guardrail deny-all --reason INC-4711
-  wardfs store break-glass --log --reason 'the disk of /var/log died' --dry-run")]
+  wardfs store break-glass --log --reason INC-4712 --dry-run")]
     BreakGlass(super::policies::BreakGlass),
     /// Make a new root.key with the recovery key that `init` printed
     ///
