@@ -80,6 +80,13 @@ fn a_record_says_what_a_change_changed() {
     assert!(denied["gained"].is_null(), "{denied}");
     assert!(text().contains("lost: uid 61001"), "{}", text());
 
+    let undenied = run(&["policy", "undeny", "app/db", "uid:61001"]);
+    assert_eq!(undenied["gained"], json!(["uid 61001"]), "{undenied}");
+    assert!(undenied["digest"].is_string(), "{undenied}");
+    let revoked = run(&["policy", "revoke", "app/db", "uid:61001"]);
+    assert_eq!(revoked["lost"], json!(["uid 61001"]), "{revoked}");
+    assert!(revoked["gained"].is_null(), "{revoked}");
+
     let document = r#"{"Version":"2012-10-17","Statement":{"Sid":"T","Effect":"Allow","Principal":{"Uid":"61002"},"Action":"secretsmanager:GetSecretValue","Resource":"*","Condition":{"StringEquals":{"secretsmanager:ResourceTag/team":"web"}}}}"#;
     let file_of = file(&product, "policy.json", document);
     let set = run(&["policy", "set", "app/db", &file_of]);

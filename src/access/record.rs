@@ -97,7 +97,10 @@ impl Access {
             via: caller.door(),
             ..record
         };
-        self.recent.note(caller.uid(), &record);
+        // A question about a decision is none that anybody asks `why` of.
+        if record.event != Event::ExplainDecision {
+            self.recent.note(caller.uid(), &record);
+        }
         let refused = Refused {
             uid: caller.uid().0,
             event: record.event,

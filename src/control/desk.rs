@@ -232,6 +232,8 @@ impl Desk {
             object.remove("counters");
             object.remove("failed_reads");
             object.remove("unread");
+            // It would say when anybody opens or closes a file, a hidden one too.
+            object.remove("open_handles");
         }
         answer
     }

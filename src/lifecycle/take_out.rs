@@ -93,9 +93,11 @@ impl Lifecycle {
             meta.policy = cut.record.map(Into::into);
             meta.meta_changed = Timestamp::now();
             let told = told(&meanings);
-            let resolved = [("resolved", Parameter::List(&told))];
-            let body = self.body_with(event, name, None, &resolved, caller);
-            draft.put_secret(meta, ChangeKind::Settings);
+            draft.put_secret(meta.clone(), ChangeKind::Settings);
+            let effects = self.effects(draft, Some(&secret), &meta, None)?;
+            let mut more = effects.parameters();
+            more.push(("resolved", Parameter::List(&told)));
+            let body = self.body_with(event, name, None, &more, caller);
             if answer["gain"].as_array().is_none_or(Vec::is_empty) {
                 draft.takes_away();
             }

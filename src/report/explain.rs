@@ -5,10 +5,11 @@ use serde_json::{Value, json};
 
 use super::Report;
 use crate::access::{Asked, Caller, Faces, KnownCaller};
+use crate::audit::Event;
 use crate::id::{Gid, Label, SecretName, quoted};
-use crate::policy::{Action, Answer, Documents, Local, Purpose, explain};
+use crate::policy::{Action, Answer, Documents, Layer, Local, Purpose, Refusal, explain};
 use crate::problem::{Exit, Problem};
-use crate::vault::Visibility;
+use crate::vault::{View, Visibility};
 
 /// Somebody, in words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,8 +43,20 @@ pub struct Question {
     pub label: Option<Label>,
 }
 
+/// How much of what decided is told to whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// To the owner: every statement of every layer, and what would change the answer.
+    All,
+    /// To whoever may see the secret's policy: what that says, and nothing of the layers above it.
+    Policy,
+    /// To everybody else: the answer about himself, as `why` gives it.
+    Answer(Refusal),
+}
+
 impl Report {
-    /// Decides now, as a read does, and says why and what would change it. About others only the owner may ask.
+    /// Decides now, as a read does, and says why; to who may see the policy also what would change it. About others, and
+    /// with groups or a unit that the caller has not, only the owner may ask, or who may see the policy.
     ///
     /// # Errors
     /// If there is no such secret, user, group, action or label, or the caller may not ask.
@@ -62,6 +75,7 @@ impl Report {
         let mut about = self.subject(&question.subject, &what)?;
         let owner = caller.uid() == self.access.vault().administration().owner;
         if !owner && about.uid != caller.uid() {
+            let _recorded = self.access.refuse_outright(Event::ExplainDecision, caller);
             return Err(
                 Problem::new(Exit::Denied, &what, "only root may ask about others").next("ask as root"),
             );
@@ -82,6 +96,19 @@ impl Report {
                 Problem::new(Exit::Integrity, &what, why).next("see what is broken: wardfs store check")
             );
         }
+        let view = state.view(secret);
+        let told = self.told(view, owner, caller);
+        if let Told::Answer(refusal) = told {
+            let _recorded = self.access.refuse(view, refusal, Event::ExplainDecision, caller);
+            own(&about, &question.subject, caller, &what)?;
+        }
+        let no_version = |label: &Label| {
+            let why = match told {
+                Told::Answer(_) => format!("no version that may be seen has the label {label}"),
+                Told::All | Told::Policy => format!("no version has the label {label}"),
+            };
+            Problem::new(Exit::NotFound, &what, why).next(format!("see them: wardfs versions {name}"))
+        };
         let label = match (&question.label, action.reads_value()) {
             (Some(label), _) => Some(label.clone()),
             (None, true) => Some(Label::current()),
@@ -89,15 +116,13 @@ impl Report {
         };
         let version = match &label {
             None => None,
-            Some(label) => Some(secret.labelled(label.as_str()).ok_or_else(|| {
-                Problem::new(
-                    Exit::NotFound,
-                    &what,
-                    format_args!("no version has the label {label}"),
-                )
-                .next(format!("see them: wardfs versions {name}"))
-            })?),
+            Some(label) => Some(secret.labelled(label.as_str()).ok_or_else(|| no_version(label))?),
         };
+        // Which labels there are is told to those alone who may see the policy, or read what has this one.
+        if let (Told::Answer(_), Some(label), Some(version)) = (told, &question.label, version) {
+            let read = self.access.may_read_version(view, version, &mut about);
+            read.map_err(|_| no_version(label))?;
+        }
         let labels: Vec<Label> = version
             .map(|v| secret.labels_of(v.meta.no).cloned().collect())
             .unwrap_or_default();
@@ -113,7 +138,19 @@ impl Report {
             state.layers.guardrails().map(|(_, r)| r),
             state.layers.identities().map(|(_, r)| r),
         );
-        let explained = explain(&layers, &documents, &request, &mut about);
+        let mut explained = explain(&layers, &documents, &request, &mut about);
+        let secrets_own = explained.layer == Layer::Secret.code();
+        if !matches!((told, secrets_own), (Told::All, _) | (_, true)) {
+            explained.statement = None;
+        }
+        match told {
+            Told::All => {}
+            Told::Policy => {
+                let above = |line: &String| line.starts_with("guardrail ") || line.starts_with("identity ");
+                explained.change.retain(|line| !above(line));
+            }
+            Told::Answer(_) => explained.change.clear(),
+        }
         let who = self.called(&about);
         let verb = if explained.decision == Answer::Allow {
             "may"
@@ -127,8 +164,26 @@ impl Report {
         answer["action"] = json!(action.to_string());
         answer["words"] = json!(words);
         let people = Faces::new(&*self.directory);
-        answer["drift"] = super::drift::of_all(&state, secret, &people);
+        answer["drift"] = match told {
+            Told::All => super::drift::of_all(&state, secret, &people),
+            Told::Policy => super::drift::of_secret(secret, &people),
+            Told::Answer(_) => json!([]),
+        };
         Ok(answer)
+    }
+
+    fn told<C: Caller>(&self, secret: View<'_>, owner: bool, caller: &mut C) -> Told {
+        if owner {
+            return Told::All;
+        }
+        let (action, purpose) = (Action::GetResourcePolicy, Purpose::Administer);
+        match self
+            .access
+            .decide(secret, action, purpose, Asked::secret(), caller)
+        {
+            Ok(_grant) => Told::Policy,
+            Err(refusal) => Told::Answer(refusal),
+        }
     }
 
     fn subject(&self, subject: &Subject, what: &str) -> Result<KnownCaller, Problem> {
@@ -171,6 +226,27 @@ impl Report {
         caller.unit = Some(subject.unit.clone());
         Ok(caller)
     }
+}
+
+/// Whether what is supposed of a caller is the asker's own.
+///
+/// # Errors
+/// If a group or the unit is not.
+fn own<C: Caller>(about: &KnownCaller, subject: &Subject, caller: &mut C, what: &str) -> Result<(), Problem> {
+    if about.pid.is_some() {
+        return Ok(());
+    }
+    let mut has = vec![caller.gid()];
+    has.extend(caller.groups().unwrap_or_default());
+    let groups = about.groups.iter().flatten();
+    let mut supposed = groups.filter(|_| subject.groups.is_some());
+    let unit = about.unit.as_ref().and_then(|u| u.as_deref());
+    let other_unit = unit.is_some() && caller.unit().flatten() != unit;
+    if supposed.all(|g| has.contains(g)) && !other_unit {
+        return Ok(());
+    }
+    let why = "only root, and who may see the policy, may ask with groups or a unit that they are not in";
+    Err(Problem::new(Exit::Denied, what, why).next("leave --groups and --unit away, or ask as root"))
 }
 
 #[cfg(test)]
