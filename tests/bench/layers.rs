@@ -77,7 +77,7 @@ fn decide(access: &Access) {
             let secret = state.secrets.by_id(secret.meta.id).unwrap();
             let _grant = access
                 .decide(
-                    secret,
+                    state.view(secret),
                     Action::GetSecretValue,
                     Purpose::Read,
                     Asked::secret(),
@@ -113,7 +113,7 @@ fn read(access: &Access, name: &str, size: &str) {
     let mut caller = KnownCaller::supposed(Uid(super::UID), Gid(super::GID), Vec::new());
     assert!(caller.identify().is_ok() && caller.groups().is_some());
     let pin = access
-        .open(secret, Choice::Label("current"), 1, &mut caller)
+        .open(state.view(secret), Choice::Label("current"), 1, &mut caller)
         .unwrap();
     row(
         &format!("decide + unseal + record, {size}"),
