@@ -194,6 +194,38 @@ fn break_glass_repairs_a_policy_that_nobody_may_change() {
     assert_eq!(record["requestParameters"]["secretId"], "app/db");
 }
 
+/// An identity policy can keep root out of everything: it is warned of, and taken away offline, on record.
+#[test]
+fn root_is_let_in_again_past_an_identity_policy() {
+    let _deadline = Deadline::new(Duration::from_secs(90), "locked out");
+    let mut product = Product::mounted();
+    product.put("app/db", "s3cret", &["--allow", &format!("uid:{A}")]);
+    let all = product.document("all.json", &document(&[statement("Deny", "*")]));
+    for who in ["uid:0", "gid:0"] {
+        let strict = product.run(&["identity", "set", who, &all, "--strict"]);
+        assert_eq!(strict.code(), 2, "{strict:?}");
+        let warned = product.run(&["identity", "set", who, &all]).ok();
+        assert!(warned.err.contains("break-glass --identity"), "{warned:?}");
+        assert_eq!(product.run(&["identity", "remove", who]).code(), 3);
+        product.stop();
+        assert_eq!(product.run(&["identity", "remove", who]).code(), 3);
+        let glass = ["store", "break-glass", "--identity", who, "--reason", "INC-4712"];
+        product.run(&[&glass[..], &["--dry-run"]].concat()).ok();
+        assert_eq!(product.run(&["identity", "list"]).code(), 3);
+        product.run(&glass).ok();
+        assert_eq!(product.run(&glass).code(), 4);
+        let listed = product.run(&["--json", "identity", "list"]).ok().json();
+        assert!(!listed.to_string().contains(who), "{listed}");
+        let record = product.record("the glass", |r| r["eventName"] == "BreakGlass");
+        assert!(
+            record["message"].as_str().is_some_and(|m| m.contains("INC-4712")),
+            "{record}"
+        );
+        product.mount();
+    }
+    assert_eq!(read_as(A, &[], &product.path("app/db")), Ok(b"s3cret".to_vec()));
+}
+
 #[test]
 fn an_identity_policy_gives_and_takes_on_every_secret() {
     let _deadline = Deadline::new(Duration::from_secs(90), "identity policies");

@@ -122,9 +122,9 @@ fn a_new_log_begins_and_tells_what_was_lost() {
         product.run(&["config", "accept", "--yes"]).ok();
         product.mount();
         assert_eq!(read_as(A, &[], &product.path("app/db")), Ok(VALUE.to_vec()));
-        assert_eq!(lost(&product).as_slice(), std::slice::from_ref(&row), "{damage}");
+        assert_eq!(lost(&product).as_slice(), std::slice::from_ref(row), "{damage}");
         product.stop();
-        assert_eq!(lost(&product).as_slice(), std::slice::from_ref(&row), "{damage}");
+        assert_eq!(lost(&product).as_slice(), std::slice::from_ref(row), "{damage}");
         for command in [&["audit", "verify"][..], &["status"]] {
             let said = product.run(command);
             assert!(

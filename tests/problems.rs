@@ -117,7 +117,7 @@ fn somebody_else_is_told_whom_to_ask() {
             "only root may ask about others",
         ),
         (&["why", "app/db", "--uid", "0"], "only root may ask about others"),
-        (&["audit", "tail"], "only root reads the log"),
+        (&["audit", "tail"], "QueryLog is not allowed to you"),
         (&["config", "check"], "Permission denied"),
         (&["store", "check"], "this is for root alone"),
     ] {

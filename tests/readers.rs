@@ -436,7 +436,7 @@ fn what_still_keeps_somebody_out_is_said() {
     assert!(mend.contains(&format!(" policy undeny app/db {who}")), "{mend}");
     // A guardrail that lets others alone read stands when the Deny is gone.
     let ceiling = json!([{"Effect": "Allow", "Action": "*", "Resource": "*",
-        "Condition": {"StringEquals": {"wardfs:Uid": B.to_string()}}}]);
+        "Condition": {"StringNotEquals": {"wardfs:Uid": A.to_string()}}}]);
     let ceiling = product.document("ceiling.json", &document(ceiling));
     product.run(&["guardrail", "set", "few", &ceiling]).ok();
     let undone = product

@@ -127,7 +127,7 @@ impl World for Machine {
         }
         let repair = match &broken.what {
             Target::Policy(name, policy) => Repair::Policy(name.clone(), policy.clone()),
-            Target::Guardrail(name) => Repair::Guardrail(name.clone()),
+            Target::Layer(key) => Repair::Layer(key.clone()),
             Target::Log => {
                 let trial = if broken.dry_run {
                     Trial::DryRun

@@ -254,8 +254,8 @@ fn break_glass(
     let done = match (&broken.what, broken.dry_run) {
         (Target::Policy(name, _), false) => format!("Replaced the policy of {name}, and recorded it"),
         (Target::Policy(name, _), true) => format!("Would replace the policy of {name}"),
-        (Target::Guardrail(name), false) => format!("Removed guardrail {}, and recorded it", printable(name)),
-        (Target::Guardrail(name), true) => format!("Would remove guardrail {}", printable(name)),
+        (Target::Layer(key), false) => format!("Removed {}, and recorded it", key.words()),
+        (Target::Layer(key), true) => format!("Would remove {}", key.words()),
         (Target::Log, false) => "Began a new log, and recorded it".into(),
         (Target::Log, true) => "Would begin a new log".into(),
     };

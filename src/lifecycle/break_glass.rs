@@ -18,8 +18,8 @@ const MAX_REASON: usize = 1024;
 pub enum Repair {
     /// A secret's policy: this document, or none, instead.
     Policy(SecretName, Option<String>),
-    /// A guardrail goes.
-    Guardrail(String),
+    /// A guardrail, or an identity's policy and tags, goes.
+    Layer(LayerKey),
 }
 
 impl Lifecycle {
@@ -27,7 +27,7 @@ impl Lifecycle {
     /// root key could do as much. The caller makes sure that no daemon has the store.
     ///
     /// # Errors
-    /// If somebody else than the owner asks, there is no such secret or guardrail, or the document is bad.
+    /// If somebody else than the owner asks, there is no such secret, guardrail or identity, or the document is bad.
     pub fn break_glass<C: Caller>(
         &self,
         repair: &Repair,
@@ -35,10 +35,9 @@ impl Lifecycle {
         dry_run: bool,
         caller: &mut C,
     ) -> Result<Value, Problem> {
-        let key = |name: &String| LayerKey::Guardrail(name.clone());
         let (what, name) = match repair {
             Repair::Policy(name, _) => (format!("cannot repair the policy of {name}"), name.to_string()),
-            Repair::Guardrail(name) => (format!("cannot remove {}", key(name).words()), name.clone()),
+            Repair::Layer(key) => (format!("cannot remove {}", key.words()), key.name()),
         };
         check_reason(reason, &what)?;
         if !self.owns(caller) {
@@ -65,19 +64,19 @@ impl Lifecycle {
                     let effects = self.effects(draft, Some(&secret), &meta, None)?;
                     (Some(name.as_str()), effects)
                 }
-                Repair::Guardrail(name) => {
-                    let meta = super::layers::existing(&key(name), draft.state(), &what)?;
+                Repair::Layer(key) => {
+                    let meta = super::layers::existing(key, draft.state(), &what)?;
                     draft.remove_layer(&meta);
-                    (None, self.layer_effects(draft, &key(name))?)
+                    (None, self.layer_effects(draft, key)?)
                 }
             };
             effects.spare(draft);
             if dry_run {
                 return Err(dry(&what));
             }
-            let message = match secret {
-                Some(_) => format!("policy replaced: {reason}"),
-                None => format!("guardrail {name} removed: {reason}"),
+            let message = match repair {
+                Repair::Policy(..) => format!("policy replaced: {reason}"),
+                Repair::Layer(key) => format!("{} removed: {reason}", key.words()),
             };
             let body = Record {
                 event: Event::BreakGlass,

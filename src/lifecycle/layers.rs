@@ -60,9 +60,7 @@ impl Lifecycle {
             self.layers_allowed(action, event, caller, &what)?;
             let (record, mut found) = self.layer_record(key, text, tags, &what)?;
             room_for(key, draft.state(), &what)?;
-            if let LayerKey::Guardrail(_) = key {
-                found.extend(self.locks_up(draft.state(), &record, &what)?);
-            }
+            found.extend(self.locks_up(draft.state(), &record, &what)?);
             care.judge(&found, &what)?;
             warnings.extend(found.iter().map(ToString::to_string));
             draft.put_layer(record, caller.uid());
@@ -123,7 +121,7 @@ impl Lifecycle {
         })
     }
 
-    /// A warning if with this guardrail the owner could remove no guardrail any more.
+    /// A warning if with this record the owner could not remove it any more.
     fn locks_up(&self, state: &State, record: &LayerRecord, what: &str) -> Result<Option<Warning>, Problem> {
         let supposed = state
             .layers
@@ -135,14 +133,22 @@ impl Lifecycle {
             shared: supposed.shared(),
             secret: None,
         };
-        let request = Request::of_layers(Action::DeleteGuardrail, Purpose::Administer);
+        let (action, warning) = match record {
+            LayerRecord::Guardrail(_) => (
+                Action::DeleteGuardrail,
+                "with this guardrail root can remove no guardrail any more: only `wardfs store break-glass --guardrail NAME --reason TEXT` could",
+            ),
+            LayerRecord::Identity(_) => (
+                Action::DeleteIdentityPolicy,
+                "with this identity policy root can remove no identity policy any more: only `wardfs store break-glass --identity user:NAME --reason TEXT` could",
+            ),
+        };
+        let request = Request::of_layers(action, Purpose::Administer);
         let mut owner = crate::access::KnownCaller::root();
         owner.uid = administration.owner;
         Ok(match decide(&layers, &request, &mut owner) {
             Decision::Allow(_) => None,
-            Decision::Deny(_) => Some(Warning::lockout(
-                "with this guardrail root can remove no guardrail any more: only `wardfs store break-glass --guardrail NAME --reason TEXT` could",
-            )),
+            Decision::Deny(_) => Some(Warning::lockout(warning)),
         })
     }
 

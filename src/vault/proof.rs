@@ -79,7 +79,7 @@ impl<'k> Proof<'k> {
         match self.terms.iter().filter(|term| !fits(term)).count() {
             0 => Ok(()),
             n => Err(VaultError::Integrity(format!(
-                "{n} records are damaged or not those that were written last (wardfs store check names them)"
+                "{n} records are damaged or not those that were written last (see which: wardfs store check)"
             ))),
         }
     }

@@ -331,13 +331,16 @@ pub struct Explain {
 #[derive(Args, Debug)]
 pub struct BreakGlass {
     /// The secret whose policy is replaced
-    #[arg(required_unless_present_any = ["guardrail", "log"], conflicts_with = "guardrail")]
+    #[arg(required_unless_present_any = ["guardrail", "identity", "log"], conflicts_with_all = ["guardrail", "identity"])]
     pub name: Option<String>,
     /// Instead: the guardrail that is removed
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "identity")]
     pub guardrail: Option<String>,
+    /// Instead: whose identity policy and tags are removed (user:NAME, uid:N, group:NAME, …)
+    #[arg(long, value_name = "WHO")]
+    pub identity: Option<String>,
     /// Instead: begin a new log, where the log is missing, cut or changed
-    #[arg(long, conflicts_with_all = ["name", "guardrail", "policy"])]
+    #[arg(long, conflicts_with_all = ["name", "guardrail", "identity", "policy"])]
     pub log: bool,
     /// Why, for the record
     #[arg(long, value_name = "TEXT")]

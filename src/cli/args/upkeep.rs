@@ -136,7 +136,7 @@ Examples:
   wardfs store check
   wardfs store check --json")]
     Check,
-    /// Replace a policy, or remove a guardrail, that nobody may change any more; begin a new log where it is lost
+    /// Replace a policy, or remove a guardrail or an identity's, that nobody may change any more; begin a new log where it is lost
     ///
     /// Works without a daemon, for the owner of the store alone, past every policy, and is recorded with the reason.
     /// The secret has no policy then: nobody reads it until root sets one. With --log a new log begins, where the log is
@@ -147,6 +147,7 @@ Examples:
   wardfs store break-glass app/db/password --reason INC-4711 --dry-run
   wardfs store break-glass app/db/password --policy policy.json --reason INC-4711
   wardfs store break-glass --guardrail deny-all --reason INC-4711
+  wardfs store break-glass --identity user:root --reason INC-4711
   wardfs store break-glass --log --reason INC-4712 --dry-run")]
     BreakGlass(super::policies::BreakGlass),
     /// Make a new root.key with the recovery key that `init` printed

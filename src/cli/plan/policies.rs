@@ -28,8 +28,8 @@ pub struct Broken {
 pub enum Target {
     /// A secret's policy, by this document or by none.
     Policy(SecretName, Option<String>),
-    /// A guardrail.
-    Guardrail(String),
+    /// A guardrail, or an identity's policy and tags.
+    Layer(LayerKey),
     /// The log.
     Log,
 }
@@ -243,9 +243,10 @@ pub fn break_glass(typed: BreakGlass) -> Result<Plan, Problem> {
         return Err(Problem::new(Exit::Usage, "nothing was done", "--reason is empty")
             .next("say why, for whoever reads the log"));
     }
-    let what = match (typed.name, typed.guardrail) {
+    let what = match (typed.name, (typed.guardrail, typed.identity)) {
         _ if typed.log => Target::Log,
-        (None, Some(guardrail)) => Target::Guardrail(guardrail),
+        (None, (Some(guardrail), _)) => Target::Layer(LayerKey::Guardrail(guardrail)),
+        (None, (_, Some(who))) => Target::Layer(LayerKey::Identity(attached(&who)?)),
         // Without either the name is an empty one, which the parser does not let through.
         (secret, _) => {
             let policy = typed.policy.as_deref().map(document).transpose()?;
