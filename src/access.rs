@@ -180,18 +180,19 @@ impl Access {
                 "the value has another size than its record says".into(),
                 caller,
             )),
-            // Deleted since the state was taken, and nothing is damaged.
-            Err(_) if self.is_gone(version) => Err(self.revoked(version, caller)),
-            Err(e) if e.exit() == crate::problem::Exit::Integrity => {
-                Err(self.broken(secret, e.to_string(), caller))
-            }
+            Err(e) if e.exit() == crate::problem::Exit::Integrity => Err(match self.is_gone(version) {
+                // Deleted since the state was taken, and nothing is damaged.
+                true => self.revoked(version, caller),
+                false => self.broken(secret, e.to_string(), caller),
+            }),
             Err(e) => Err(AccessError::Unavailable(e)),
         }
     }
 
+    /// A value is gone from the disk a moment before the state says so: what is being changed is waited for.
     fn is_gone(&self, version: &Version) -> bool {
-        let now = self.vault.peek();
-        !now.versions.contains_key(&version.meta.no)
+        let gone = |state: &State| !state.versions.contains_key(&version.meta.no);
+        gone(&self.vault.peek()) || gone(&self.vault.after_changes())
     }
 
     /// Chooses a version for this caller and pins it, without unsealing anything.

@@ -576,6 +576,12 @@ impl Vault {
         self.state.load()
     }
 
+    /// The state after the change that is being made, if one is: it waits for that. For what looks damaged.
+    pub fn after_changes(&self) -> Arc<State> {
+        drop(self.lock());
+        self.state()
+    }
+
     /// Frees the store for another process, whatever the threads of this one do: for its end. Nothing is written after
     /// it. What a change has begun is finished by whoever opens the store next.
     pub fn release(self: &Arc<Self>) {
