@@ -45,7 +45,7 @@ pub use writer::HOLD;
 
 /// No byte is read while a record waits for its anchor for longer: what was written after the last anchor can be cut
 /// off unseen.
-pub const ANCHOR_LIMIT: Duration = Duration::from_secs(3);
+pub const ANCHOR_LIMIT: Duration = Duration::from_secs(10);
 
 /// How a log behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]

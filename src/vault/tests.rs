@@ -420,11 +420,11 @@ fn a_full_store_delays_the_anchor_and_no_reader() {
         assert_eq!(vault.tick().unwrap_err().exit(), Exit::Unavailable);
         assert!(vault.is_failing());
         read();
-        vault.log().pass(Duration::from_secs(1));
+        vault.log().pass(crate::audit::ANCHOR_LIMIT / 3);
     }
     read();
     // But not for ever: what is not anchored can be cut off.
-    vault.log().pass(Duration::from_millis(1));
+    vault.log().pass(Duration::from_millis(10));
     let record = Record {
         event: Event::GetSecretValue,
         outcome: Outcome::Allowed,
@@ -452,7 +452,9 @@ fn a_full_store_delays_the_anchor_and_no_reader() {
     // The anchor is there, but not its answer: no record comes after it.
     place.fail(1, Fault::UnansweredFull);
     assert!(vault.tick().is_err());
-    vault.log().pass(Duration::from_secs(4));
+    vault
+        .log()
+        .pass(crate::audit::ANCHOR_LIMIT + Duration::from_secs(1));
     vault.tick().unwrap();
     read();
     vault.tick().unwrap();
