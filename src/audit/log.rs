@@ -183,8 +183,20 @@ impl Log {
         options: Options,
         anchor: &Anchor,
     ) -> Result<Log, LogError> {
+        Log::resumed(dir, store, key, options, anchor, Mode::Append)
+    }
+
+    /// As it stands behind `anchor`, checked; to be written or only looked at.
+    fn resumed(
+        dir: &Path,
+        store: StoreId,
+        key: SecretBytes,
+        options: Options,
+        anchor: &Anchor,
+        mode: Mode,
+    ) -> Result<Log, LogError> {
         let (home, _) = Dir::of(dir).map_err(|e| LogError::io(dir, e))?;
-        let found = open::check(&home, dir, store, &key, anchor, Mode::Append)?;
+        let found = open::check(&home, dir, store, &key, anchor, mode)?;
         let ctx = Context {
             home,
             dir: dir.into(),
@@ -193,16 +205,10 @@ impl Log {
             live: Live::of(&options),
             options,
         };
-        let oldest = anchor.oldest_segment;
-        let mut writer = Writer::resume(
-            &ctx,
-            found.number,
-            found.file,
-            found.len,
-            found.state,
-            oldest,
-            found.torn,
-        )?;
+        // What is only looked at is not mended.
+        let torn = if mode == Mode::Read { 0 } else { found.torn };
+        let (number, file, len, state) = (found.number, found.file, found.len, found.state);
+        let mut writer = Writer::resume(&ctx, number, file, len, state, anchor.oldest_segment, torn)?;
         writer.archived = anchor.archived;
         Ok(Log::with(ctx, writer))
     }
@@ -252,20 +258,7 @@ impl Log {
         anchor: &Anchor,
         unrecorded: Unrecorded,
     ) -> Result<Log, LogError> {
-        let (home, _) = Dir::of(dir).map_err(|e| LogError::io(dir, e))?;
-        let found = open::check(&home, dir, store, &key, anchor, Mode::Read)?;
-        let ctx = Context {
-            home,
-            dir: dir.into(),
-            store,
-            key,
-            live: Live::of(&options),
-            options,
-        };
-        let (number, file, len, state) = (found.number, found.file, found.len, found.state);
-        let mut writer = Writer::resume(&ctx, number, file, len, state, anchor.oldest_segment, 0)?;
-        writer.archived = anchor.archived;
-        let mut log = Log::with(ctx, writer);
+        let mut log = Log::resumed(dir, store, key, options, anchor, Mode::Read)?;
         log.looked_at = Some(unrecorded);
         Ok(log)
     }

@@ -11,24 +11,16 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::sys::checked;
 
-/// A detached FUSE mount on `device`, `ro,nosuid,nodev,noexec`; nothing is asked of the server.
-pub(super) fn prepare(device: BorrowedFd<'_>, source: &str, allow_other: bool) -> io::Result<OwnedFd> {
-    let context = descriptor(
-        // SAFETY: the name is NUL-terminated and outlives the call.
-        unsafe { libc::syscall(libc::SYS_fsopen, c"fuse".as_ptr(), libc::FSOPEN_CLOEXEC) },
-    )?;
-    let number = |n: u32| CString::new(n.to_string()).unwrap_or_default();
-    set(&context, c"source", &CString::new(source)?)?;
-    set(&context, c"subtype", c"wardfs")?;
-    set(&context, c"fd", &number(device.as_raw_fd().unsigned_abs()))?;
-    set(&context, c"rootmode", c"40755")?;
-    set(&context, c"user_id", &number(nix::unistd::geteuid().as_raw()))?;
-    set(&context, c"group_id", &number(nix::unistd::getegid().as_raw()))?;
+/// Begins a file system of this type.
+fn begin(kind: &CStr) -> io::Result<OwnedFd> {
+    // SAFETY: the name is NUL-terminated and outlives the call.
+    descriptor(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), libc::FSOPEN_CLOEXEC) })
+}
+
+/// The detached mount of one that is set up, `ro,nosuid,nodev,noexec`.
+fn made(context: &OwnedFd) -> io::Result<OwnedFd> {
     let null = std::ptr::null::<libc::c_char>();
-    if allow_other {
-        config(&context, libc::FSCONFIG_SET_FLAG, c"allow_other".as_ptr(), null)?;
-    }
-    config(&context, libc::FSCONFIG_CMD_CREATE, null, null)?;
+    config(context, libc::FSCONFIG_CMD_CREATE, null, null)?;
     let attributes =
         libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
     // SAFETY: fsmount takes integers only.
@@ -42,29 +34,31 @@ pub(super) fn prepare(device: BorrowedFd<'_>, source: &str, allow_other: bool) -
     })
 }
 
+/// A detached FUSE mount on `device`, `ro,nosuid,nodev,noexec`; nothing is asked of the server.
+pub(super) fn prepare(device: BorrowedFd<'_>, source: &str, allow_other: bool) -> io::Result<OwnedFd> {
+    let context = begin(c"fuse")?;
+    let number = |n: u32| CString::new(n.to_string()).unwrap_or_default();
+    set(&context, c"source", &CString::new(source)?)?;
+    set(&context, c"subtype", c"wardfs")?;
+    set(&context, c"fd", &number(device.as_raw_fd().unsigned_abs()))?;
+    set(&context, c"rootmode", c"40755")?;
+    set(&context, c"user_id", &number(nix::unistd::geteuid().as_raw()))?;
+    set(&context, c"group_id", &number(nix::unistd::getegid().as_raw()))?;
+    if allow_other {
+        let null = std::ptr::null();
+        config(&context, libc::FSCONFIG_SET_FLAG, c"allow_other".as_ptr(), null)?;
+    }
+    made(&context)
+}
+
 /// A proc file system that has no place in any tree: nobody else can hold a lock of its directories.
 ///
 /// # Errors
 /// Without the right to mount, or on a kernel before 5.8.
 pub fn processes() -> io::Result<OwnedFd> {
-    let context = descriptor(
-        // SAFETY: the name is NUL-terminated and outlives the call.
-        unsafe { libc::syscall(libc::SYS_fsopen, c"proc".as_ptr(), libc::FSOPEN_CLOEXEC) },
-    )?;
+    let context = begin(c"proc")?;
     set(&context, c"subset", c"pid")?;
-    let null = std::ptr::null::<libc::c_char>();
-    config(&context, libc::FSCONFIG_CMD_CREATE, null, null)?;
-    let attributes =
-        libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
-    // SAFETY: fsmount takes integers only.
-    descriptor(unsafe {
-        libc::syscall(
-            libc::SYS_fsmount,
-            context.as_raw_fd(),
-            libc::FSMOUNT_CLOEXEC,
-            attributes,
-        )
-    })
+    made(&context)
 }
 
 /// Puts a detached mount on the directory that `place` holds.
